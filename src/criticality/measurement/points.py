@@ -1,0 +1,61 @@
+"""Where the residual stream is: found for timm vision transformers, named by the user for any other model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import nn
+
+Points = Sequence[str] | Callable[[nn.Module], Sequence[str]] | None
+"""Names of modules, each standing for its output, or ``name:input`` for its input; or a function that returns them."""
+
+
+@dataclass(frozen=True)
+class ResidualPoint:
+    """The input or the output of one module, seen as a point of the residual stream."""
+
+    name: str
+    module: nn.Module
+    side: Literal["input", "output"]
+
+    def __str__(self) -> str:
+        return f"{self.name}:input" if self.side == "input" else self.name
+
+
+def residual_points(model: nn.Module, points: Points = None) -> list[ResidualPoint]:
+    """The points of the residual stream of ``model``, in order, ``depth + 1`` of them.
+
+    Without ``points``: the input of the first and the output of each of ``model.blocks`` (timm's vision
+    transformers and models built alike).
+
+    Raises:
+        ValueError: no stream is found, fewer than two points are given, or a name is not a module of the model.
+    """
+    if points is None:
+        blocks = getattr(model, "blocks", None)
+        if not isinstance(blocks, (nn.Sequential, nn.ModuleList)) or len(blocks) == 0:
+            raise ValueError(
+                f"model {type(model).__name__} must have a residual stream in 'blocks' as timm's vision transformers"
+                " do; for others give points=['name of module', ...]"
+            )
+        points = ["blocks.0:input", *(f"blocks.{i}" for i in range(len(blocks)))]
+    elif callable(points):
+        points = points(model)
+    if isinstance(points, str) or len(points) < 2:
+        raise ValueError(f"points={points!r} must name at least two modules of the residual stream")
+    return [_point(model, str(point)) for point in points]
+
+
+def _point(model: nn.Module, point: str) -> ResidualPoint:
+    name, _, side = point.partition(":")
+    if side not in ("", "input", "output"):
+        raise ValueError(f"point {point!r} must end in ':input', ':output' or nothing")
+    try:
+        module = model.get_submodule(name)
+    except AttributeError:
+        raise ValueError(
+            f"point {point!r} must name a module of {type(model).__name__}, which has no {name!r}"
+        ) from None
+    return ResidualPoint(name, module, "input" if side == "input" else "output")

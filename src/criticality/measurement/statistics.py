@@ -1,0 +1,42 @@
+"""Moments of the residual stream, and the error of the logarithm of a mean."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def stream_moments(stream: Float[Tensor, "*batch tokens width"]) -> tuple[float, float, float]:
+    """``(q, p, correlation)`` of ``criticality.schema``, averaged over the batch; costs one pass over the tensor.
+
+    A stream with two dimensions, ``(batch, width)``, has one token: ``p`` and the correlation are nan.
+    """
+    x = stream.detach()
+    if x.ndim == 2:
+        x = x[:, None]
+    x = x.flatten(0, -3) if x.ndim > 3 else x
+    tokens, width = x.shape[-2:]
+    norms = torch.linalg.vector_norm(x, dim=-1)
+    q = norms.double().square().mean().item() / width
+    if tokens == 1:
+        return q, float("nan"), float("nan")
+    pairs = tokens * (tokens - 1)
+    total = x.sum(dim=-2).double().square().sum(-1)
+    p = ((total - norms.double().square().sum(-1)) / (pairs * width)).mean().item()
+    unit = torch.einsum("btw,bt->bw", x, norms.clamp_min(torch.finfo(norms.dtype).tiny).reciprocal())
+    correlation = ((unit.double().square().sum(-1) - tokens) / pairs).mean().item()
+    return q, p, correlation
+
+
+def log_mean(
+    log_values: Float[np.ndarray, "samples points"],
+) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+    """``log mean_s exp(log_values)`` and its standard error by the delta method, nan for one sample."""
+    peak = log_values.max(axis=0)
+    values = np.exp(log_values - peak)
+    mean = values.mean(axis=0)
+    count = len(values)
+    error = values.std(axis=0, ddof=1) / np.sqrt(count) / mean if count > 1 else np.full_like(mean, np.nan)
+    return peak + np.log(mean), error

@@ -1,0 +1,88 @@
+"""The built-in functions.  To add one: write its entry here, nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import special
+
+from criticality.pointwise import closed_forms
+from criticality.pointwise.function import PointwiseFunction
+
+_GELU_TANH = float(np.sqrt(2 / np.pi))
+
+
+def _sech2(x: np.ndarray) -> np.ndarray:
+    decay = np.exp(-2 * np.abs(x))
+    return 4 * decay / (1 + decay) ** 2
+
+
+def _gelu_tanh_inner(x: np.ndarray) -> np.ndarray:
+    return _GELU_TANH * (x + 0.044715 * x**3)
+
+
+def _gelu_tanh(x: np.ndarray) -> np.ndarray:
+    return x * special.expit(2 * _gelu_tanh_inner(x))
+
+
+def _gelu_tanh_derivative(x: np.ndarray) -> np.ndarray:
+    inner = _gelu_tanh_inner(x)
+    slope = _GELU_TANH * (1 + 3 * 0.044715 * x * x)
+    return special.expit(2 * inner) + 0.5 * x * _sech2(inner) * slope
+
+
+_ENTRIES = (
+    PointwiseFunction("tanh", np.tanh, _sech2, formula=closed_forms.tanh_formula()),
+    PointwiseFunction(
+        "erf",
+        special.erf,
+        lambda x: 2 / np.sqrt(np.pi) * np.exp(-x * x),
+        formula=closed_forms.erf_formula(),
+    ),
+    PointwiseFunction("arctan", np.arctan, lambda x: 1 / (1 + x * x), formula=closed_forms.arctan_formula()),
+    PointwiseFunction(
+        "isru",
+        lambda x: x / np.sqrt(1 + x * x),
+        lambda x: (1 + x * x) ** -1.5,
+        formula=closed_forms.isru_formula(),
+    ),
+    PointwiseFunction(
+        "gelu",
+        lambda x: x * special.ndtr(x),
+        lambda x: special.ndtr(x) + x * np.exp(-x * x / 2) / np.sqrt(2 * np.pi),
+        formula=closed_forms.gelu_formula(),
+    ),
+    PointwiseFunction("gelu_tanh", _gelu_tanh, _gelu_tanh_derivative),
+    PointwiseFunction(
+        "silu",
+        lambda x: x * special.expit(x),
+        lambda x: special.expit(x) + x * _sech2(x / 2) / 4,
+        formula=closed_forms.silu_formula(),
+    ),
+    PointwiseFunction(
+        "relu",
+        lambda x: np.maximum(x, 0.0),
+        lambda x: np.heaviside(x, 0.5),
+        kinks=(0.0,),
+        formula=closed_forms.ReluFormula(),
+    ),
+    PointwiseFunction("identity", lambda x: x, np.ones_like, formula=closed_forms.LinearFormula()),
+)
+FUNCTIONS = {entry.name: entry for entry in _ENTRIES}
+ALIASES = {"dyt": "tanh", "derf": "erf", "swish": "silu", "linear": "identity"}
+
+
+def get_function(name: str) -> PointwiseFunction:
+    """The built-in function of that name, or of an alias (``dyt`` is tanh, ``derf`` erf, ``swish`` silu).
+
+    Raises:
+        ValueError: for an unknown name.
+
+    >>> get_function("dyt").name
+    'tanh'
+    """
+    key = str(name).lower()
+    key = ALIASES.get(key, key)
+    if key not in FUNCTIONS:
+        allowed = ", ".join(sorted([*FUNCTIONS, *ALIASES]))
+        raise ValueError(f"function {name!r} is unknown; allowed are {allowed}")
+    return FUNCTIONS[key]

@@ -1,0 +1,137 @@
+"""Gaussian averages by composite Gauss-Legendre quadrature that knows both scales.
+
+An average ``E f(u)``, ``u ~ N(mean, sigma^2)``, of a function whose features sit near ``u = 0`` at scale one
+has two lengths: one, and ``sigma``.  Gauss-Hermite nodes know only ``sigma``: for ``sigma >> 1`` they step over
+``tanh'``, a spike of width ``1/sigma`` in their variable, and are wrong by 88 per cent at ``sigma = 10`` with a
+hundred nodes.  Here the line is cut into panels at both scales, dyadic about zero and about the kinks of the
+function, and even about the mean in units of ``sigma``; a 16-point Gauss-Legendre rule on each then converges to
+rounding for any function that is analytic, panel by panel, in a strip about the real axis whose width grows with
+``|u|``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+from jaxtyping import Float
+
+ArrayFunction = Callable[[np.ndarray], np.ndarray]
+
+_GAUSSIAN_EDGES = np.array([0.0, 0.75, 1.5, 2.5, 3.5, 4.5, 6.0, 7.5, 9.0, 10.5, 12.0])
+_RANGE = float(_GAUSSIAN_EDGES[-1])
+_PANEL_ORDER = 16
+_HERMITE_ORDER = 40
+# Below this standard deviation a Gauss-Hermite rule of _HERMITE_ORDER nodes integrates functions that are analytic
+# in |Im u| < pi/2 to rounding; above it panels are needed.
+_SMALL_SIGMA = 0.35
+
+
+@cache
+def _legendre() -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(_PANEL_ORDER)
+
+
+@cache
+def _hermite() -> tuple[np.ndarray, np.ndarray]:
+    nodes, weights = np.polynomial.hermite_e.hermegauss(_HERMITE_ORDER)
+    return nodes, weights / np.sqrt(2 * np.pi)
+
+
+def gaussian_panels(
+    mean: Float[np.ndarray, " points"],
+    sigma: Float[np.ndarray, " points"],
+    edges: Float[np.ndarray, "points edges"] | None = None,
+    centres: tuple[float, ...] = (0.0,),
+) -> tuple[Float[np.ndarray, "points nodes"], Float[np.ndarray, "points nodes"]]:
+    """Nodes and weights with ``sum(weights * f(nodes), axis=1) ~ E f(u)``, ``u ~ N(mean, sigma^2)``.
+
+    ``centres`` are the places where ``f`` has features at scale one (zero and the kinks); ``edges`` are more panel
+    edges, one row per point, for features at other places.  The density is cut at twelve standard deviations
+    (mass 4e-33).
+    """
+    mean, sigma = mean[:, None], sigma[:, None]
+    reach = float(np.max(np.abs(mean) + _RANGE * sigma, initial=0.0))
+    dyadic = 2.0 ** np.arange(-1, max(0, int(np.ceil(np.log2(max(reach, 1e-300))))) + 1)
+    parts = [mean + sigma * _GAUSSIAN_EDGES, mean - sigma * _GAUSSIAN_EDGES[1:]]
+    for centre in centres:
+        around = np.concatenate([[0.0], dyadic, -dyadic]) + centre if reach > 0.5 else np.array([centre])
+        parts.append(np.broadcast_to(around, (len(mean), len(around))))
+    if edges is not None:
+        parts.append(edges)
+    cuts = np.concatenate(parts, axis=1)
+    cuts = np.sort(np.clip(cuts, mean - _RANGE * sigma, mean + _RANGE * sigma), axis=1)
+    half = np.diff(cuts, axis=1) / 2
+    used = np.any(half > 0, axis=0)
+    half, middle = half[:, used], ((cuts[:, 1:] + cuts[:, :-1]) / 2)[:, used]
+    nodes, weights = _legendre()
+    u = (middle[:, :, None] + half[:, :, None] * nodes).reshape(len(mean), -1)
+    w = (half[:, :, None] * weights).reshape(len(mean), -1)
+    with np.errstate(under="ignore"):
+        density = np.exp(-0.5 * ((u - mean) / sigma) ** 2) / (np.sqrt(2 * np.pi) * sigma)
+    return u, w * density
+
+
+def gaussian_average(
+    function: ArrayFunction,
+    sigma: Float[np.ndarray, " points"],
+    mean: float = 0.0,
+    kinks: tuple[float, ...] = (),
+) -> Float[np.ndarray, " points"]:
+    """``E f(u)`` with ``u ~ N(mean, sigma^2)``, for each ``sigma > 0``; ``f`` may be kinked at ``kinks``."""
+    means = np.full_like(sigma, mean)
+    nodes, weights = gaussian_panels(means, sigma, centres=(0.0, *kinks))
+    return np.einsum("pn,pn->p", weights, function(nodes))
+
+
+def _smoothed(
+    function: ArrayFunction,
+    mean: Float[np.ndarray, " points"],
+    sigma: float,
+    kinks: tuple[float, ...],
+) -> Float[np.ndarray, " points"]:
+    """``E f(mean + sigma z)`` for many means and one ``sigma``."""
+    if sigma == 0.0:
+        return function(mean)
+    if sigma <= _SMALL_SIGMA and not kinks:
+        nodes, weights = _hermite()
+        return function(mean[:, None] + sigma * nodes) @ weights
+    nodes, weights = gaussian_panels(mean, np.full_like(mean, sigma), centres=(0.0, *kinks))
+    return np.einsum("pn,pn->p", weights, function(nodes))
+
+
+def gaussian_pair_average(
+    function: ArrayFunction,
+    sigma_left: float,
+    sigma_right: float,
+    rho: float,
+    mean: float = 0.0,
+    kinks: tuple[float, ...] = (),
+) -> float:
+    """``E f(u) f(v)`` for jointly Gaussian ``u, v`` of equal mean, the given deviations and correlation.
+
+    Nested panels: the outer variable is the one with the larger deviation, the inner is its partner conditioned on
+    it, ``N(m, tau^2)`` with ``tau = sigma sqrt(1 - rho^2)``, so that every correlation up to ``|rho| = 1`` (where
+    ``tau = 0``) is the same computation.  Relative error about 1e-13 for functions as in ``gaussian_panels`` when
+    the average itself is not small by cancellation; about 1e5 to 1e6 function values.
+    """
+    sigma, partner = max(sigma_left, sigma_right), min(sigma_left, sigma_right)
+    if sigma == 0.0:
+        return float(function(np.array([mean]))[0] ** 2)
+    slope = rho * partner / sigma
+    tau = partner * np.sqrt((1 - rho) * (1 + rho))
+    # The smoothed partner has features at scale max(1, tau) where its mean crosses zero or a kink.
+    edges = np.zeros((1, 0))
+    if slope != 0.0:
+        fine, coarse = np.array([0.0, 1.0, 3.0, 6.0, 9.0]) * tau, np.array([0.0, 0.5, 1.0, 2.0, 4.0]) * max(1.0, tau)
+        targets = np.concatenate([c + sign * d for c in (0.0, *kinks) for d in (fine, coarse) for sign in (1, -1)])
+        edges = np.unique(mean + (targets - mean) / slope)[None, :]
+    nodes, weights = gaussian_panels(np.array([mean]), np.array([sigma]), edges, centres=(0.0, *kinks))
+    outer, weights = nodes[0], weights[0]
+    keep = weights > 1e-40 * weights.max()
+    outer, weights = outer[keep], weights[keep]
+    inner = np.concatenate(
+        [_smoothed(function, chunk, float(tau), kinks) for chunk in np.array_split(mean + slope * (outer - mean), 8)]
+    )
+    return float(np.sum(weights * function(outer) * inner))

@@ -1,0 +1,117 @@
+"""The one result schema: what theory and measurement both return, and its files.
+
+A profile is an ``xarray.Dataset`` over the dimension ``block``: the position of each point of the residual stream in
+blocks (``0`` is the input of the first block, ``depth`` the output of the last, halves are between attention and MLP).
+
+====================  =======================================================================================
+variable              meaning
+====================  =======================================================================================
+``log_apjn``          natural log of the averaged partial Jacobian norm ``J(l -> L)`` from here to the last point
+``log_apjn_se``       its standard error (measurement only; nan where one sample leaves it unknown)
+``log_susceptibility``  ``log J(l -> L) - log J(l+1 -> L)``, from here to the next point; nan at the last
+``q``, ``q_se``       mean over tokens of ``|x_a|^2 / width``
+``p``                 mean over pairs of different tokens of ``x_a . x_b / width``; nan for one token
+``correlation``       mean over such pairs of the cosine of ``x_a`` and ``x_b``; nan for one token
+``kernel``            optional, ``(block, token, other_token)``
+``backward_kernel``   optional, likewise, divided by ``J``
+====================  =======================================================================================
+
+Attributes: ``source`` (``theory`` or ``measurement``), ``schema`` (version) and what made it.  Datasets may carry
+further dimensions in front (``case``).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+SCHEMA = 1
+_REQUIRED = ("log_apjn", "q", "correlation")
+_LONG_NAMES = {
+    "log_apjn": "log averaged partial Jacobian norm, log J(l -> L)",
+    "log_apjn_se": "standard error of log J(l -> L)",
+    "log_susceptibility": "log susceptibility of the step to the next point",
+    "q": "kernel, mean over tokens",
+    "q_se": "standard error of q",
+    "p": "covariance of different tokens, mean over pairs",
+    "correlation": "correlation of different tokens, mean over pairs",
+    "kernel": "forward kernel K",
+    "backward_kernel": "backward kernel G / J",
+}
+
+
+def profile_dataset(
+    block: Sequence[float],
+    log_apjn: np.ndarray,
+    source: str,
+    attrs: Mapping[str, Any],
+    **variables: np.ndarray | None,
+) -> xr.Dataset:
+    """A profile from its arrays, each of shape ``(boundaries,)`` or, kernels, ``(boundaries, tokens, tokens)``."""
+    step = np.full(len(log_apjn), np.nan)
+    step[:-1] = log_apjn[:-1] - log_apjn[1:]
+    arrays = {"log_apjn": log_apjn, "log_susceptibility": step, **variables}
+    data = {}
+    for name, values in arrays.items():
+        if values is None:
+            continue
+        dims = ("block", "token", "other_token")[: np.ndim(values)]
+        data[name] = (dims, np.asarray(values, dtype=float), {"long_name": _LONG_NAMES[name]})
+    coordinate = ("block", np.asarray(block, dtype=float), {"long_name": "depth in blocks"})
+    return xr.Dataset(data, coords={"block": coordinate}, attrs={"source": source, "schema": SCHEMA, **attrs})
+
+
+def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+    """Write NetCDF so that the file is either whole or absent: to a neighbour first, then renamed over ``path``."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    os.close(handle)
+    try:
+        dataset.to_netcdf(name, engine="h5netcdf")
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def write_text(text: str, path: str | os.PathLike[str]) -> Path:
+    """Write a text file whole or not at all."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        "w", prefix=f".{target.name}.", dir=target.parent, delete=False, encoding="utf-8"
+    ) as file:
+        file.write(text)
+    os.replace(file.name, target)
+    return target
+
+
+def read_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read a result file into memory.
+
+    Raises:
+        ValueError: no such file, not a NetCDF file, or not one of this library's.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise ValueError(f"result file {str(source)!r} must exist, and does not")
+    try:
+        dataset = xr.load_dataset(source, engine="h5netcdf")
+    except Exception as error:
+        raise ValueError(f"result file {str(source)!r} must be a NetCDF file of criticality: {error}") from error
+    missing = [name for name in _REQUIRED if name not in dataset and f"{name}_measured" not in dataset]
+    if dataset.attrs.get("schema") != SCHEMA or missing:
+        found = dataset.attrs.get("schema", "none")
+        raise ValueError(
+            f"result file {str(source)!r} must have the schema {SCHEMA} of criticality;"
+            f" its schema is {found} and it lacks {missing or 'nothing'}"
+        )
+    return dataset

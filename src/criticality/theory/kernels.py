@@ -1,0 +1,238 @@
+"""The state of the recursion: forward kernels ``K`` and backward kernels ``G``, in two representations.
+
+``K_ab = E x_a . x_b / n`` and ``G_ab = E delta_a . delta_b / n`` over tokens ``a, b`` (docs/theory, section 1).
+``TokenKernel`` holds the full matrix; ``SymmetricKernel`` the two numbers that are left when all tokens are
+equivalent, ``(q, p)`` for ``K = (q - p) I + p 1 1^T``.  Norms and branches are written once for both.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cache
+from typing import Protocol, Self
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+
+Numbers = float | np.ndarray
+"""One number, or one for each of several layers."""
+
+
+class PairMap(Protocol):
+    """A map of kernels that takes each entry from the two variances and the correlation of its tokens."""
+
+    def pairs(self, q_a: np.ndarray, q_b: np.ndarray, rho: np.ndarray) -> np.ndarray:
+        """Entries for arrays of one shape."""
+        ...
+
+    def equal(self, q: float, rho: float) -> tuple[float, float]:
+        """The entries of equal variance ``q`` at correlation 1 and at ``rho``."""
+        ...
+
+
+class Kernel(ABC):
+    """Second moments of tokens; ``+`` and ``*`` act entry by entry, ``*`` being Hadamard's product."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def tokens(self) -> int:
+        """Number of tokens."""
+
+    @abstractmethod
+    def map_pairs(self, function: PairMap) -> Self:
+        """The kernel of entries ``function(K_aa, K_bb, rho_ab)``, ``rho`` the correlation, exactly 1 for ``a = b``."""
+
+    @abstractmethod
+    def affine(self, scale: float, shift: float = 0.0) -> Self:
+        """``scale K + shift``."""
+
+    @abstractmethod
+    def __add__(self, other: Self) -> Self: ...
+
+    @abstractmethod
+    def __mul__(self, other: Self) -> Self: ...
+
+    @abstractmethod
+    def mean_diagonal(self) -> Numbers:
+        """``tr K / tokens``."""
+
+    @abstractmethod
+    def mean_off_diagonal(self) -> Numbers:
+        """Mean of ``K_ab`` over ``a != b``; nan for one token."""
+
+    @abstractmethod
+    def mean_correlation(self) -> Numbers:
+        """Mean of ``rho_ab`` over ``a != b``; nan for one token."""
+
+    @abstractmethod
+    def ones(self) -> Self:
+        """The kernel with every entry 1."""
+
+
+class SymmetricKernel(Kernel):
+    """Equivalent tokens: ``q = K_aa`` and ``p = K_ab``, floats or, for several layers at once, arrays.
+
+    Without attention, tokens do not interact: then ``p`` is the covariance of two inputs, and ``tokens`` plays no
+    part.
+    """
+
+    __slots__ = ("_tokens", "p", "q")
+
+    def __init__(self, q: Numbers, p: Numbers, tokens: int):
+        self.q, self.p, self._tokens = q, p, tokens
+
+    @classmethod
+    def of(cls, q: float, p: float = 0.0, tokens: int = 2) -> SymmetricKernel:
+        """The state ``(q, p)`` of ``tokens`` tokens.
+
+        Raises:
+            ValueError: ``q`` negative, ``|p| > q`` or a value that is not finite; ``tokens`` below 1.
+        """
+        if not (math.isfinite(q) and q >= 0):
+            raise ValueError(f"q={q!r} must be a finite variance, 0 or above")
+        if not (math.isfinite(p) and abs(p) <= q * (1 + 1e-12)):
+            raise ValueError(f"p={p!r} must be a covariance with |p| <= q = {q!r}")
+        if tokens < 1:
+            raise ValueError(f"tokens={tokens!r} must be at least 1")
+        return cls(float(q), float(p), int(tokens))
+
+    @classmethod
+    def stack(cls, kernels: Sequence[SymmetricKernel]) -> SymmetricKernel:
+        """Several layers as one."""
+        return cls(np.array([k.q for k in kernels]), np.array([k.p for k in kernels]), kernels[0].tokens)
+
+    @property
+    def tokens(self) -> int:
+        return self._tokens
+
+    def with_entries(self, q: Numbers, p: Numbers) -> SymmetricKernel:
+        """The state ``(q, p)`` of as many tokens."""
+        return SymmetricKernel(q, p, self._tokens)
+
+    def map_pairs(self, function: PairMap) -> SymmetricKernel:
+        q, p = self.q, self.p
+        if not isinstance(q, np.ndarray) and not isinstance(p, np.ndarray):
+            if self._tokens == 1:
+                return SymmetricKernel(*function.equal(q, 1.0), 1)
+            rho = max(-1.0, min(1.0, p / q)) if q > 0 else 1.0
+            return SymmetricKernel(*function.equal(q, rho), self._tokens)
+        q = np.asarray(q)
+        rho = np.clip(np.divide(p, q, out=np.ones_like(q), where=q > 0), -1.0, 1.0)
+        both = function.pairs(np.stack([q, q]), np.stack([q, q]), np.stack([np.ones_like(q), rho]))
+        return SymmetricKernel(both[0], both[1], self._tokens)
+
+    def affine(self, scale: float, shift: float = 0.0) -> SymmetricKernel:
+        return SymmetricKernel(self.q * scale + shift, self.p * scale + shift, self._tokens)
+
+    def __add__(self, other: SymmetricKernel) -> SymmetricKernel:
+        return SymmetricKernel(self.q + other.q, self.p + other.p, self._tokens)
+
+    def __mul__(self, other: SymmetricKernel) -> SymmetricKernel:
+        return SymmetricKernel(self.q * other.q, self.p * other.p, self._tokens)
+
+    def mean_diagonal(self) -> Numbers:
+        return self.q
+
+    def mean_off_diagonal(self) -> Numbers:
+        return self.p if self._tokens > 1 else math.nan
+
+    def mean_correlation(self) -> Numbers:
+        if isinstance(self.q, float) and self.q == 0.0:
+            return math.nan
+        return self.mean_off_diagonal() / self.q
+
+    def ones(self) -> SymmetricKernel:
+        one = np.ones_like(self.q) if isinstance(self.q, np.ndarray) else 1.0
+        return SymmetricKernel(one, one, self._tokens)
+
+
+@cache
+def _upper(tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.triu_indices(tokens)
+
+
+class TokenKernel(Kernel):
+    """The full symmetric matrix, ``entries`` of shape ``(tokens, tokens)``."""
+
+    __slots__ = ("entries",)
+
+    def __init__(self, entries: Float[np.ndarray, "tokens tokens"]):
+        self.entries = entries
+
+    @classmethod
+    def of(cls, matrix: ArrayLike) -> TokenKernel:
+        """Check and wrap a kernel matrix.
+
+        Raises:
+            ValueError: not square, not symmetric, not finite, or with an eigenvalue below zero by more than rounding.
+        """
+        entries = np.array(matrix, dtype=float)
+        if entries.ndim != 2 or entries.shape[0] != entries.shape[1] or entries.size == 0:
+            raise ValueError(f"kernel must be a square matrix, got the shape {entries.shape}")
+        if not np.all(np.isfinite(entries)):
+            raise ValueError("kernel must be finite, but has entries that are nan or infinite")
+        scale = float(np.abs(entries).max())
+        if not np.allclose(entries, entries.T, rtol=0, atol=1e-6 * scale):
+            raise ValueError("kernel must be symmetric")
+        entries = (entries + entries.T) / 2
+        lowest = float(np.linalg.eigvalsh(entries)[0])
+        if lowest < -1e-5 * scale:
+            raise ValueError(f"kernel must be positive semidefinite, but has the eigenvalue {lowest:g}")
+        return cls(entries)
+
+    @property
+    def tokens(self) -> int:
+        return len(self.entries)
+
+    def map_pairs(self, function: PairMap) -> TokenKernel:
+        rows, columns = _upper(self.tokens)
+        q = np.diagonal(self.entries)
+        root = np.sqrt(q)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            rho = self.entries[rows, columns] / (root[rows] * root[columns])
+        rho = np.clip(np.nan_to_num(rho), -1.0, 1.0)
+        rho[rows == columns] = 1.0
+        values = function.pairs(q[rows], q[columns], rho)
+        mapped = np.empty_like(self.entries)
+        mapped[rows, columns] = values
+        mapped[columns, rows] = values
+        return TokenKernel(mapped)
+
+    def affine(self, scale: float, shift: float = 0.0) -> TokenKernel:
+        return TokenKernel(self.entries * scale + shift)
+
+    def __add__(self, other: TokenKernel) -> TokenKernel:
+        return TokenKernel(self.entries + other.entries)
+
+    def __mul__(self, other: TokenKernel) -> TokenKernel:
+        return TokenKernel(self.entries * other.entries)
+
+    def mean_diagonal(self) -> float:
+        return float(np.mean(np.diagonal(self.entries)))
+
+    def mean_off_diagonal(self) -> float:
+        return _off_diagonal_mean(self.entries)
+
+    def mean_correlation(self) -> float:
+        root = np.sqrt(np.diagonal(self.entries))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return _off_diagonal_mean(self.entries / root[:, None] / root)
+
+    def ones(self) -> TokenKernel:
+        return TokenKernel(np.ones_like(self.entries))
+
+    def isotropic(self) -> TokenKernel:
+        """The backward kernel ``I`` of a probe ``u ~ N(0, I)`` on every token of this state."""
+        return TokenKernel(np.eye(self.tokens))
+
+
+def _off_diagonal_mean(matrix: Float[np.ndarray, "tokens tokens"]) -> float:
+    tokens = len(matrix)
+    if tokens == 1:
+        return math.nan
+    return float((matrix.sum() - np.trace(matrix)) / (tokens * (tokens - 1)))

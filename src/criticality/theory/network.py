@@ -1,0 +1,113 @@
+"""Architectures: a network is a sequence of sub-layers on one residual stream."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from criticality.theory.attention import ScoreSampling
+from criticality.theory.branches import Branch, Linear
+from criticality.theory.norms import K, NoNorm, Norm, PointwiseNorm
+
+
+@dataclass(frozen=True)
+class Sublayer:
+    """One norm, one branch and how they join the residual stream, ``scale`` being ``lambda`` (LayerScale or constant).
+
+    ``placement``: ``"pre"`` ``x + scale branch(norm(x))``; ``"post"`` ``norm(x + scale branch(x))``;
+    ``"sandwich"`` ``x + scale output_norm(branch(norm(x)))``.
+    """
+
+    branch: Branch
+    norm: Norm = field(default_factory=NoNorm)
+    scale: float = 1.0
+    placement: Literal["pre", "post", "sandwich"] = "pre"
+    output_norm: Norm = field(default_factory=NoNorm)
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise ValueError(f"scale={self.scale!r} of Sublayer must be a finite number")
+        if self.placement not in ("pre", "post", "sandwich"):
+            raise ValueError(f"placement={self.placement!r} of Sublayer must be 'pre', 'post' or 'sandwich'")
+        if self.placement == "post" and isinstance(self.norm, PointwiseNorm):
+            raise ValueError(
+                "placement='post' of Sublayer must come with LayerNorm or RMSNorm: after a pointwise function the"
+                " stream is not Gaussian, which the theory assumes"
+            )
+
+    def forward(self, kernel: K, sampling: ScoreSampling) -> K:
+        """Kernel of the stream after the sub-layer."""
+        if self.placement == "post":
+            return self.norm.forward(kernel + self.branch.forward(kernel, sampling).affine(self.scale**2))
+        output = self.branch.forward(self.norm.forward(kernel), sampling)
+        if self.placement == "sandwich":
+            output = self.output_norm.forward(output)
+        return kernel + (output if self.scale == 1.0 else output.affine(self.scale**2))
+
+    def backward(self, kernel: K, gradient: K, sampling: ScoreSampling) -> K:
+        """Backward kernel before the sub-layer, from the stream's kernel before it and the backward kernel after."""
+        if self.placement == "post":
+            joined = kernel + self.branch.forward(kernel, sampling).affine(self.scale**2)
+            gradient = self.norm.factor(joined) * gradient
+            return gradient + self.branch.backward(kernel, gradient, sampling).affine(self.scale**2)
+        normalized = self.norm.forward(kernel)
+        at_output = gradient
+        if self.placement == "sandwich":
+            at_output = self.output_norm.factor(self.branch.forward(normalized, sampling)) * gradient
+        at_branch = self.branch.backward(normalized, at_output, sampling).affine(self.scale**2)
+        return gradient + self.norm.factor(kernel) * at_branch
+
+
+@dataclass(frozen=True)
+class Network:
+    """Sub-layers in order, ``sublayers_per_block`` of them to a block (two for a transformer)."""
+
+    sublayers: tuple[Sublayer, ...]
+    sublayers_per_block: int = 1
+    name: str = "network"
+
+    def __post_init__(self) -> None:
+        if not self.sublayers:
+            raise ValueError("sublayers=() of Network must hold at least one Sublayer")
+        if self.sublayers_per_block < 1 or len(self.sublayers) % self.sublayers_per_block:
+            raise ValueError(
+                f"sublayers_per_block={self.sublayers_per_block!r} of Network must divide its"
+                f" {len(self.sublayers)} sublayers"
+            )
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return len(self.sublayers) // self.sublayers_per_block
+
+    @property
+    def block_of_boundary(self) -> tuple[float, ...]:
+        """Position of each sub-layer boundary in blocks: 0, 1/2, 1, ... for a transformer."""
+        return tuple(i / self.sublayers_per_block for i in range(len(self.sublayers) + 1))
+
+
+def resnet(norm: Norm, depth: int, weight_variance: float = 1.0, bias_variance: float = 0.0) -> Network:
+    """The one-branch residual network ``x <- x + W norm(x) + b`` (docs/theory, section 5).
+
+    Raises:
+        ValueError: ``depth`` below 1, or a negative variance.
+    """
+    sublayer = Sublayer(Linear(weight_variance, bias_variance), norm)
+    return Network((sublayer,) * _depth(depth), name="resnet")
+
+
+def transformer(norm: Norm, attention: Branch, mlp: Branch, depth: int, scale: float = 1.0) -> Network:
+    """Pre-norm blocks of attention and MLP, all alike.
+
+    Raises:
+        ValueError: ``depth`` below 1.
+    """
+    block = (Sublayer(attention, norm, scale), Sublayer(mlp, norm, scale))
+    return Network(block * _depth(depth), sublayers_per_block=2, name="transformer")
+
+
+def _depth(depth: int) -> int:
+    if isinstance(depth, bool) or int(depth) != depth or depth < 1:
+        raise ValueError(f"depth={depth!r} must be a whole number, 1 or above")
+    return int(depth)

@@ -1,0 +1,141 @@
+"""Normalizations as kernel maps: ``forward(K)`` is the kernel of the output, ``factor(K)`` multiplies ``G``.
+
+To add one: a frozen dataclass with these two methods.  Pointwise normalizers need nothing: any ``Pointwise`` is
+wrapped by ``PointwiseNorm``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from criticality.pointwise import Pointwise
+from criticality.theory.kernels import Kernel
+
+K = TypeVar("K", bound=Kernel)
+
+KERNEL_TOLERANCE = 1e-8
+"""Relative error at which whole token kernels are mapped (the diagonal and symmetric states do as well or better)."""
+
+
+@dataclass(frozen=True)
+class PointwiseMap:
+    """The kernel map of a pointwise function, or of its derivative, as a ``PairMap``."""
+
+    pointwise: Pointwise
+    derivative: bool = False
+
+    def pairs(self, q_a: np.ndarray, q_b: np.ndarray, rho: np.ndarray) -> np.ndarray:
+        average = self.pointwise.Cd if self.derivative else self.pointwise.C
+        return average(q_a, q_b, rho, KERNEL_TOLERANCE)
+
+    def equal(self, q: float, rho: float) -> tuple[float, float]:
+        return self.pointwise.equal(q, rho, self.derivative, KERNEL_TOLERANCE)
+
+
+class Norm(Protocol):
+    """What the theory asks of a normalization."""
+
+    def forward(self, kernel: K) -> K:
+        """``K_hat`` from ``K``."""
+        ...
+
+    def factor(self, kernel: K) -> K:
+        """``K_dot``: the backward kernel before the norm is ``K_dot * G_hat`` (entry by entry)."""
+        ...
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """LayerNorm at large width: ``K_hat_ab = gamma^2 K_ab / sqrt((K_aa + eps)(K_bb + eps)) + beta^2``.
+
+    ``gamma`` and ``beta`` are root mean squares over channels.  RMSNorm is the same map at large width, as the mean
+    over channels and the projection along ``x`` are of order ``1/width`` (docs/theory, section 3).
+    """
+
+    epsilon: float = 1e-6
+    gamma: float = 1.0
+    beta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.epsilon) and self.epsilon >= 0):
+            raise ValueError(f"epsilon={self.epsilon!r} must be a finite number, 0 or above")
+        for name in ("gamma", "beta"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a finite number")
+
+    def pairs(self, q_a: np.ndarray, q_b: np.ndarray, rho: np.ndarray) -> np.ndarray:
+        return self.gamma**2 / np.sqrt((q_a + self.epsilon) * (q_b + self.epsilon))
+
+    def equal(self, q: float, rho: float) -> tuple[float, float]:
+        scale = self.gamma**2 / (q + self.epsilon)
+        return scale, scale
+
+    def forward(self, kernel: K) -> K:
+        return (self.factor(kernel) * kernel).affine(1.0, self.beta**2)
+
+    def factor(self, kernel: K) -> K:
+        if self.epsilon == 0.0 and np.any(kernel.mean_diagonal() == 0.0):
+            raise ValueError("epsilon=0.0 must be above 0 for LayerNorm of a stream with variance 0")
+        return kernel.map_pairs(self)
+
+
+class RMSNorm(LayerNorm):
+    """RMSNorm: at large width the map of ``LayerNorm``."""
+
+
+@dataclass(frozen=True)
+class PointwiseNorm:
+    """A pointwise function in the place of a norm: DyT, Derf, or any other."""
+
+    pointwise: Pointwise
+
+    def forward(self, kernel: K) -> K:
+        return kernel.map_pairs(PointwiseMap(self.pointwise))
+
+    def factor(self, kernel: K) -> K:
+        return kernel.map_pairs(PointwiseMap(self.pointwise, derivative=True))
+
+
+@dataclass(frozen=True)
+class NoNorm:
+    """No normalization."""
+
+    def forward(self, kernel: K) -> K:
+        return kernel
+
+    def factor(self, kernel: K) -> K:
+        return kernel.ones()
+
+
+def make_norm(name: str, alpha: float | None = None, epsilon: float = 1e-6) -> Norm:
+    """A norm by name: ``ln``, ``rms``, ``none``, or the name of any built-in function with its ``alpha`` (default 1).
+
+    Raises:
+        ValueError: for an unknown name, or an ``alpha`` that is not finite and positive.
+    """
+    key = str(name).lower()
+    if key in LAYER_NORMS:
+        return LayerNorm(epsilon)
+    if key in RMS_NORMS:
+        return RMSNorm(epsilon)
+    if key == "none":
+        return NoNorm()
+    try:
+        return PointwiseNorm(Pointwise(key, alpha=1.0 if alpha is None else alpha))
+    except ValueError as error:
+        if "is unknown" in str(error):
+            raise ValueError(str(error).replace("function ", "norm ", 1) + ", ln, rms, none") from None
+        raise
+
+
+LAYER_NORMS = ("ln", "layernorm")
+RMS_NORMS = ("rms", "rmsnorm")
+
+
+def takes_alpha(name: str) -> bool:
+    """Whether the norm of that name is a pointwise function, and so has an ``alpha``."""
+    return str(name).lower() not in (*LAYER_NORMS, *RMS_NORMS, "none")
