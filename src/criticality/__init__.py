@@ -1,0 +1,59 @@
+"""Criticality of deep transformers: predict, measure and compare gradient amplification at initialization.
+
+Theory (no torch): ``Pointwise``, ``propagate`` on a ``Network`` built by ``resnet``, ``transformer`` or by hand.
+Measurement: ``measure``, ``measure_ensemble``, ``measure_between``, ``measure_forward`` in ``criticality.measurement``.
+Models: ``criticality.models``.  Studies: ``criticality.studies``.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("criticality")
+except PackageNotFoundError:  # a source tree that was not installed
+    __version__ = "0+unknown"
+
+from criticality.pointwise import FUNCTIONS, Pointwise, PointwiseFunction, get_function, pointwise_function
+from criticality.schema import read_dataset, write_dataset
+from criticality.theory import (
+    MLP,
+    Attention,
+    LayerNorm,
+    Linear,
+    Network,
+    NoNorm,
+    PointwiseNorm,
+    RMSNorm,
+    Sublayer,
+    SymmetricKernel,
+    TokenKernel,
+    make_norm,
+    propagate,
+    resnet,
+    transformer,
+)
+
+__all__ = [
+    "FUNCTIONS",
+    "MLP",
+    "Attention",
+    "LayerNorm",
+    "Linear",
+    "Network",
+    "NoNorm",
+    "Pointwise",
+    "PointwiseFunction",
+    "PointwiseNorm",
+    "RMSNorm",
+    "Sublayer",
+    "SymmetricKernel",
+    "TokenKernel",
+    "__version__",
+    "get_function",
+    "make_norm",
+    "pointwise_function",
+    "propagate",
+    "read_dataset",
+    "resnet",
+    "transformer",
+    "write_dataset",
+]

@@ -113,3 +113,19 @@ def _square_dataset(values: np.ndarray, seed: int) -> xr.Dataset:
     variable = (("block", "target_block"), values, {"long_name": "log J(l -> m)"})
     coordinates = {"block": np.arange(float(len(values))), "target_block": np.arange(float(values.shape[1]))}
     return xr.Dataset({"log_apjn": variable}, coordinates, {"source": "measurement", "schema": SCHEMA, "seed": seed})
+
+
+def input_kernels(
+    model: nn.Module, inputs: Any, *, points: Points = None, device: torch.device | str | None = None
+) -> np.ndarray:
+    """Kernels ``x_a . x_b / width`` at the first point of the stream, float64, shape ``(batch, tokens, tokens)``.
+
+    Raises:
+        ValueError: as ``residual_points`` and ``run_stream``.
+    """
+    first = residual_points(model, points)[:1]
+    streams: list[Tensor] = []
+    with placed(model, inputs, device, None) as ready, untouched(model), torch.no_grad():
+        run_stream(model, ready, first, lambda index, tensor: streams.append(tensor))
+    x = streams[0].double()
+    return (x @ x.transpose(-1, -2) / x.shape[-1]).cpu().numpy()

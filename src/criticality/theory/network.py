@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, TypeVar
 
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.branches import Branch, Linear
@@ -111,3 +112,29 @@ def _depth(depth: int) -> int:
     if isinstance(depth, bool) or int(depth) != depth or depth < 1:
         raise ValueError(f"depth={depth!r} must be a whole number, 1 or above")
     return int(depth)
+
+
+T = TypeVar("T")
+
+
+def mean_description(descriptions: Sequence[T]) -> T:
+    """The description whose numbers are the means over ``descriptions``, which must be alike in everything else.
+
+    For networks read from several seeds: every variance is averaged over seeds.
+
+    Raises:
+        ValueError: descriptions that differ in more than their numbers.
+    """
+    first: Any = descriptions[0]
+    if isinstance(first, float):
+        return type(first)(math.fsum(descriptions) / len(descriptions))  # type: ignore[call-arg, arg-type]
+    if any(type(other) is not type(first) for other in descriptions):
+        raise ValueError(f"descriptions must be alike, but hold {first!r} beside other types")
+    if isinstance(first, tuple) and len({len(d) for d in descriptions}) == 1:  # type: ignore[arg-type]
+        return tuple(mean_description(parts) for parts in zip(*descriptions, strict=True))  # type: ignore[call-overload, return-value]
+    if is_dataclass(first):
+        means = {f.name: mean_description([getattr(d, f.name) for d in descriptions]) for f in fields(first) if f.init}
+        return type(first)(**means)  # type: ignore[return-value]
+    if any(other != first for other in descriptions):
+        raise ValueError(f"descriptions must be alike, but hold {first!r} beside other values")
+    return first  # type: ignore[no-any-return]

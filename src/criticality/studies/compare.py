@@ -1,0 +1,289 @@
+"""Theory against measurement: models built, measured and predicted, case by case, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import xarray as xr
+
+from criticality import __version__
+from criticality.measurement import input_kernels, measure_ensemble
+from criticality.models import ViTDescription, photographs, vit_network
+from criticality.schema import SCHEMA, read_dataset, write_dataset, write_text
+from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
+from criticality.theory.network import mean_description
+from criticality.theory.norms import takes_alpha
+
+TOLERANCE = {"timm": 0.03, "fan-in": 0.10}
+"""Largest ``|log J predicted - measured|`` beyond three standard errors that counts as agreement, by initialization."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared: one model, and the grid of norms, alphas and initializations.
+
+    Attributes:
+        model: ``timm:NAME``.
+        norms: names of norms; pointwise ones are crossed with ``alphas``, the others appear once.
+        inits: ``timm``, ``fan-in`` or both.
+        depth, width, image_size: changes to the model; ``None`` keeps its own.
+        seeds: how many weight seeds are averaged, from ``seed`` on.
+        probes: backward passes for each seed.
+        samples: score matrices per attention layer in the theory.
+        device: where the measurement runs.
+    """
+
+    model: str
+    norms: tuple[str, ...] = ("ln", "dyt", "derf")
+    alphas: tuple[float, ...] = (0.5, 1.0, 2.0)
+    inits: tuple[str, ...] = ("timm",)
+    depth: int | None = None
+    width: int | None = None
+    image_size: int | None = None
+    seeds: int = 6
+    seed: int = 0
+    probes: int = 1
+    samples: int = 32
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        for name in ("norms", "alphas", "inits"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}=() must hold at least one value")
+        for name in ("seeds", "probes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 1")
+        if self.samples < 2 or self.samples % 2:
+            raise ValueError(f"samples={self.samples!r} must be an even number, 2 or above")
+        try:
+            torch.device(self.device)
+        except RuntimeError:
+            raise ValueError(f"device={self.device!r} must be a device of torch, as 'cpu' or 'cuda:0'") from None
+        self.cases()
+
+    def cases(self) -> list[ViTDescription]:
+        """Every model of the comparison.
+
+        Raises:
+            ValueError: for a model, norm, alpha, init or size that is not allowed.
+        """
+        name = timm_name(self.model)
+        base = ViTDescription(name, depth=self.depth, width=self.width, image_size=self.image_size)
+        return [
+            replace(base, norm=norm, alpha=alpha, init=init)
+            for init in dict.fromkeys(self.inits)
+            for norm in dict.fromkeys(self.norms)
+            for alpha in (dict.fromkeys(self.alphas) if takes_alpha(norm) else (None,))
+        ]
+
+
+def timm_name(model: str) -> str:
+    """``NAME`` of ``timm:NAME``.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    family, colon, name = model.partition(":")
+    if family != "timm" or not colon or not name:
+        raise ValueError(f"model {model!r} must be given as 'timm:NAME', such as 'timm:vit_base_patch16_224'")
+    return name
+
+
+def compare(
+    comparison: Comparison, out: str | Path, progress: Callable[[str, int], None] | None = None
+) -> xr.Dataset:
+    """Run every case that ``out`` does not hold yet, and gather all of them.
+
+    Each finished case is one file ``cases/*.nc``, written whole; after each, ``result.nc`` and ``summary.json`` hold
+    all finished cases.  A rerun with the same comparison, library and timm takes up where the last one stopped.
+    ``progress(label, steps)`` is called as work is done, ``steps_per_case`` steps to a case.
+
+    Returns:
+        Dataset over ``case`` and ``block`` (``0 .. depth``), see ``gather``.
+
+    Raises:
+        ValueError: a case file of this comparison that is corrupt.
+    """
+    folder = Path(out)
+    finished: list[xr.Dataset] = []
+    for case in comparison.cases():
+        path = folder / "cases" / f"{case_label(case).replace(' ', '_').replace('=', '')}-{_key(comparison, case)}.nc"
+        if path.exists():
+            finished.append(read_dataset(path))
+            if progress is not None:
+                progress(case_label(case), steps_per_case(comparison))
+        else:
+            dataset = run_case(comparison, case, progress)
+            write_dataset(dataset, path)
+            finished.append(dataset)
+        result = gather(finished, comparison)
+        write_dataset(result, folder / "result.nc")
+        write_text(json.dumps(summary(result), indent=1) + "\n", folder / "summary.json")
+    return result
+
+
+def steps_per_case(comparison: Comparison) -> int:
+    """Progress steps of one case: one for each seed, one for the prediction."""
+    return comparison.seeds + 1
+
+
+def case_label(case: ViTDescription) -> str:
+    """Short name of a case: ``dyt alpha=0.5 timm``."""
+    alpha = f" alpha={case.alpha:g}" if case.alpha is not None else ""
+    return f"{case.norm}{alpha} {case.init}"
+
+
+def _key(comparison: Comparison, case: ViTDescription) -> str:
+    settings = {name: getattr(comparison, name) for name in ("seeds", "seed", "probes", "samples")}
+    made_by = {"criticality": __version__, "timm": timm.__version__, "schema": SCHEMA}
+    text = json.dumps({**asdict(case), **settings, **made_by}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def run_case(
+    comparison: Comparison, case: ViTDescription, progress: Callable[[str, int], None] | None = None
+) -> xr.Dataset:
+    """Build, measure and predict one case (see ``compare``)."""
+    label = case_label(case)
+    networks: list[Network] = []
+    kernels: list[np.ndarray] = []
+    images: torch.Tensor | None = None
+
+    def build(seed: int) -> torch.nn.Module:
+        nonlocal images
+        model = case.build()
+        if images is None:
+            images = torch.from_numpy(photographs(model.patch_embed.img_size[0]))
+        networks.append(vit_network(model))
+        kernels.append(input_kernels(model, images))
+        return model
+
+    seeds = range(comparison.seed, comparison.seed + comparison.seeds)
+    size = case.image_size or _image_size(case)
+    measured = measure_ensemble(
+        build,
+        torch.from_numpy(photographs(size)),
+        seeds,
+        probes=comparison.probes,
+        device=comparison.device,
+        progress=None if progress is None else lambda seed: progress(label, 1),
+    )
+    network = mean_description(networks)
+    inputs = [TokenKernel.of(kernel) for kernel in np.mean(kernels, axis=0)]
+    predicted = propagate(network, inputs, samples=comparison.samples, seed=comparison.seed)
+    again = propagate(network, inputs, samples=comparison.samples, seed=comparison.seed + 1_000_003)
+    symmetric = propagate(network, _symmetrized(inputs))
+    if progress is not None:
+        progress(label, 1)
+    return _case_dataset(case, measured, predicted, again, symmetric)
+
+
+def _image_size(case: ViTDescription) -> int:
+    return int(timm.get_pretrained_cfg(case.name, allow_unregistered=False).input_size[-1])
+
+
+def _symmetrized(kernels: Sequence[TokenKernel]) -> SymmetricKernel:
+    """Equivalent tokens with the mean variance and covariance of the real ones."""
+    q = float(np.mean([kernel.mean_diagonal() for kernel in kernels]))
+    p = float(np.mean([kernel.mean_off_diagonal() for kernel in kernels]))
+    return SymmetricKernel.of(q, p, kernels[0].tokens)
+
+
+def _case_dataset(
+    case: ViTDescription, measured: xr.Dataset, predicted: xr.Dataset, again: xr.Dataset, symmetric: xr.Dataset
+) -> xr.Dataset:
+    blocks = measured.block
+    at_blocks, at_blocks_again = predicted.sel(block=blocks), again.sel(block=blocks)
+    # Two independent runs of the sampled theory: half their distance is the error of their mean.
+    data = {
+        "log_apjn_predicted": (at_blocks.log_apjn + at_blocks_again.log_apjn) / 2,
+        "log_apjn_predicted_se": abs(at_blocks.log_apjn - at_blocks_again.log_apjn) / 2,
+        "log_apjn_symmetric": symmetric.sel(block=blocks).log_apjn,
+        "log_apjn_measured": measured.log_apjn,
+        "log_apjn_se": measured.log_apjn_se,
+        "q_predicted": at_blocks.q,
+        "q_measured": measured.q,
+        "q_se": measured.q_se,
+        "correlation_predicted": at_blocks.correlation,
+        "correlation_measured": measured.correlation,
+    }
+    dataset = xr.Dataset({name: values.drop_attrs() for name, values in data.items()})
+    dataset = dataset.expand_dims("case").assign_coords(
+        case=[case_label(case)],
+        norm=("case", [str(case.norm)]),
+        alpha=("case", [math.nan if case.alpha is None else case.alpha]),
+        init=("case", [case.init]),
+    )
+    return dataset.assign_attrs(source="comparison", schema=SCHEMA)
+
+
+def gather(cases: Sequence[xr.Dataset], comparison: Comparison) -> xr.Dataset:
+    """All cases in one dataset, with ``deviation``, what is ``allowed`` and whether they ``agree``.
+
+    ``log_apjn_symmetric`` is the theory of equivalent tokens, for contrast; ``allowed`` is the tolerance of the
+    initialization (``TOLERANCE``) and three standard errors of the measurement.
+    """
+    result = xr.concat(list(cases), "case", combine_attrs="override")
+    result["deviation"] = abs(result.log_apjn_predicted - result.log_apjn_measured)
+    tolerance = xr.DataArray([TOLERANCE[str(init)] for init in result.init.values], dims="case")
+    result["allowed"] = tolerance + 3 * result.log_apjn_se
+    settings = {key: json.dumps(value) for key, value in asdict(comparison).items()}
+    return result.assign_attrs(source="comparison", schema=SCHEMA, version=__version__, **settings)
+
+
+def summary(result: xr.Dataset) -> dict[str, Any]:
+    """The comparison as JSON: settings, and for each case its profiles, largest deviation and verdict."""
+    cases = []
+    for index in range(result.sizes["case"]):
+        case = result.isel(case=index)
+        excess = (case.deviation - case.allowed).values
+        worst = int(np.nanargmax(case.deviation.values))
+        cases.append(
+            {
+                "norm": str(case.norm.values),
+                "alpha": _number(case.alpha),
+                "init": str(case.init.values),
+                "log_apjn_predicted": _numbers(case.log_apjn_predicted),
+                "log_apjn_measured": _numbers(case.log_apjn_measured),
+                "log_apjn_se": _numbers(case.log_apjn_se),
+                "log_apjn_symmetric": _numbers(case.log_apjn_symmetric),
+                "largest_deviation": _number(case.deviation[worst]),
+                "largest_deviation_block": int(case.block[worst]),
+                "tolerance": TOLERANCE[str(case.init.values)],
+                "verdict": verdict(excess),
+            }
+        )
+    settings = {key: json.loads(result.attrs[key]) for key in asdict_keys(result)}
+    return {"criticality": __version__, **settings, "cases": cases}
+
+
+def asdict_keys(result: xr.Dataset) -> list[str]:
+    """Names of the comparison's settings among the attributes of a gathered dataset."""
+    return [name for name in Comparison.__dataclass_fields__ if name in result.attrs]
+
+
+def verdict(excess: np.ndarray) -> str:
+    """``agrees`` when no layer deviates by more than is allowed, ``deviates`` when one does, ``unknown`` when the
+    standard error is not known (one seed)."""
+    known = excess[np.isfinite(excess)]
+    if len(known) < len(excess):
+        return "unknown"
+    return "agrees" if np.all(known <= 0) else "deviates"
+
+
+def _number(value: xr.DataArray) -> float | None:
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _numbers(values: xr.DataArray) -> list[float | None]:
+    return [_number(value) for value in values]
