@@ -12,6 +12,7 @@ variable              meaning
 ``q``, ``q_se``       mean over tokens of ``|x_a|^2 / width``
 ``p``                 mean over pairs of different tokens of ``x_a . x_b / width``; nan for one token
 ``correlation``       mean over such pairs of the cosine of ``x_a`` and ``x_b``; nan for one token
+``correlation_se``    its standard error (measurement of an ensemble only)
 ``kernel``            optional, ``(block, token, other_token)``
 ``backward_kernel``   optional, likewise, divided by ``J``
 ====================  =======================================================================================
@@ -41,6 +42,7 @@ _LONG_NAMES = {
     "q_se": "standard error of q",
     "p": "covariance of different tokens, mean over pairs",
     "correlation": "correlation of different tokens, mean over pairs",
+    "correlation_se": "standard error of the correlation",
     "kernel": "forward kernel K",
     "backward_kernel": "backward kernel G / J",
 }

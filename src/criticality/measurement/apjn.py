@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 import xarray as xr
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from criticality.measurement.points import Points, ResidualPoint, residual_points
-from criticality.measurement.statistics import log_mean, stream_moments
+from criticality.measurement.statistics import log_mean, standard_error, stream_moments
 from criticality.measurement.stream import placed, run_stream, untouched
 from criticality.schema import profile_dataset
 
@@ -51,7 +52,7 @@ def measure(
     stream = residual_points(model, points)
     log_apjn, moments = _profile(model, inputs, stream, probes, seed, device, dtype)
     mean, error = log_mean(log_apjn)
-    return _dataset(mean, error, moments, np.full(len(mean), np.nan), probes=probes, seeds=1, seed=seed)
+    return _dataset(mean, error, moments[None], probes=probes, seeds=1, seed=seed)
 
 
 def measure_ensemble(
@@ -86,15 +87,14 @@ def measure_ensemble(
         if progress is not None:
             progress(seed)
     mean, error = log_mean(np.array(profiles))
-    across = np.array(moments)
-    spread = (
-        np.std(across[:, 0], axis=0, ddof=1) / np.sqrt(len(chosen)) if len(chosen) > 1 else np.full(len(mean), np.nan)
-    )
-    return _dataset(mean, error, across.mean(axis=0), spread, probes=probes, seeds=len(chosen), seed=chosen[0])
+    return _dataset(mean, error, np.array(moments), probes=probes, seeds=len(chosen), seed=chosen[0])
 
 
-def _dataset(log_apjn: Any, error: Any, moments: Any, q_error: Any, **attrs: int) -> xr.Dataset:
-    q, p, correlation = moments
+def _dataset(
+    log_apjn: np.ndarray, error: np.ndarray, moments: Float[np.ndarray, "seeds 3 points"], **attrs: int
+) -> xr.Dataset:
+    q, p, correlation = moments.mean(axis=0)
+    q_error, _, correlation_error = standard_error(moments)
     return profile_dataset(
         block=range(len(log_apjn)),
         log_apjn=log_apjn,
@@ -103,6 +103,7 @@ def _dataset(log_apjn: Any, error: Any, moments: Any, q_error: Any, **attrs: int
         q_se=q_error,
         p=p,
         correlation=correlation,
+        correlation_se=correlation_error,
         source="measurement",
         attrs=attrs,
     )

@@ -37,6 +37,11 @@ def log_mean(
     peak = log_values.max(axis=0)
     values = np.exp(log_values - peak)
     mean = values.mean(axis=0)
-    count = len(values)
-    error = values.std(axis=0, ddof=1) / np.sqrt(count) / mean if count > 1 else np.full_like(mean, np.nan)
-    return peak + np.log(mean), error
+    return peak + np.log(mean), standard_error(values) / mean
+
+
+def standard_error(values: Float[np.ndarray, "samples ..."]) -> Float[np.ndarray, "..."]:
+    """Of the mean over the first axis; nan for one sample."""
+    if len(values) == 1:
+        return np.full_like(values[0], np.nan)
+    return values.std(axis=0, ddof=1) / np.sqrt(len(values))

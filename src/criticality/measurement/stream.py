@@ -15,7 +15,7 @@ Visit = Callable[[int, Tensor], Tensor | None]
 """Called with the index of a point and its tensor; what it returns takes the tensor's place in the model."""
 
 
-class _LastPointReached(Exception):
+class _LastPoint(Exception):  # noqa: N818  (a signal, not an error)
     """Ends the forward pass: nothing after the last point of the stream is wanted."""
 
 
@@ -23,7 +23,8 @@ class _LastPointReached(Exception):
 def untouched(model: nn.Module) -> Iterator[None]:
     """Freeze parameters and switch to evaluation inside; restore flags, modes and random states after, also on error.
 
-    Gradients of activations are recorded inside whatever the caller switched off.  Random states are those of the CPU and of every device the model is on.
+    Gradients of activations are recorded inside whatever the caller switched off.  Random states are those of the CPU
+    and of every device the model is on.
     """
     frozen = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     modes = [(module, module.training) for module in model.modules()]
@@ -97,7 +98,7 @@ def run_stream(model: nn.Module, inputs: Any, points: list[ResidualPoint], visit
         replaced = visit(index, tensor)
         seen += 1
         if seen == len(points):
-            raise _LastPointReached
+            raise _LastPoint
         if replaced is None:
             return None
         return type(value)((replaced, *value[1:])) if packed else replaced
@@ -126,7 +127,7 @@ def run_stream(model: nn.Module, inputs: Any, points: list[ResidualPoint], visit
                 model(**inputs)
             else:
                 model(*inputs) if isinstance(inputs, tuple) else model(inputs)
-        except _LastPointReached:
+        except _LastPoint:
             return
     raise ValueError(f"point '{points[seen]}' must be reached by the forward pass, and is not")
 

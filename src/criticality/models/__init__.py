@@ -3,7 +3,7 @@
 from criticality.models.images import photographs
 from criticality.models.initialization import INITS, InitializationRecorder, initialize
 from criticality.models.normalizers import DynamicPointwise
-from criticality.models.timm_vit import ViTDescription, embedding_kernels, vit_network
+from criticality.models.timm_vit import ViTDescription, embedding_kernels, timm_name, vit_network
 
 __all__ = [
     "INITS",
@@ -13,5 +13,6 @@ __all__ = [
     "embedding_kernels",
     "initialize",
     "photographs",
+    "timm_name",
     "vit_network",
 ]

@@ -74,10 +74,10 @@ class InitializationRecorder(TorchDispatchMode):
     def _replay(self, name: str, x: np.ndarray | None, args: Any, kwargs: Any) -> np.ndarray:
         values = [float(a) if a is not None and not (isinstance(a, Tensor) and a.is_meta) else None for a in args]
         if name == "uniform_":
-            low, high = (*values, *(0.0, 1.0)[len(values) :])
+            low, high = _arguments(values, (0.0, 1.0))
             return low + (high - low) * self._QUANTILES
         if name == "normal_":
-            mean, std = (*values, *(0.0, 1.0)[len(values) :])
+            mean, std = _arguments(values, (0.0, 1.0))
             return mean + std * self._normal
         if name in ("zero_", "fill_"):
             return np.array([values[0] if name == "fill_" else 0.0])
@@ -86,7 +86,7 @@ class InitializationRecorder(TorchDispatchMode):
         if name == "erfinv_":
             return special.erfinv(x)
         if name == "clamp_":
-            low, high = (*values, *(kwargs.get("min"), kwargs.get("max"))[len(values) :])
+            low, high = _arguments(values, (kwargs.get("min", -np.inf), kwargs.get("max", np.inf)))
             return np.clip(x, low, high)
         operation = {"mul_": np.multiply, "div_": np.divide, "add_": np.add, "sub_": np.subtract}[name]
         return operation(x, values[0] * kwargs.get("alpha", 1))
@@ -104,3 +104,10 @@ class InitializationRecorder(TorchDispatchMode):
                 " for its variance to be known on the meta device"
             )
         return float(np.mean(entries**2))
+
+
+def _arguments(given: list[float | None], defaults: tuple[float, float]) -> tuple[float, float]:
+    """Two positional arguments of which some may be left out."""
+    padded = [*given, None, None]
+    low, high = (default if value is None else value for value, default in zip(padded, defaults, strict=False))
+    return low, high

@@ -28,6 +28,15 @@ _TORCH_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+def torch_function(name: str) -> Callable[[Tensor], Tensor]:
+    """A built-in function on torch tensors.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    return _TORCH_FUNCTIONS[get_function(name).name]
+
+
 class DynamicPointwise(nn.Module):
     """``weight * phi(alpha x + shift) + bias`` on the last axis, ``alpha`` and ``shift`` scalars.
 

@@ -85,6 +85,10 @@ class ViTDescription:
         initialize(model, self.init)
         return model
 
+    def input_size(self) -> int:
+        """Side of the square images that the model takes, in pixels; allocates no weight."""
+        return int(self.build(device="meta").patch_embed.img_size[0])
+
     def describe(self, inputs: np.ndarray | None = None) -> tuple[Network, list[TokenKernel]]:
         """The network and, from images ``(images, 3, size, size)``, the kernels at its input; allocates no weight.
 
@@ -96,6 +100,18 @@ class ViTDescription:
             model = self.build(device="meta")
         kernels = [] if inputs is None else embedding_kernels(model, inputs, recorder.second_moment)
         return vit_network(model, recorder.second_moment), kernels
+
+
+def timm_name(model: str) -> str:
+    """``NAME`` of ``timm:NAME``.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    family, colon, name = model.partition(":")
+    if family != "timm" or not colon or not name:
+        raise ValueError(f"model {model!r} must be given as 'timm:NAME', such as 'timm:vit_base_patch16_224'")
+    return name
 
 
 def norm_layer(norm: str, alpha: float | None = None) -> Any:
@@ -169,7 +185,7 @@ def _linear(linear: nn.Module, second: SecondMoment) -> tuple[float, float]:
     return linear.in_features * second(linear.weight), bias
 
 
-def _attention(attention: nn.Module, second: SecondMoment) -> Attention:
+def _attention(attention: Any, second: SecondMoment) -> Attention:
     for part in ("q_norm", "k_norm", "norm"):
         if not isinstance(getattr(attention, part, nn.Identity()), nn.Identity):
             raise ValueError(f"{part} of the attention must be absent: the theory does not describe it yet")
@@ -186,16 +202,14 @@ def _attention(attention: nn.Module, second: SecondMoment) -> Attention:
     if bias is not None:
         biases = [second(part) if not part.is_meta else second(bias) for part in bias.split(width)]
     output, output_bias = _linear(attention.proj, second)
+    query, key, value = (width * weight for weight in weights)
+    query_bias, key_bias, value_bias = biases
     return Attention(
-        *(width * weight for weight in weights),
-        output,
-        *biases,
-        output_bias,
-        heads=attention.num_heads,
+        query, key, value, output, query_bias, key_bias, value_bias, output_bias, heads=attention.num_heads
     )
 
 
-def _mlp(mlp: nn.Module, second: SecondMoment) -> MLP:
+def _mlp(mlp: Any, second: SecondMoment) -> MLP:
     if (
         not hasattr(mlp, "fc1")
         or hasattr(mlp, "fc1_g")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy import special
 
@@ -67,7 +69,7 @@ _ENTRIES = (
     ),
     PointwiseFunction("identity", lambda x: x, np.ones_like, formula=closed_forms.LinearFormula()),
 )
-FUNCTIONS = {entry.name: entry for entry in _ENTRIES}
+FUNCTIONS = {entry.name: replace(entry, verified=True) for entry in _ENTRIES}
 ALIASES = {"dyt": "tanh", "derf": "erf", "swish": "silu", "linear": "identity"}
 
 

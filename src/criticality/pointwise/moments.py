@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 from criticality.pointwise.function import PointwiseFunction
 from criticality.pointwise.hermite import ORDERS, grid_resolves, hermite_coefficients, hermite_series
 from criticality.pointwise.library import get_function
-from criticality.pointwise.quadrature import ArrayFunction, gaussian_average, gaussian_pair_average
+from criticality.pointwise.quadrature import ArrayFunction, gaussian_average, gaussian_pair_average, unresolved
 
 EXACT = 1e-12
 """Tolerance (relative) at which every average is computed unless the caller accepts less."""
@@ -34,7 +34,8 @@ class Pointwise:
 
     Raises:
         ValueError: ``alpha`` not finite and positive; ``gamma``, ``beta`` or ``shift`` not finite; a variance that
-            is negative or not finite; a correlation outside [-1, 1]; an unknown function name.
+            is negative or not finite; a correlation outside [-1, 1]; an unknown function name; a function of one's own
+            that the quadrature does not resolve (rules of two orders disagree by more than 1e-9).
 
     >>> dyt = Pointwise("tanh", alpha=0.5)
     >>> float(dyt.V(1.0).round(6)), float(dyt.D(1.0).round(6))
@@ -135,6 +136,7 @@ class Pointwise:
         if np.all((rho == 1.0) & (s_a == s_b)):
             return self._one_point(lambda u: function(u) ** 2, s_a)
         distinct, index = np.unique(np.concatenate([s_a, s_b]), return_inverse=True)
+        self._check_resolved(function, distinct)
         left, right = index[: len(s_a)], index[len(s_a) :]
         value = np.empty_like(rho)
         hard = np.arange(len(rho))
@@ -161,8 +163,19 @@ class Pointwise:
             )
         return value
 
+    def _check_resolved(self, function: ArrayFunction, s: np.ndarray) -> None:
+        if self.phi.verified:
+            return
+        bad = unresolved(function, np.sqrt(s[s > 0]), self.shift, self.phi.kinks)
+        if len(bad):
+            raise ValueError(
+                f"function {self.phi.name!r} must be smooth at scale one away from its declared kinks, but the"
+                f" quadrature does not resolve it at alpha^2 q = {bad[0] ** 2:g}"
+            )
+
     def _one_point(self, function: ArrayFunction, s: np.ndarray) -> np.ndarray:
         flat = np.atleast_1d(s).ravel()
+        self._check_resolved(function, flat)
         value = np.empty_like(flat)
         zero = flat == 0.0
         value[zero] = function(np.array([self.shift]))[0]

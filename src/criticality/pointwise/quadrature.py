@@ -29,8 +29,8 @@ _SMALL_SIGMA = 0.35
 
 
 @cache
-def _legendre() -> tuple[np.ndarray, np.ndarray]:
-    return np.polynomial.legendre.leggauss(_PANEL_ORDER)
+def _legendre(order: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.polynomial.legendre.leggauss(order)
 
 
 @cache
@@ -44,11 +44,12 @@ def gaussian_panels(
     sigma: Float[np.ndarray, " points"],
     edges: Float[np.ndarray, "points edges"] | None = None,
     centres: tuple[float, ...] = (0.0,),
+    order: int = _PANEL_ORDER,
 ) -> tuple[Float[np.ndarray, "points nodes"], Float[np.ndarray, "points nodes"]]:
     """Nodes and weights with ``sum(weights * f(nodes), axis=1) ~ E f(u)``, ``u ~ N(mean, sigma^2)``.
 
     ``centres`` are the places where ``f`` has features at scale one (zero and the kinks); ``edges`` are more panel
-    edges, one row per point, for features at other places.  The density is cut at twelve standard deviations
+    edges, one row per point, for features at other places; ``order`` nodes to a panel.  The density is cut at twelve standard deviations
     (mass 4e-33).
     """
     mean, sigma = mean[:, None], sigma[:, None]
@@ -65,7 +66,7 @@ def gaussian_panels(
     half = np.diff(cuts, axis=1) / 2
     used = np.any(half > 0, axis=0)
     half, middle = half[:, used], ((cuts[:, 1:] + cuts[:, :-1]) / 2)[:, used]
-    nodes, weights = _legendre()
+    nodes, weights = _legendre(order)
     u = (middle[:, :, None] + half[:, :, None] * nodes).reshape(len(mean), -1)
     w = (half[:, :, None] * weights).reshape(len(mean), -1)
     with np.errstate(under="ignore"):
@@ -78,11 +79,28 @@ def gaussian_average(
     sigma: Float[np.ndarray, " points"],
     mean: float = 0.0,
     kinks: tuple[float, ...] = (),
+    order: int = _PANEL_ORDER,
 ) -> Float[np.ndarray, " points"]:
     """``E f(u)`` with ``u ~ N(mean, sigma^2)``, for each ``sigma > 0``; ``f`` may be kinked at ``kinks``."""
     means = np.full_like(sigma, mean)
-    nodes, weights = gaussian_panels(means, sigma, centres=(0.0, *kinks))
+    nodes, weights = gaussian_panels(means, sigma, centres=(0.0, *kinks), order=order)
     return np.einsum("pn,pn->p", weights, function(nodes))
+
+
+def unresolved(
+    function: ArrayFunction,
+    sigma: Float[np.ndarray, " points"],
+    mean: float,
+    kinks: tuple[float, ...],
+    tolerance: float = 1e-9,
+) -> Float[np.ndarray, " unresolved"]:
+    """The deviations at which rules of two orders disagree on ``E f^2``: features that the panels do not resolve."""
+
+    def squared(u: np.ndarray) -> np.ndarray:
+        return function(u) ** 2
+
+    used, finer = (gaussian_average(squared, sigma, mean, kinks, order) for order in (_PANEL_ORDER, 24))
+    return sigma[np.abs(used - finer) > tolerance * finer]
 
 
 def _smoothed(

@@ -1,5 +1,5 @@
 """Studies that use theory and measurement together."""
 
-from criticality.studies.compare import Comparison, compare, summary
+from criticality.studies.compare import Comparison, compare, steps_per_case, summary
 
-__all__ = ["Comparison", "compare", "summary"]
+__all__ = ["Comparison", "compare", "steps_per_case", "summary"]

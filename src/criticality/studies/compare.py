@@ -17,7 +17,7 @@ import xarray as xr
 
 from criticality import __version__
 from criticality.measurement import input_kernels, measure_ensemble
-from criticality.models import ViTDescription, photographs, vit_network
+from criticality.models import ViTDescription, photographs, timm_name, vit_network
 from criticality.schema import SCHEMA, read_dataset, write_dataset, write_text
 from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
 from criticality.theory.network import mean_description
@@ -86,21 +86,7 @@ class Comparison:
         ]
 
 
-def timm_name(model: str) -> str:
-    """``NAME`` of ``timm:NAME``.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    family, colon, name = model.partition(":")
-    if family != "timm" or not colon or not name:
-        raise ValueError(f"model {model!r} must be given as 'timm:NAME', such as 'timm:vit_base_patch16_224'")
-    return name
-
-
-def compare(
-    comparison: Comparison, out: str | Path, progress: Callable[[str, int], None] | None = None
-) -> xr.Dataset:
+def compare(comparison: Comparison, out: str | Path, progress: Callable[[str, int], None] | None = None) -> xr.Dataset:
     """Run every case that ``out`` does not hold yet, and gather all of them.
 
     Each finished case is one file ``cases/*.nc``, written whole; after each, ``result.nc`` and ``summary.json`` hold
@@ -156,22 +142,18 @@ def run_case(
     label = case_label(case)
     networks: list[Network] = []
     kernels: list[np.ndarray] = []
-    images: torch.Tensor | None = None
+    images = torch.from_numpy(photographs(case.input_size()))
 
     def build(seed: int) -> torch.nn.Module:
-        nonlocal images
         model = case.build()
-        if images is None:
-            images = torch.from_numpy(photographs(model.patch_embed.img_size[0]))
         networks.append(vit_network(model))
         kernels.append(input_kernels(model, images))
         return model
 
     seeds = range(comparison.seed, comparison.seed + comparison.seeds)
-    size = case.image_size or _image_size(case)
     measured = measure_ensemble(
         build,
-        torch.from_numpy(photographs(size)),
+        images,
         seeds,
         probes=comparison.probes,
         device=comparison.device,
@@ -185,10 +167,6 @@ def run_case(
     if progress is not None:
         progress(label, 1)
     return _case_dataset(case, measured, predicted, again, symmetric)
-
-
-def _image_size(case: ViTDescription) -> int:
-    return int(timm.get_pretrained_cfg(case.name, allow_unregistered=False).input_size[-1])
 
 
 def _symmetrized(kernels: Sequence[TokenKernel]) -> SymmetricKernel:
@@ -215,6 +193,7 @@ def _case_dataset(
         "q_se": measured.q_se,
         "correlation_predicted": at_blocks.correlation,
         "correlation_measured": measured.correlation,
+        "correlation_se": measured.correlation_se,
     }
     dataset = xr.Dataset({name: values.drop_attrs() for name, values in data.items()})
     dataset = dataset.expand_dims("case").assign_coords(

@@ -121,9 +121,10 @@ class SymmetricKernel(Kernel):
                 return SymmetricKernel(*function.equal(q, 1.0), 1)
             rho = max(-1.0, min(1.0, p / q)) if q > 0 else 1.0
             return SymmetricKernel(*function.equal(q, rho), self._tokens)
-        q = np.asarray(q)
-        rho = np.clip(np.divide(p, q, out=np.ones_like(q), where=q > 0), -1.0, 1.0)
-        both = function.pairs(np.stack([q, q]), np.stack([q, q]), np.stack([np.ones_like(q), rho]))
+        variances = np.asarray(q)
+        one = np.ones_like(variances)
+        rho = np.clip(np.divide(p, variances, out=one.copy(), where=variances > 0), -1.0, 1.0)
+        both = function.pairs(np.stack([variances] * 2), np.stack([variances] * 2), np.stack([one, rho]))
         return SymmetricKernel(both[0], both[1], self._tokens)
 
     def affine(self, scale: float, shift: float = 0.0) -> SymmetricKernel:

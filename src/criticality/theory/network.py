@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.branches import Branch, Linear
@@ -125,16 +125,20 @@ def mean_description(descriptions: Sequence[T]) -> T:
     Raises:
         ValueError: descriptions that differ in more than their numbers.
     """
-    first: Any = descriptions[0]
-    if isinstance(first, float):
-        return type(first)(math.fsum(descriptions) / len(descriptions))  # type: ignore[call-arg, arg-type]
-    if any(type(other) is not type(first) for other in descriptions):
+    return cast(T, _mean(list(descriptions)))
+
+
+def _mean(parts: list[Any]) -> Any:
+    first = parts[0]
+    if any(type(other) is not type(first) for other in parts):
         raise ValueError(f"descriptions must be alike, but hold {first!r} beside other types")
-    if isinstance(first, tuple) and len({len(d) for d in descriptions}) == 1:  # type: ignore[arg-type]
-        return tuple(mean_description(parts) for parts in zip(*descriptions, strict=True))  # type: ignore[call-overload, return-value]
-    if is_dataclass(first):
-        means = {f.name: mean_description([getattr(d, f.name) for d in descriptions]) for f in fields(first) if f.init}
-        return type(first)(**means)  # type: ignore[return-value]
-    if any(other != first for other in descriptions):
+    if isinstance(first, float):
+        return math.fsum(parts) / len(parts)
+    if isinstance(first, tuple) and len({len(part) for part in parts}) == 1:
+        return tuple(_mean(list(column)) for column in zip(*parts, strict=True))
+    if is_dataclass(first) and not isinstance(first, type):
+        means = {f.name: _mean([getattr(part, f.name) for part in parts]) for f in fields(first) if f.init}
+        return type(first)(**means)
+    if any(other != first for other in parts):
         raise ValueError(f"descriptions must be alike, but hold {first!r} beside other values")
-    return first  # type: ignore[no-any-return]
+    return first

@@ -13,9 +13,9 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from criticality.pointwise import Pointwise
-from criticality.theory.kernels import Kernel
+from criticality.theory.kernels import SymmetricKernel, TokenKernel
 
-K = TypeVar("K", bound=Kernel)
+K = TypeVar("K", SymmetricKernel, TokenKernel)
 
 KERNEL_TOLERANCE = 1e-8
 """Relative error at which whole token kernels are mapped (the diagonal and symmetric states do as well or better)."""

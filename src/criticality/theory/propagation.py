@@ -11,8 +11,9 @@ from jaxtyping import Float
 
 from criticality.schema import profile_dataset
 from criticality.theory.attention import ScoreSampling
-from criticality.theory.kernels import Kernel, SymmetricKernel
+from criticality.theory.kernels import Kernel, SymmetricKernel, TokenKernel
 from criticality.theory.network import Network, Sublayer
+from criticality.theory.norms import K
 
 
 def propagate(
@@ -43,19 +44,33 @@ def propagate(
     kernels = [inputs] if isinstance(inputs, Kernel) else list(inputs)
     if not kernels or len({(type(kernel), kernel.tokens) for kernel in kernels}) != 1:
         raise ValueError("inputs must be one kernel or several of one kind and number of tokens")
-    runs = [_one_input(network, kernel, ScoreSampling(samples, seed)) for kernel in kernels]
+    sampling = ScoreSampling(samples, seed)
+    forwards: list[list[Kernel]] = []
+    profiles: list[np.ndarray] = []
+    backwards: list[list[TokenKernel]] = []
+    for kernel in kernels:
+        if isinstance(kernel, SymmetricKernel):
+            symmetric = _forward(network, kernel, sampling)
+            forwards.append([*symmetric])
+            profiles.append(_symmetric_log_apjn(network, symmetric, sampling))
+        elif isinstance(kernel, TokenKernel):
+            tokens = _forward(network, kernel, sampling)
+            profile, backward = _token_backward(network, tokens, sampling)
+            forwards.append([*tokens])
+            profiles.append(profile)
+            backwards.append(backward)
     q, p, correlation = (
-        np.mean([[getattr(kernel, f"mean_{part}")() for kernel in run[0]] for run in runs], axis=0)
+        np.mean([[getattr(kernel, f"mean_{part}")() for kernel in run] for run in forwards], axis=0)
         for part in ("diagonal", "off_diagonal", "correlation")
     )
-    log_apjn = np.array([run[1] for run in runs])
+    log_apjn = np.array(profiles)
     peak = log_apjn.max(axis=0)
     averaged = peak + np.log(np.mean(np.exp(log_apjn - peak), axis=0))
     kept = {}
-    if keep_kernels and not isinstance(kernels[0], SymmetricKernel):
+    if keep_kernels and backwards:
         kept = {
-            name: np.mean([[kernel.entries for kernel in run[i]] for run in runs], axis=0)
-            for name, i in (("kernel", 0), ("backward_kernel", 2))
+            "kernel": _mean_entries(forwards),
+            "backward_kernel": _mean_entries(backwards),
         }
     return profile_dataset(
         block=network.block_of_boundary,
@@ -69,34 +84,41 @@ def propagate(
     )
 
 
-def _one_input(
-    network: Network, kernel: Kernel, sampling: ScoreSampling
-) -> tuple[list[Kernel], Float[np.ndarray, " boundaries"], list[Kernel]]:
-    """Forward kernels, log APJN to the end, and backward kernels scaled to unit mean diagonal, at every boundary."""
-    forward = [kernel]
+def _mean_entries(runs: Sequence[Sequence[Kernel]]) -> Float[np.ndarray, "boundaries tokens tokens"]:
+    return np.mean([[kernel.entries for kernel in run if isinstance(kernel, TokenKernel)] for run in runs], axis=0)
+
+
+def _forward(network: Network, kernel: K, sampling: ScoreSampling) -> list[K]:
+    """Kernels at every boundary."""
+    kernels = [kernel]
     for layer, sublayer in enumerate(network.sublayers):
         kernel = sublayer.forward(kernel, sampling.at(layer))
         if not math.isfinite(kernel.mean_diagonal()):
             raise ValueError(
                 f"network {network.name!r} must keep a finite kernel, but its variance overflows in sub-layer {layer}"
             )
-        forward.append(kernel)
-    if isinstance(kernel, SymmetricKernel):
-        return forward, _symmetric_log_apjn(network, forward, sampling), []
+        kernels.append(kernel)
+    return kernels
+
+
+def _token_backward(
+    network: Network, forward: list[TokenKernel], sampling: ScoreSampling
+) -> tuple[Float[np.ndarray, " boundaries"], list[TokenKernel]]:
+    """Log APJN to the end, and backward kernels scaled to unit mean diagonal, at every boundary."""
     log_apjn = np.zeros(len(forward))
-    gradient = kernel.isotropic()
+    gradient = forward[-1].isotropic()
     backward = [gradient]
     for layer in reversed(range(len(network.sublayers))):
         gradient = network.sublayers[layer].backward(forward[layer], gradient, sampling.at(layer))
-        trace = float(gradient.mean_diagonal())
-        log_apjn[layer] = log_apjn[layer + 1] + np.log(trace)
+        trace = gradient.mean_diagonal()
+        log_apjn[layer] = log_apjn[layer + 1] + math.log(trace)
         gradient = gradient.affine(1 / trace)
         backward.append(gradient)
-    return forward, log_apjn, backward[::-1]
+    return log_apjn, backward[::-1]
 
 
 def _symmetric_log_apjn(
-    network: Network, forward: list[Kernel], sampling: ScoreSampling
+    network: Network, forward: list[SymmetricKernel], sampling: ScoreSampling
 ) -> Float[np.ndarray, " boundaries"]:
     """The backward map of symmetric tokens is linear in ``(u, v)``: its matrices are found for all layers that are
     one object at once, from its action on ``(1, 0)`` and ``(0, 1)``."""

@@ -1,0 +1,55 @@
+"""What every benchmark shares: interleaved timing, peak memory in a fresh process, and the machine's name."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+
+def machine() -> str:
+    """Processor, threads and versions, for the head of a report."""
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    return f"{model}, {torch.get_num_threads()} threads, Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def seconds(candidates: Mapping[str, Callable[[], object]], rounds: int = 7, warm_up: int = 1) -> dict[str, float]:
+    """Median wall time of each candidate; the candidates take turns, so that the machine's drift hits all alike."""
+    for call in candidates.values():
+        for _ in range(warm_up):
+            call()
+    taken: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, call in candidates.items():
+            start = time.perf_counter()
+            call()
+            taken[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def peak_bytes(script: str, *arguments: str) -> int:
+    """Run ``script arguments`` in a fresh process, and read the number of bytes that it prints last."""
+    run = subprocess.run([sys.executable, script, *arguments], check=True, capture_output=True, text=True)
+    return int(run.stdout.split()[-1])
+
+
+def peak_growth(call: Callable[[], object]) -> int:
+    """Bytes by which the peak of resident memory exceeds what is resident before the call (Linux)."""
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before = _resident("VmRSS")
+    call()
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(field)).split()[1])

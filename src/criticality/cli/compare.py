@@ -1,0 +1,70 @@
+"""``criticality compare``: theory against measurement, as a report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from criticality.cli.options import NAMES, NUMBERS, SAMPLES, common, measurement, model_changes
+from criticality.cli.output import emit, table
+from criticality.cli.progress import bar
+from criticality.reports import write_report
+from criticality.schema import read_dataset
+from criticality.studies import Comparison, steps_per_case, summary
+from criticality.studies import compare as run_comparison
+
+
+@click.command()
+@click.argument("model")
+@click.option("--norm", "norms", type=NAMES, default="ln,dyt,derf", show_default=True)
+@click.option("--alpha", "alphas", type=NUMBERS, default="0.5,1,2", show_default=True, help="Of pointwise norms.")
+@click.option("--init", "inits", type=NAMES, default="timm", show_default=True, help="timm, fan-in or both.")
+@click.option("--seeds", type=int, default=6, show_default=True, help="Weight seeds, from --seed on.")
+@SAMPLES
+@measurement
+@model_changes
+@common
+def compare(model: str, as_json: bool, out: Path | None, **options: Any) -> None:
+    """Measure MODEL ("timm:NAME") on two photographs, predict it from its weight variances, and report both.
+
+    Writes report.html, figures (PNG, SVG), result.nc and summary.json to --out [default: ./criticality-report].
+    An interrupted run keeps its finished cases; the same command takes it up again.
+    """
+    comparison = Comparison(model, **options)
+    folder = Path("criticality-report") if out is None else out
+    cases = len(comparison.cases())
+    try:
+        with bar(cases * steps_per_case(comparison), "compare") as advance:
+            result = run_comparison(comparison, folder, advance)
+    except KeyboardInterrupt:
+        if (folder / "result.nc").exists():
+            finished = read_dataset(folder / "result.nc")
+            write_report(finished, folder)
+            click.echo(f"{finished.sizes['case']} of {cases} cases are finished, see {folder}/report.html", err=True)
+        click.echo("run the same command to resume", err=True)
+        raise
+    click.echo(f"wrote {write_report(result, folder)}", err=True)
+    record = json.loads((folder / "summary.json").read_text())
+    emit(record, as_json, comparison_table(summary(result)))
+
+
+def comparison_table(record: dict[str, Any]) -> str:
+    """One line for each case."""
+    rows = [
+        [
+            case["norm"],
+            case["alpha"],
+            case["init"],
+            case["log_apjn_predicted"][0],
+            case["log_apjn_measured"][0],
+            case["log_apjn_se"][0],
+            case["largest_deviation"],
+            case["verdict"],
+        ]
+        for case in record["cases"]
+    ]
+    headers = ["norm", "alpha", "init", "log J theory", "log J measured", "SE", "largest deviation", "verdict"]
+    return table(rows, headers)

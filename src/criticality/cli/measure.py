@@ -1,0 +1,89 @@
+"""``criticality measure``: log APJN of a real model with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from criticality.cli.options import common, measurement, model_changes
+from criticality.cli.output import emit, profile_record, profile_text, save
+from criticality.cli.progress import bar
+from criticality.measurement import measure_between, measure_ensemble
+from criticality.models import ViTDescription, photographs, timm_name
+from criticality.reports import heat_map, save_figure
+
+
+@click.command()
+@click.argument("model")
+@click.option("--norm", help="ln, rms, none, dyt, derf or any built-in function [default: the model's own].")
+@click.option("--alpha", type=float, help="Of a pointwise norm [default: 1].")
+@click.option("--init", type=click.Choice(["timm", "fan-in"]), default="timm", show_default=True)
+@click.option("--seeds", type=int, default=4, show_default=True, help="Weight seeds, from --seed on.")
+@click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), default="float32", show_default=True)
+@click.option("--between", is_flag=True, help="J between every two blocks, one seed; --out also gets a heat map.")
+@measurement
+@model_changes
+@common
+def measure(
+    model: str,
+    seeds: int,
+    probes: int,
+    device: str,
+    dtype: str,
+    between: bool,
+    as_json: bool,
+    seed: int,
+    out: Path | None,
+    **options: Any,
+) -> None:
+    """Measure kernels and log APJN of MODEL ("timm:NAME") at initialization, on two photographs.
+
+    Averages over weight seeds; the standard error is over seeds.
+    """
+    description = ViTDescription(timm_name(model), **options)
+    images = torch.from_numpy(photographs(description.input_size()))
+    settings: dict[str, Any] = {"device": torch_device(device), "dtype": getattr(torch, dtype)}
+    if between:
+        torch.manual_seed(seed)
+        pairs = measure_between(description.build(), images, seed=seed, **settings)
+        save(pairs, out)
+        if out is not None:
+            save_figure(heat_map(pairs, title=f"{model}, {description.norm or 'own norm'}"), out.with_suffix(""))
+        record: dict[str, Any] = {"model": model, "log_apjn": pairs.log_apjn.values}
+        emit(record, as_json, f"{model}: log J(0->L) = {float(pairs.log_apjn[0, -1]):.4f}")
+        return
+    if seeds < 1:
+        raise ValueError(f"seeds={seeds!r} must be at least 1")
+    with bar(seeds, "measure") as advance:
+        dataset = measure_ensemble(
+            lambda _: description.build(),
+            images,
+            range(seed, seed + seeds),
+            probes=probes,
+            progress=lambda done: advance(f"seed {done}", 1),
+            **settings,
+        )
+    record = {"model": model, "norm": options["norm"], "alpha": options["alpha"], "seeds": seeds}
+    record |= profile_record(dataset)
+    save(dataset, out)
+    title = f"{model}: log J(0->L) = {record['log_apjn']:.4f} +- {record['log_apjn_se']:.4f}"
+    emit(record, as_json, profile_text(record, title))
+
+
+def torch_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: a name that torch does not know, or a device that is not there.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(
+            f"device={name!r} must be a device that torch has here, such as 'cpu': {str(error).splitlines()[0]}"
+        ) from None
+    return device

@@ -1,0 +1,85 @@
+"""What verbs print and write."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import xarray as xr
+from tabulate import tabulate
+
+from criticality.schema import write_dataset, write_text
+
+
+def plain(value: Any) -> Any:
+    """The JSON form of numbers, arrays and mappings of them; what is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def emit(record: Mapping[str, Any], as_json: bool, text: str) -> None:
+    """Print the record as one JSON object, or the text for people."""
+    click.echo(json.dumps(plain(record)) if as_json else text)
+
+
+def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
+    """Aligned columns, six significant digits."""
+    return tabulate(rows, headers=headers, floatfmt=".6g", missingval="-")
+
+
+def save(dataset: xr.Dataset, out: Path | None) -> None:
+    """Write a result where ``--out`` says, and say so."""
+    if out is not None:
+        click.echo(f"wrote {write_dataset(dataset, out)}", err=True)
+
+
+def save_json(record: Mapping[str, Any], out: Path | None) -> None:
+    """Write a record where ``--out`` says, and say so."""
+    if out is not None:
+        click.echo(f"wrote {write_text(json.dumps(plain(record), indent=1) + chr(10), out)}", err=True)
+
+
+def profile_record(dataset: xr.Dataset) -> dict[str, Any]:
+    """The numbers of a profile at block boundaries, as every verb names them."""
+    blocks = dataset.sel(block=dataset.block[np.isclose(dataset.block % 1, 0)])
+    record: dict[str, Any] = {
+        "block": blocks.block.values.astype(int),
+        "q_final": float(blocks.q[-1]),
+        "log_apjn": float(blocks.log_apjn[0]),
+        "log_apjn_profile": blocks.log_apjn.values,
+        "q_profile": blocks.q.values,
+        "correlation_profile": blocks.correlation.values,
+    }
+    if "log_apjn_se" in blocks:
+        record["log_apjn_se"] = float(blocks.log_apjn_se[0])
+        record["log_apjn_se_profile"] = blocks.log_apjn_se.values
+    return record
+
+
+def profile_text(record: Mapping[str, Any], title: str, rows: int = 13) -> str:
+    """A profile for people: evenly spaced blocks, first and last always."""
+    chosen = np.unique(np.linspace(0, len(record["block"]) - 1, rows).round().astype(int))
+    names = {
+        "block": "block l",
+        "q_profile": "q",
+        "correlation_profile": "correlation",
+        "log_apjn_profile": "log J(l->L)",
+    }
+    if "log_apjn_se_profile" in record:
+        names["log_apjn_se_profile"] = "standard error"
+    lines = [[plain(record[name][i]) for name in names] for i in chosen]
+    return f"{title}\n\n{table(lines, list(names.values()))}"

@@ -1,0 +1,21 @@
+"""Progress bars, on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+
+@contextmanager
+def bar(total: int, label: str) -> Iterator[Callable[[str, int], None]]:
+    """A progress bar of ``total`` steps; yields ``advance(what, steps)``."""
+    with tqdm(total=total, desc=label, file=sys.stderr, dynamic_ncols=True, leave=False) as progress:
+
+        def advance(what: str, steps: int) -> None:
+            progress.set_postfix_str(what)
+            progress.update(steps)
+
+        yield advance

@@ -1,0 +1,128 @@
+"""Figures of comparisons and measurements: theory as lines, measurement as points with error bars.
+
+Colours are those of Okabe and Ito, which people with any colour vision tell apart; markers and dashes repeat what
+colour says, so that a print in grey can be read.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ((), (6, 2), (2, 1.5), (6, 2, 1.5, 2), (10, 3), (1, 1), (4, 1, 1, 1, 1, 1))
+
+NORM_NAMES = {"ln": "LayerNorm", "rms": "RMSNorm", "dyt": "DyT", "derf": "Derf", "none": "no norm"}
+
+STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "figure.facecolor": "white",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "criticality",
+}
+
+
+def apjn_figure(result: xr.Dataset) -> Figure:
+    """``log J(l -> L)`` against ``l``: a panel for each norm (columns) and initialization (rows)."""
+    return _panels(result, "log_apjn", r"$\log\,J(l \to L)$", symmetric=True)
+
+
+def kernel_figure(result: xr.Dataset) -> Figure:
+    """``q_l``, mean over tokens of ``|x_a|^2 / n``, against ``l``; panels as in ``apjn_figure``."""
+    return _panels(result, "q", r"$q_l = \langle |x_a|^2 \rangle_a / n$")
+
+
+def correlation_figure(result: xr.Dataset) -> Figure:
+    """Mean correlation of different tokens against ``l``; panels as in ``apjn_figure``."""
+    return _panels(result, "correlation", r"$\langle \rho_{ab} \rangle_{a \neq b}$")
+
+
+def _panels(result: xr.Dataset, quantity: str, label: str, symmetric: bool = False) -> Figure:
+    norms = list(dict.fromkeys(result.norm.values.tolist()))
+    inits = list(dict.fromkeys(result.init.values.tolist()))
+    alphas = sorted({float(alpha) for alpha in result.alpha.values if np.isfinite(alpha)})
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(3.1 * len(norms) + 0.5, 2.7 * len(inits) + 0.4), layout="constrained")
+        grid = figure.subplots(len(inits), len(norms), sharex=True, sharey="row", squeeze=False)
+        for (row, init), (column, norm) in itertools.product(enumerate(inits), enumerate(norms)):
+            axes = grid[row, column]
+            panel = result.isel(case=np.flatnonzero((result.norm.values == norm) & (result.init.values == init)))
+            for case in (panel.isel(case=i) for i in range(panel.sizes["case"])):
+                alpha = float(case.alpha)
+                pointwise = bool(np.isfinite(alpha))
+                style = alphas.index(alpha) % len(COLOURS) if pointwise else len(COLOURS) - 1
+                _draw_case(axes, case, quantity, style, rf"$\alpha = {alpha:g}$" if pointwise else "all tokens")
+                if symmetric and not pointwise:
+                    axes.plot(
+                        case.block, case.log_apjn_symmetric, color="#888888", lw=1, ls=":", label="equivalent tokens"
+                    )
+            if panel.sizes["case"]:
+                axes.legend()
+            title = NORM_NAMES.get(norm, norm)
+            axes.set_title(f"{title}, {init} init" if len(inits) > 1 else title, fontsize=10)
+        for row in grid:
+            row[0].set_ylabel(label)
+            row[0].set_ylim(bottom=min(0.0, row[0].get_ylim()[0]) if quantity == "correlation" else 0.0)
+        for axes in grid[-1]:
+            axes.set_xlabel("block $l$")
+    return figure
+
+
+def _draw_case(axes: Axes, case: xr.Dataset, quantity: str, style: int, label: str) -> None:
+    """Theory as a line, measurement as points with error bars, and one legend entry for both."""
+    colour, dashes, marker = COLOURS[style], DASHES[style], MARKERS[style]
+    axes.plot(case.block, case[f"{quantity}_predicted"], color=colour, dashes=dashes, lw=1.6)
+    axes.errorbar(
+        case.block,
+        case[f"{quantity}_measured"],
+        yerr=case[f"{quantity}_se"].fillna(0),
+        fmt=marker,
+        color=colour,
+        ms=4,
+        mfc="white",
+        mew=1.1,
+        lw=1,
+        capsize=2,
+    )
+    axes.plot([], [], color=colour, dashes=dashes, marker=marker, mfc="white", label=label)
+
+
+def heat_map(pairs: xr.Dataset, title: str = "") -> Figure:
+    """``log J(l -> m)`` between any two layers, from ``measure_between``."""
+    values = pairs.log_apjn.values
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(4.6, 3.9), layout="constrained")
+        axes = figure.subplots()
+        image = axes.imshow(values.T, origin="lower", cmap="cividis", interpolation="nearest")
+        axes.set_xlabel("from block $l$")
+        axes.set_ylabel("to block $m$")
+        axes.set_title(title, fontsize=10)
+        figure.colorbar(image, ax=axes, label=r"$\log\,J(l \to m)$")
+    return figure
+
+
+def save_figure(figure: Figure, stem: str | Path) -> tuple[Path, Path]:
+    """Write ``stem.png`` (200 dpi) and ``stem.svg``; the folder is made when missing."""
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    paths = stem.parent / f"{stem.name}.png", stem.parent / f"{stem.name}.svg"
+    with mpl.rc_context(STYLE):
+        figure.savefig(paths[0], dpi=200)
+        figure.savefig(paths[1], metadata={"Date": None})
+    return paths

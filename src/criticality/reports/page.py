@@ -1,0 +1,71 @@
+"""The report of a comparison: one HTML file that works offline, and its figures."""
+
+from __future__ import annotations
+
+import base64
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import xarray as xr
+
+from criticality.reports.figures import NORM_NAMES, apjn_figure, correlation_figure, kernel_figure, save_figure
+from criticality.schema import write_text
+from criticality.studies import summary
+
+_FIGURES = (
+    (
+        "log_apjn",
+        apjn_figure,
+        "Gradient amplification, log J(l → L), from block l to the last. Lines: mean-field theory of all tokens."
+        " Points: measurement, with standard errors over weight seeds. A power law flattens towards the left; a stretched"
+        " exponential keeps climbing.",
+    ),
+    ("kernel", kernel_figure, "Variance of the residual stream, mean over tokens."),
+    ("correlation", correlation_figure, "Correlation of different tokens, mean over pairs."),
+)
+
+
+def write_report(result: xr.Dataset, folder: str | Path) -> Path:
+    """Write ``report.html`` and ``figures/*.png, *.svg`` of a comparison (``criticality.studies.compare``).
+
+    Returns:
+        The path of the page.
+    """
+    folder = Path(folder)
+    figures = []
+    for name, draw, caption in _FIGURES:
+        png, svg = save_figure(draw(result), folder / "figures" / name)
+        figures.append({"name": name, "caption": caption, "source": _data_uri(svg), "png": png.name, "svg": svg.name})
+    template = files("criticality.reports").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.from_string(template).render(**_content(result), figures=figures)
+    return write_text(page, folder / "report.html")
+
+
+def _content(result: xr.Dataset) -> dict[str, Any]:
+    record = summary(result)
+    verdicts = [case["verdict"] for case in record["cases"]]
+    blocks = result.block.values.astype(int).tolist()
+    for case in record["cases"]:
+        case["name"] = NORM_NAMES.get(case["norm"], case["norm"])
+        case["profile"] = list(
+            zip(
+                blocks,
+                case["log_apjn_predicted"],
+                case["log_apjn_measured"],
+                case["log_apjn_se"],
+                strict=True,
+            )
+        )
+    return {
+        "record": record,
+        "agreeing": verdicts.count("agrees"),
+        "total": len(verdicts),
+        "depth": blocks[-1],
+    }
+
+
+def _data_uri(path: Path) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(path.read_bytes()).decode()
