@@ -1,3 +1,4 @@
+import os
 import sys
 from pathlib import Path
 
@@ -6,6 +7,9 @@ import torch
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one core each
+    torch.set_num_threads(1)
 
 settings.register_profile("criticality", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("criticality")

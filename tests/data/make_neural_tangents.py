@@ -14,13 +14,13 @@ from pathlib import Path
 
 sys.modules["tf2jax"] = types.ModuleType("tf2jax")
 
-import jax
+import jax  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 
-import jax.numpy as jnp
-import neural_tangents as nt
-from neural_tangents import stax
+import jax.numpy as jnp  # noqa: E402
+import neural_tangents as nt  # noqa: E402
+from neural_tangents import stax  # noqa: E402
 
 
 def kernels(alpha: float, sigma: float, depth: int, q: float, rho: float) -> list[list[float]]:

@@ -6,10 +6,10 @@ from pathlib import Path
 import mpmath as mp
 import numpy as np
 import pytest
-from mpmath_reference import FUNCTIONS, one_point, two_point
 
 from criticality.pointwise import FUNCTIONS as BUILT_IN
 from criticality.pointwise import Pointwise, get_function, pointwise_function
+from mpmath_reference import FUNCTIONS, one_point, two_point
 
 TABLE = json.loads((Path(__file__).parents[1] / "data" / "two_point.json").read_text())["rows"]
 VARIANCES = (1e-12, 0.03, 1.0, 100.0, 1e6, 1e12)

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from cases import SUBLAYERS
-from random_network import step
 
+from cases import SUBLAYERS
 from criticality.theory import Attention, ScoreSampling, SymmetricKernel, TokenKernel
+from random_network import step
 
 KERNEL = np.array([[1.0, 0.5, 0.3, 0.0], [0.5, 2.0, -0.2, 0.4], [0.3, -0.2, 0.5, 0.1], [0.0, 0.4, 0.1, 1.5]])
 GRADIENT = np.array([[1.0, 0.2, 0.1, 0.0], [0.2, 0.7, 0.3, -0.1], [0.1, 0.3, 1.4, 0.2], [0.0, -0.1, 0.2, 0.9]])
@@ -32,9 +32,7 @@ def test_both_states_agree_without_attention(name):
     """Symmetric tokens: the two numbers and the full matrix are the same map."""
     sublayer, tokens = SUBLAYERS[name], 5
     q, p, u, v = 1.7, 0.6, 0.9, -0.2
-    full = {
-        name: TokenKernel((a - b) * np.eye(tokens) + b) for name, (a, b) in {"K": (q, p), "G": (u, v)}.items()
-    }
+    full = {name: TokenKernel((a - b) * np.eye(tokens) + b) for name, (a, b) in {"K": (q, p), "G": (u, v)}.items()}
     state = SymmetricKernel.of(q, p, tokens)
     forward = sublayer.forward(state, ScoreSampling())
     backward = sublayer.backward(state, state.with_entries(u, v), ScoreSampling())

@@ -122,21 +122,26 @@ def _profile(
     if probes < 1:
         raise ValueError(f"probes={probes!r} must be at least 1")
     moments = np.empty((3, len(points)))
-    tensors: list[Tensor] = []
+    gradients = GradientNorms(len(points))
+    ends: list[Tensor] = []
 
     def visit(index: int, tensor: Tensor) -> Tensor | None:
         moments[:, index] = stream_moments(tensor)
         if index == 0:
             leaf = tensor.detach().requires_grad_()
-            tensors.append(leaf)
+            gradients.watch(index, leaf)
+            ends.append(leaf)
             return leaf.clone()  # the model may add to it in place
-        tensors.append(tensor)
+        gradients.watch(index, tensor)
+        if index == len(points) - 1:
+            ends.append(tensor)
         return None
 
     with placed(model, inputs, device, dtype) as ready, untouched(model):
         run_stream(model, ready, points, visit)
+        start, end = ends
         rows = [
-            squared_gradients(tensors, normal_probe(tensors[-1], seed, number), retain=number + 1 < probes)
+            gradients.of(start, end, normal_probe(end, seed, number), retain=number + 1 < probes)
             for number in range(probes)
         ]
     return np.log(np.array(rows)), moments
@@ -148,36 +153,40 @@ def normal_probe(last: Tensor, seed: int, number: int) -> Tensor:
     return torch.randn(last.shape, generator=generator, dtype=torch.float32).to(last)
 
 
-def squared_gradients(tensors: list[Tensor], probe: Tensor, retain: bool = False) -> list[float]:
-    """``|d(probe . last) / d tensor|^2 / |probe|^2`` of each tensor of the stream; the last gives 1.
+class GradientNorms:
+    """Squared norms of the gradients at the points of a stream, noted as a backward pass goes by.
 
-    Raises:
-        ValueError: a gradient that is not finite.
+    A point is watched as the forward pass reaches it: a hook that is set then gets the gradient of the value that the
+    tensor has then, whatever the model adds to it in place afterwards.
     """
-    norms = [0.0] * len(tensors)
-    norms[-1] = 1.0
-    size = squared_norm(probe)
 
-    def record(index: int) -> Callable[[Tensor], None]:
-        def hook(gradient: Tensor) -> None:
-            norms[index] = squared_norm(gradient) / size
+    def __init__(self, points: int):
+        self._squares = [0.0] * points
 
-        return hook
+    def watch(self, index: int, tensor: Tensor) -> None:
+        def note(gradient: Tensor) -> None:
+            self._squares[index] = squared_norm(gradient)
 
-    handles = [tensor.register_hook(record(i)) for i, tensor in enumerate(tensors[:-1]) if i > 0]
-    try:
-        (gradient,) = torch.autograd.grad(tensors[-1], tensors[0], probe, retain_graph=retain)
-    finally:
-        for handle in handles:
-            handle.remove()
-    norms[0] = squared_norm(gradient) / size
-    bad = [i for i, value in enumerate(norms) if not (np.isfinite(value) and value > 0)]
-    if bad:
-        raise ValueError(
-            f"gradient at point {bad[-1]} must be finite and not 0 in {probe.dtype}, got a squared norm of"
-            f" {norms[bad[-1]]}; try dtype=torch.float64"
-        )
-    return norms
+        tensor.register_hook(note)
+
+    def of(
+        self, start: Tensor, end: Tensor, probe: Tensor, retain: bool = False, until: int | None = None
+    ) -> list[float]:
+        """``|d(probe . end) / d x|^2 / |probe|^2`` of the points up to number ``until``, ``end``'s own; the last is 1.
+
+        Raises:
+            ValueError: a gradient that is 0 or not finite.
+        """
+        torch.autograd.grad(end, start, probe, retain_graph=retain)
+        size = squared_norm(probe)
+        norms = [square / size for square in self._squares[: None if until is None else until + 1]]
+        bad = [i for i, value in enumerate(norms) if not (np.isfinite(value) and value > 0)]
+        if bad:
+            raise ValueError(
+                f"gradient at point {bad[-1]} must be finite and not 0 in {probe.dtype}, got a squared norm of"
+                f" {norms[bad[-1]]}; try dtype=torch.float64"
+            )
+        return norms
 
 
 def squared_norm(tensor: Tensor) -> float:

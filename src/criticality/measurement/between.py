@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from criticality.measurement.apjn import normal_probe, squared_gradients, squared_norm
+from criticality.measurement.apjn import GradientNorms, normal_probe, squared_norm
 from criticality.measurement.points import Points, residual_points
 from criticality.measurement.stream import placed, run_stream, untouched
 from criticality.schema import SCHEMA
@@ -35,11 +35,13 @@ def measure_between(
         ValueError: as ``measure``.
     """
     stream = residual_points(model, points)
+    gradients = GradientNorms(len(stream))
     tensors: list[Tensor] = []
 
-    def visit(index: int, tensor: Tensor) -> Tensor | None:
+    def visit(index: int, tensor: Tensor) -> Tensor:
         tensors.append(tensor.detach().requires_grad_() if index == 0 else tensor)
-        return tensors[0].clone() if index == 0 else None
+        gradients.watch(index, tensors[-1])
+        return tensors[-1].clone()  # the model may add to it in place, and it is an end of its own
 
     size = len(stream)
     values = np.full((size, size), np.nan)
@@ -47,10 +49,9 @@ def measure_between(
     with placed(model, inputs, device, dtype) as ready, untouched(model):
         run_stream(model, ready, stream, visit)
         for target in range(1, size):
-            kept = tensors[: target + 1]
-            values[: target + 1, target] = np.log(
-                squared_gradients(kept, normal_probe(kept[-1], seed, target), retain=target + 1 < size)
-            )
+            probe = normal_probe(tensors[target], seed, target)
+            norms = gradients.of(tensors[0], tensors[target], probe, retain=target + 1 < size, until=target)
+            values[: target + 1, target] = np.log(norms)
     return _square_dataset(values, seed)
 
 

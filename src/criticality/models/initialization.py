@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import special
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,6 +15,8 @@ SecondMoment = Callable[[Tensor], float]
 """Mean square of the entries of a parameter."""
 
 INITS = ("timm", "fan-in")
+
+_TRUNCATED_NORMAL = "_no_grad_trunc_normal_"
 
 
 def initialize(model: nn.Module, init: str) -> None:
@@ -56,6 +59,26 @@ class InitializationRecorder(TorchDispatchMode):
         self._alive: list[Any] = []
         self._normal = special.ndtri(self._QUANTILES)
         self._normal = self._normal / np.sqrt(np.mean(self._normal**2))
+
+    def __enter__(self) -> InitializationRecorder:
+        # torch's own truncated normal does nothing on the meta device, so that it would be taken for not called.
+        self._torch_truncated_normal = getattr(nn.init, _TRUNCATED_NORMAL)
+        setattr(nn.init, _TRUNCATED_NORMAL, self._truncated_normal)
+        super().__enter__()
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        setattr(nn.init, _TRUNCATED_NORMAL, self._torch_truncated_normal)
+        super().__exit__(*exception)
+
+    def _truncated_normal(
+        self, tensor: Tensor, mean: float, std: float, a: float, b: float, generator: Any = None
+    ) -> Tensor:
+        if not tensor.is_meta:
+            return self._torch_truncated_normal(tensor, mean, std, a, b, generator)
+        low, high = (2 * float(special.ndtr((bound - mean) / std)) - 1 for bound in (a, b))
+        with torch.no_grad():
+            return tensor.uniform_(low, high).erfinv_().mul_(std * 2**0.5).add_(mean)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

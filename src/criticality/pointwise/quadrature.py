@@ -49,8 +49,8 @@ def gaussian_panels(
     """Nodes and weights with ``sum(weights * f(nodes), axis=1) ~ E f(u)``, ``u ~ N(mean, sigma^2)``.
 
     ``centres`` are the places where ``f`` has features at scale one (zero and the kinks); ``edges`` are more panel
-    edges, one row per point, for features at other places; ``order`` nodes to a panel.  The density is cut at twelve standard deviations
-    (mass 4e-33).
+    edges, one row per point, for features at other places; ``order`` nodes to a panel.  The density is cut at twelve
+    standard deviations (mass 4e-33).
     """
     mean, sigma = mean[:, None], sigma[:, None]
     reach = float(np.max(np.abs(mean) + _RANGE * sigma, initial=0.0))

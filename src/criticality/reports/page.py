@@ -19,8 +19,8 @@ _FIGURES = (
         "log_apjn",
         apjn_figure,
         "Gradient amplification, log J(l → L), from block l to the last. Lines: mean-field theory of all tokens."
-        " Points: measurement, with standard errors over weight seeds. A power law flattens towards the left; a stretched"
-        " exponential keeps climbing.",
+        " Points: measurement, with standard errors over weight seeds."
+        " With LayerNorm, the class token's small variance makes the step at the input.",
     ),
     ("kernel", kernel_figure, "Variance of the residual stream, mean over tokens."),
     ("correlation", correlation_figure, "Correlation of different tokens, mean over pairs."),

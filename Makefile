@@ -1,0 +1,30 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint benchmarks clean
+
+# The main job: theory over measurement for LayerNorm, DyT and Derf, on two photographs (about five minutes).
+demo: .venv/ready
+	$(BIN)/criticality compare timm:vit_base_patch16_224 --norm ln,dyt,derf --alpha 0.5,1,2 \
+	  --depth 24 --width 384 --seeds 4 --samples 16 --init timm,fan-in --out demo
+	@echo "open demo/report.html"
+
+test: .venv/ready
+	$(BIN)/pytest -n 2
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmarks: .venv/ready
+	for file in apjn_profile theory_cost; do $(BIN)/python benchmarks/$$file.py; done
+
+# pip, not uv: see CONTRIBUTING.md.
+.venv/ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv demo

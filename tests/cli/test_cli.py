@@ -1,0 +1,146 @@
+"""The command line, run as a user runs it."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from criticality import Pointwise
+from criticality.cli.main import main
+from criticality.schema import read_dataset
+
+TINY = ["--depth", "2", "--width", "64", "--image-size", "64", "--seeds", "2"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def run_json(*arguments):
+    result = run(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_moments():
+    record = run_json("moments", "--function", "tanh", "--alpha", 1, "--q", "1e-2,1,1e4", "--rho", "0.5,-1")
+    assert {"q", "rho", "V", "D", "C", "Cd"} <= record.keys()
+    assert np.shape(record["V"]) == np.shape(record["D"]) == (3,)
+    assert np.shape(record["C"]) == np.shape(record["Cd"]) == (3, 2)
+    assert record["C"][2][0] == pytest.approx(float(Pointwise("tanh").C(1e4, 1e4, 0.5)), rel=1e-14)
+    assert "V" in run("moments", "--function", "dyt").stdout
+
+
+def test_predict_resnet():
+    record = run_json("predict", "resnet", "--norm", "dyt", "--alpha", 0.5, "--depth", 256, "--sigma-w", 1, "--q0", 1)
+    assert len(record["log_apjn_profile"]) == 257
+    assert record["log_apjn"] == record["log_apjn_profile"][0]
+    assert record["log_apjn_profile"][-1] == 0.0
+    assert record["q_final"] == record["q_profile"][-1]
+    assert "log J(0->L)" in run("predict", "resnet").stdout
+
+
+@pytest.mark.parametrize("norm", ["tanh", "derf", "ln", "arctan", "gelu"])
+def test_predict_resnet_takes_any_norm(norm):
+    assert run_json("predict", "resnet", "--norm", norm, "--depth", 8)["log_apjn"] > 0
+
+
+def test_predict_reads_timm_on_the_meta_device(tmp_path):
+    out = tmp_path / "p.nc"
+    record = run_json(
+        "predict", "timm:vit_base_patch16_224", "--norm", "derf", "--alpha", 0.5, "--depth", 3, "--samples", 2,
+        "--out", out,
+    )  # fmt: skip
+    assert len(record["log_apjn_profile"]) == 4
+    assert read_dataset(out).sizes["block"] == 7
+
+
+def test_measure(tmp_path):
+    out = tmp_path / "m.nc"
+    record = run_json("measure", "timm:vit_tiny_patch16_224", "--norm", "dyt", *TINY, "--out", out)
+    assert len(record["log_apjn_profile"]) == len(record["log_apjn_se_profile"]) == 3
+    assert float(read_dataset(out).log_apjn[0]) == record["log_apjn"]
+    pairs = run_json("measure", "timm:vit_tiny_patch16_224", *TINY, "--between", "--out", tmp_path / "b.nc")
+    assert np.shape(pairs["log_apjn"]) == (3, 3)
+    assert (tmp_path / "b.png").stat().st_size > 5000
+
+
+def test_compare_writes_a_report_that_stands_alone(tmp_path):
+    record = run_json("compare", "timm:vit_tiny_patch16_224", "--norm", "ln,dyt", "--alpha", "0.5,1", *TINY,
+                      "--init", "timm,fan-in", "--samples", 4, "--out", tmp_path)  # fmt: skip
+    assert record == json.loads((tmp_path / "summary.json").read_text())
+    page = (tmp_path / "report.html").read_text()
+    assert "LayerNorm" in page
+    assert page.count("data:image/svg+xml;base64,") == 3
+    assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {
+        f"{name}.{kind}" for name in ("log_apjn", "kernel", "correlation") for kind in ("png", "svg")
+    }
+    assert "agrees" in run("compare", "timm:vit_tiny_patch16_224", "--norm", "dyt", *TINY, "--out", tmp_path).stdout
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_report_of_what_is_finished(tmp_path):
+    alphas = "0.1,0.2,0.4,0.8,1.6,3.2"
+    options = ["--norm", "dyt", "--alpha", alphas, *TINY, "--samples", "400", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "criticality.cli.main", "compare", "timm:vit_tiny_patch16_224", *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "summary.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command to resume" in errors
+    finished = read_dataset(tmp_path / "result.nc").sizes["case"]
+    assert 1 <= finished < 6
+    assert (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["moments", "--function", "tanhh"], "function 'tanhh' is unknown"),
+        (["moments", "--function", "tanh", "--alpha", "-1"], "alpha=-1.0 must be a finite number above 0"),
+        (["moments", "--function", "tanh", "--alpha", "nan"], "alpha=nan"),
+        (["moments", "--function", "tanh", "--q", "1,-2"], "q_a=-2 must be a finite variance"),
+        (["moments", "--function", "tanh", "--q", "one"], "'one' must be numbers separated by commas"),
+        (["moments", "--function", "tanh", "--rho", "2"], "rho=2 must be a correlation"),
+        (["predict", "resnet", "--norm", "nope"], "norm 'nope' is unknown"),
+        (["predict", "resnet", "--depth", "0"], "depth=0 must be a whole number"),
+        (["predict", "resnet", "--q0", "-1"], "q=-1.0 must be a finite variance"),
+        (["predict", "resnet", "--sigma-w", "nan"], "sigma-w=nan"),
+        (["predict", "timm:nope"], "model 'timm:nope' must be a model of timm"),
+        (["predict", "nope"], "model 'nope' must be given as 'timm:NAME'"),
+        (["measure", "timm:vit_tiny_patch16_224", "--device", "tpu9"], "device='tpu9' must be a device"),
+        (["measure", "timm:vit_tiny_patch16_224", "--device", "cuda:7"], "device='cuda:7' must be a device"),
+        (["measure", "timm:vit_tiny_patch16_224", "--seeds", "0"], "seeds=0 must be at least 1"),
+        (["compare", "timm:vit_tiny_patch16_224", "--alpha", "0"], "alpha=0.0 must be a finite number above 0"),
+        (["compare", "timm:vit_tiny_patch16_224", "--init", "he"], "init 'he' is unknown"),
+        (["moments", "--function", "tanh", "--out", "/proc/no/where.json"], "/proc/no"),
+        (["nope"], "No such command"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_two(arguments, message):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+
+
+def test_a_verb_without_its_package_work_is_quick():
+    result = run("predict", "resnet", "--norm", "dyt", "--depth", "4096", "--json")
+    assert result.exit_code == 0
+    assert len(json.loads(result.stdout)["log_apjn_profile"]) == 4097
+
+
+def test_help_and_version():
+    assert "compare" in run("--help").stdout
+    assert re.match(r"criticality, version \d", run("--version").stdout)

@@ -1,0 +1,131 @@
+"""timm's vision transformers: what is read without weights is what the weights are."""
+
+import re
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from criticality.measurement import input_kernels
+from criticality.models import (
+    DynamicPointwise,
+    InitializationRecorder,
+    ViTDescription,
+    embedding_kernels,
+    initialize,
+    photographs,
+    timm_name,
+    vit_network,
+)
+from criticality.pointwise import FUNCTIONS
+from criticality.theory import Attention
+
+SMALL = {"depth": 2, "width": 128, "image_size": 64}
+
+
+@pytest.mark.parametrize("init", ["timm", "fan-in"])
+@pytest.mark.parametrize("norm", ["ln", "rms", "dyt", "derf", "none"])
+def test_the_meta_device_tells_what_real_weights_tell(norm, init):
+    alpha = 0.75 if norm in ("dyt", "derf") else None
+    description = ViTDescription("vit_tiny_patch16_224", norm=norm, alpha=alpha, init=init, **SMALL)
+    expected, _ = description.describe()
+    torch.manual_seed(0)
+    actual = vit_network(description.build())
+    assert len(actual.sublayers) == 4
+    for a, b in zip(expected.sublayers, actual.sublayers, strict=True):
+        assert a.norm == b.norm
+        assert a.scale == b.scale
+        for field in fields(a.branch):
+            value, other = getattr(a.branch, field.name), getattr(b.branch, field.name)
+            assert value == (pytest.approx(other, rel=0.04) if isinstance(value, float) else other)
+
+
+def test_input_kernels_are_expected_without_weights():
+    description = ViTDescription("vit_tiny_patch16_224", image_size=64)
+    images = photographs(64)
+    _, kernels = description.describe(images)
+    measured = []
+    for seed in range(8):
+        torch.manual_seed(seed)
+        measured.append(input_kernels(description.build(), torch.from_numpy(images)))
+    for index, kernel in enumerate(kernels):
+        mean = np.mean([m[index] for m in measured], axis=0)
+        error = np.std([m[index] for m in measured], axis=0, ddof=1) / np.sqrt(8)
+        assert np.mean(np.abs(kernel.entries - mean) <= 4 * error + 1e-3) > 0.98
+
+
+def test_actual_weights_give_the_input_kernels_of_the_embedding():
+    model = ViTDescription("vit_tiny_patch16_224", image_size=64).build()
+    kernels = embedding_kernels(model, photographs(64))
+    assert [kernel.tokens for kernel in kernels] == [17, 17]
+
+
+def test_a_large_model_is_described_without_allocating_it():
+    network, kernels = ViTDescription("vit_giant_patch14_224", norm="dyt", alpha=0.5).describe(photographs(224))
+    assert network.depth == 40
+    assert isinstance(network.sublayers[0].branch, Attention)
+    assert network.sublayers[0].branch.heads == 16
+    assert kernels[0].tokens == 257
+
+
+def test_replayed_initializers_have_exact_second_moments():
+    with InitializationRecorder() as recorder:
+        layer = nn.Linear(40, 60, device="meta")
+        nn.init.xavier_uniform_(layer.weight)
+        nn.init.trunc_normal_(layer.bias, std=0.3, a=-0.3, b=0.3)
+    assert recorder.second_moment(layer.weight) == pytest.approx(2 / 100, rel=1e-4)
+    one_sigma = 1 - 2 * np.exp(-0.5) / np.sqrt(2 * np.pi) / 0.6826894921370859
+    assert recorder.second_moment(layer.bias) == pytest.approx(0.09 * one_sigma, rel=1e-3)
+    with pytest.raises(ValueError, match="must be initialized by elementwise"):
+        recorder.second_moment(nn.Parameter(torch.empty(3, device="meta")))
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_normalizer_modules_compute_their_function(name):
+    module = DynamicPointwise(5, name, alpha=0.8, dtype=torch.float64)
+    nn.init.normal_(module.weight)
+    nn.init.normal_(module.bias)
+    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
+    expected = FUNCTIONS[name].value(0.8 * x.detach().numpy()) * module.weight.detach().numpy()
+    np.testing.assert_allclose(module(x).detach(), expected + module.bias.detach().numpy(), rtol=1e-12)
+    (slope,) = torch.autograd.grad(module(x).sum(), x)
+    exact = 0.8 * FUNCTIONS[name].derivative(0.8 * x.detach().numpy()) * module.weight.detach().numpy()
+    np.testing.assert_allclose(slope, exact, rtol=1e-10)
+
+
+def test_published_parameter_names():
+    assert list(DynamicPointwise(4, "dyt").state_dict()) == ["alpha", "weight", "bias"]
+    assert sorted(DynamicPointwise(4, "derf").state_dict()) == ["alpha", "bias", "shift", "weight"]
+
+
+def test_photographs_are_real_and_normalized():
+    images = photographs(96)
+    assert images.shape == (2, 3, 96, 96)
+    assert images.dtype == np.float32
+    assert 0.5 < images.std() < 2
+    assert not np.allclose(images[0], images[1])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ViTDescription("vit_nope"), "model 'timm:vit_nope' must be a model of timm"),
+        (lambda: ViTDescription("resnet18").build(), "must be a VisionTransformer, but is a ResNet"),
+        (lambda: ViTDescription("vit_tiny_patch16_224", depth=0), "depth=0 must be a whole number"),
+        (lambda: ViTDescription("vit_tiny_patch16_224", norm="dyt", alpha=-1.0), "alpha=-1.0"),
+        (lambda: ViTDescription("vit_tiny_patch16_224", alpha=1.0), "alpha=1.0 must come with a pointwise norm"),
+        (lambda: ViTDescription("vit_tiny_patch16_224", width=100, heads=3), "width=100 must be divisible by heads=3"),
+        (lambda: ViTDescription("vit_tiny_patch16_224", init="xavier"), "init 'xavier' is unknown"),
+        (lambda: initialize(nn.Module(), "no"), "init 'no' is unknown; allowed are timm, fan-in"),
+        (lambda: vit_network(nn.Linear(2, 2)), "model must be a timm VisionTransformer"),
+        (lambda: timm_name("vit_tiny"), "model 'vit_tiny' must be given as 'timm:NAME'"),
+        (lambda: photographs(0), "size=0 must be at least 1"),
+        (lambda: DynamicPointwise(4, "dyt", alpha=float("nan")), "alpha=nan must be a finite number above 0"),
+        (lambda: ViTDescription("vit_tiny_patch16_224").describe(photographs(64)), "images must have the shape"),
+    ],
+)
+def test_bad_input_is_refused_in_one_sentence(call, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        call()

@@ -1,0 +1,183 @@
+"""Theory over measurement for real vision transformers: the main job."""
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from criticality.schema import read_dataset, write_dataset
+from criticality.studies import Comparison, compare, steps_per_case, summary
+
+TINY = {"depth": 2, "width": 64, "image_size": 64, "seeds": 2, "samples": 4}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("init", ["timm", "fan-in"])
+def test_theory_agrees_with_measurement_at_every_layer(init, tmp_path):
+    """The acceptance of the library: depth 24, width 384, real photographs, tolerance 0.03 (timm) or 0.10 (fan-in)."""
+    comparison = Comparison(
+        "timm:vit_base_patch16_224",
+        norms=("ln", "dyt", "derf"),
+        alphas=(0.5, 1.0, 2.0) if init == "timm" else (1.0,),
+        inits=(init,),
+        depth=24,
+        width=384,
+        seeds=4,
+        samples=16,
+    )
+    result = compare(comparison, tmp_path)
+    for case in summary(result)["cases"]:
+        assert case["verdict"] == "agrees", case
+    # A constant or a chance agreement would not do: the profiles are far apart and resolved.
+    pointwise = result.isel(case=result.norm.values != "ln")
+    assert float(pointwise.log_apjn_se.max()) < 0.1
+    assert float(pointwise.log_apjn_measured[:, 0].min()) > 20 * float(pointwise.log_apjn_se[:, 0].min())
+
+
+@pytest.mark.slow
+def test_the_class_token_makes_the_step_at_the_input_of_layer_norm(tmp_path):
+    """At the input the theory of equivalent tokens is off by far; the token kernels are not."""
+    comparison = Comparison(
+        "timm:vit_base_patch16_224", norms=("ln",), depth=12, width=384, seeds=16, probes=2, samples=16
+    )
+    case = compare(comparison, tmp_path).isel(case=0)
+    measured, error = float(case.log_apjn_measured[0]), float(case.log_apjn_se[0])
+    assert abs(float(case.log_apjn_predicted[0]) - measured) <= 0.03 + 3 * error
+    assert measured - float(case.log_apjn_symmetric[0]) > 6 * error
+
+
+@pytest.mark.slow
+def test_what_is_missed_at_small_width_shrinks_with_it(tmp_path):
+    def miss(width):
+        comparison = Comparison(
+            "timm:vit_base_patch16_224",
+            norms=("dyt",),
+            alphas=(2.0,),
+            inits=("fan-in",),
+            depth=6,
+            width=width,
+            image_size=112,
+            seeds=24 if width < 500 else 8,
+        )
+        case = compare(comparison, tmp_path / str(width)).isel(case=0)
+        return float(case.log_apjn_measured[0] - case.log_apjn_predicted[0]), float(case.log_apjn_se[0])
+
+    (narrow, narrow_error), (wide, wide_error) = miss(96), miss(768)
+    assert narrow > 0.05
+    assert abs(wide) <= narrow / 3 + 3 * (wide_error + narrow_error)
+
+
+def _run(folder, progress=None, **changes):
+    settings = {"model": "timm:vit_tiny_patch16_224", "norms": ("ln", "dyt"), "alphas": (0.5, 1.0), **TINY, **changes}
+    return compare(Comparison(**settings), folder, progress)
+
+
+def test_files_are_complete_and_readable(tmp_path):
+    result = _run(tmp_path)
+    stored = read_dataset(tmp_path / "result.nc")
+    xr.testing.assert_equal(stored, result)
+    record = json.loads((tmp_path / "summary.json").read_text())
+    assert [(c["norm"], c["alpha"], c["init"]) for c in record["cases"]] == [
+        ("ln", None, "timm"),
+        ("dyt", 0.5, "timm"),
+        ("dyt", 1.0, "timm"),
+    ]
+    for case in record["cases"]:
+        for name in ("log_apjn_predicted", "log_apjn_measured", "log_apjn_se"):
+            assert len(case[name]) == 3
+        assert case["verdict"] in ("agrees", "deviates")
+        deviation = np.abs(np.subtract(case["log_apjn_predicted"], case["log_apjn_measured"]))
+        assert case["largest_deviation"] == pytest.approx(deviation.max())
+
+
+class _Interrupt:
+    """Ctrl-C after so many steps."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def __call__(self, label, steps):
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupt_keeps_finished_cases_and_a_rerun_resumes(tmp_path):
+    per_case = TINY["seeds"] + 1
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path, _Interrupt(per_case + 2))
+    assert read_dataset(tmp_path / "result.nc").sizes["case"] == 1
+    assert len(json.loads((tmp_path / "summary.json").read_text())["cases"]) == 1
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cases").glob("*.nc")}
+    steps = []
+    resumed = _run(tmp_path, lambda label, count: steps.append((label, count)))
+    assert steps[0] == ("ln timm", per_case)  # taken over, not computed
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in files.items())
+    xr.testing.assert_identical(resumed, _run(tmp_path / "fresh"))
+
+
+def test_other_settings_are_other_cases(tmp_path):
+    _run(tmp_path)
+    _run(tmp_path, seed=5)
+    assert len(list((tmp_path / "cases").glob("*.nc"))) == 6
+
+
+def test_one_seed_leaves_the_verdict_open(tmp_path):
+    result = _run(tmp_path, seeds=1)
+    assert {case["verdict"] for case in summary(result)["cases"]} == {"unknown"}
+
+
+def test_a_wrong_theory_is_found_out(tmp_path):
+    result = _run(tmp_path)
+    shifted = result.assign(deviation=result.deviation + 5.0)
+    assert {case["verdict"] for case in summary(shifted)["cases"]} == {"deviates"}
+
+
+def test_a_corrupt_file_is_named_and_kept(tmp_path):
+    _run(tmp_path)
+    path = next((tmp_path / "cases").glob("ln*.nc"))
+    path.write_bytes(b"not a result")
+    with pytest.raises(ValueError, match=r"result file .*ln.* must be a NetCDF file of criticality"):
+        _run(tmp_path)
+    assert path.read_bytes() == b"not a result"
+
+
+def test_foreign_and_missing_files_are_refused(tmp_path):
+    xr.Dataset({"a": ("x", [1.0])}).to_netcdf(tmp_path / "foreign.nc", engine="h5netcdf")
+    with pytest.raises(ValueError, match="must have the schema 1 of criticality; its schema is none"):
+        read_dataset(tmp_path / "foreign.nc")
+    with pytest.raises(ValueError, match="must exist, and does not"):
+        read_dataset(tmp_path / "none.nc")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = write_dataset(xr.Dataset({"a": ("x", [1.0])}), tmp_path / "r.nc")
+    before = path.read_bytes()
+    with pytest.raises((ValueError, TypeError)):
+        write_dataset(xr.Dataset({"a": ("x", np.array([object()], dtype=object))}), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": 0}, "seeds=0 must be at least 1"),
+        ({"norms": ()}, r"norms=\(\) must hold at least one"),
+        ({"norms": ("nope",)}, "norm 'nope' is unknown"),
+        ({"alphas": (0.5, -1.0)}, "alpha=-1.0 must be a finite number above 0"),
+        ({"inits": ("he",)}, "init 'he' is unknown"),
+        ({"model": "resnet18"}, "must be given as 'timm:NAME'"),
+        ({"samples": 3}, "samples=3 must be an even number"),
+        ({"device": "tpu9"}, "device='tpu9' must be a device of torch"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_runs(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        _run(tmp_path / "out", **changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_steps_of_a_case():
+    assert steps_per_case(Comparison("timm:vit_tiny_patch16_224", seeds=5)) == 6
