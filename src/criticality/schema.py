@@ -24,8 +24,8 @@ further dimensions in front (``case``).
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,31 +69,31 @@ def profile_dataset(
     return xr.Dataset(data, coords={"block": coordinate}, attrs={"source": source, "schema": SCHEMA, **attrs})
 
 
-def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
-    """Write NetCDF so that the file is either whole or absent: to a neighbour first, then renamed over ``path``."""
+@contextmanager
+def _whole_or_absent(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A neighbour of ``path`` to write to, renamed over it when all went well and removed otherwise."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-    os.close(handle)
+    neighbour = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        dataset.to_netcdf(name, engine="h5netcdf")
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return target
+        yield neighbour
+        os.replace(neighbour, target)
+    finally:
+        neighbour.unlink(missing_ok=True)
+
+
+def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
+    """Write NetCDF; the file is either whole or, when something fails, as it was."""
+    with _whole_or_absent(path) as file:
+        dataset.to_netcdf(file, engine="h5netcdf")
+    return Path(path)
 
 
 def write_text(text: str, path: str | os.PathLike[str]) -> Path:
     """Write a text file whole or not at all."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", prefix=f".{target.name}.", dir=target.parent, delete=False, encoding="utf-8"
-    ) as file:
-        file.write(text)
-    os.replace(file.name, target)
-    return target
+    with _whole_or_absent(path) as file:
+        file.write_text(text, encoding="utf-8")
+    return Path(path)
 
 
 def read_dataset(path: str | os.PathLike[str]) -> xr.Dataset:

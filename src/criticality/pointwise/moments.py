@@ -39,7 +39,7 @@ class Pointwise:
 
     >>> dyt = Pointwise("tanh", alpha=0.5)
     >>> float(dyt.V(1.0).round(6)), float(dyt.D(1.0).round(6))
-    (0.174161, 0.175323)
+    (0.173516, 0.179345)
     """
 
     function: PointwiseFunction | str
@@ -66,7 +66,7 @@ class Pointwise:
 
     def mean(self, q: ArrayLike) -> Float[np.ndarray, "..."]:
         """``E f(x)``, the shape of ``q``."""
-        return self.gamma * self._one_point(self.phi.value, _variance(q)) + self.beta
+        return self.gamma * self._one_point(self.phi.value, self.alpha**2 * _variance(q)) + self.beta
 
     def V(self, q: ArrayLike) -> Float[np.ndarray, "..."]:
         """Second moment ``E f(x)^2``, the shape of ``q`` (docs/theory, equation 2)."""

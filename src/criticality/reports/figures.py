@@ -78,7 +78,8 @@ def _panels(result: xr.Dataset, quantity: str, label: str, symmetric: bool = Fal
             axes.set_title(f"{title}, {init} init" if len(inits) > 1 else title, fontsize=10)
         for row in grid:
             row[0].set_ylabel(label)
-            row[0].set_ylim(bottom=min(0.0, row[0].get_ylim()[0]) if quantity == "correlation" else 0.0)
+            low, high = row[0].get_ylim()
+            row[0].set_ylim(bottom=low if low < -0.1 * high else -0.02 * high)
         for axes in grid[-1]:
             axes.set_xlabel("block $l$")
     return figure
