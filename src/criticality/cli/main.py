@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import click
 
 from criticality import __version__
-from criticality.cli.compare import compare
-from criticality.cli.measure import measure
-from criticality.cli.moments import moments
-from criticality.cli.predict import predict
+
+VERBS = ("compare", "measure", "moments", "predict")
 
 
 class _Refusal(click.ClickException):
@@ -21,7 +20,19 @@ class _Refusal(click.ClickException):
 
 
 class Verbs(click.Group):
-    """Turns what the library refuses into one sentence and exit code 2, an interrupt into exit code 130."""
+    """Turns what the library refuses into one sentence and exit code 2, an interrupt into exit code 130.
+
+    A verb's module is imported when the verb is called: theory alone does not wait for torch.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        command: click.Command = getattr(import_module(f"criticality.cli.{name}"), name)
+        return command
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -42,9 +53,6 @@ class Verbs(click.Group):
 def main() -> None:
     """Predict, measure and compare how gradients grow with depth at initialization."""
 
-
-for verb in (moments, predict, measure, compare):
-    main.add_command(verb)
 
 if __name__ == "__main__":
     main()

@@ -10,7 +10,6 @@ import click
 
 from criticality.cli.options import SAMPLES, common, model_changes
 from criticality.cli.output import emit, profile_record, profile_text, save
-from criticality.models import ViTDescription, photographs, timm_name
 from criticality.theory import SymmetricKernel, make_norm, propagate, resnet
 
 
@@ -36,6 +35,8 @@ def predict(model: str, as_json: bool, seed: int, out: Path | None, samples: int
     if model == "resnet":
         dataset = _resnet(**options)
     else:
+        from criticality.models import ViTDescription, photographs, timm_name  # slow: torch and timm
+
         description = ViTDescription(
             timm_name(model),
             **{key: options[key] for key in ("norm", "alpha", "depth", "width", "image_size", "init")},
