@@ -12,7 +12,21 @@ from torch import Tensor
 
 from criticality.models.normalizers import torch_function
 from criticality.pointwise import Pointwise
-from criticality.theory import MLP, Attention, LayerNorm, Linear, NoNorm, PointwiseNorm, RMSNorm, Sublayer
+from criticality.theory import (
+    MLP,
+    Attention,
+    GatedMLP,
+    HeadNorm,
+    LayerNorm,
+    Linear,
+    NoNorm,
+    Normed,
+    Parallel,
+    PointwiseNorm,
+    RMSNorm,
+    Rotary,
+    Sublayer,
+)
 
 
 def apply_pointwise(pointwise: Pointwise, x: Tensor) -> Tensor:
@@ -45,23 +59,63 @@ def apply_branch(branch: object, x: Tensor) -> Tensor:
         hidden = linear(x, int(branch.ratio * width), branch.in_variance, branch.in_bias_variance)
         hidden = apply_pointwise(branch.activation, hidden)
         return linear(hidden, width, branch.out_variance, branch.out_bias_variance)
+    if isinstance(branch, GatedMLP):
+        hidden = int(branch.ratio * width)
+        gate = apply_pointwise(branch.activation, linear(x, hidden, branch.gate_variance, branch.gate_bias_variance))
+        up = linear(x, hidden, branch.up_variance, branch.up_bias_variance)
+        return linear(gate * up, width, branch.out_variance, branch.out_bias_variance)
+    if isinstance(branch, Parallel):
+        return sum((apply_branch(part, x) for part in branch.branches), torch.zeros_like(x))
+    if isinstance(branch, Normed):
+        return apply_branch(branch.branch, apply_norm(branch.norm, x))
     assert isinstance(branch, Attention)
-    heads, tokens = branch.heads, x.shape[0]
+    return apply_attention(branch, x)
 
-    def split(variance: float, bias: float) -> Tensor:
-        return linear(x, width, variance, bias).reshape(tokens, heads, -1).transpose(0, 1)
 
-    query = split(branch.query_variance, branch.query_bias_variance)
-    key = split(branch.key_variance, branch.key_bias_variance)
-    value = split(branch.value_variance, branch.value_bias_variance)
-    scores = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5
-    mixed = (torch.softmax(scores, -1) @ value).transpose(0, 1).reshape(tokens, width)
+def apply_attention(branch: Attention, x: Tensor) -> Tensor:
+    """Attention with tokens first, as the models write it: heads, grouped keys and values, rotation, norm, mask."""
+    tokens, width = x.shape
+    head_dim = branch.head_dim or width // branch.heads
+    groups = branch.key_value_heads or branch.heads
+
+    def split(heads: int, variance: float, bias: float) -> Tensor:
+        return linear(x, heads * head_dim, variance, bias).reshape(tokens, heads, head_dim).transpose(0, 1)
+
+    query = split(branch.heads, branch.query_variance, branch.query_bias_variance)
+    key = split(groups, branch.key_variance, branch.key_bias_variance)
+    value = split(groups, branch.value_variance, branch.value_bias_variance)
+    query, key = head_norm(branch.query_norm, query), head_norm(branch.key_norm, key)
+    query, key = rotate(branch.rotary, query), rotate(branch.rotary, key)
+    key, value = (t.repeat_interleave(branch.heads // groups, 0) for t in (key, value))
+    scores = branch.score_scale * query @ key.transpose(1, 2) / head_dim**0.5
+    if branch.causal:
+        age = torch.arange(tokens)[:, None] - torch.arange(tokens)
+        scores = scores.masked_fill((age < 0) | (age >= (branch.window or tokens)), -torch.inf)
+    mixed = (torch.softmax(scores, -1) @ value).transpose(0, 1).reshape(tokens, -1)
     return linear(mixed, width, branch.output_variance, branch.output_bias_variance)
+
+
+def head_norm(norm: HeadNorm | None, x: Tensor) -> Tensor:
+    if norm is None:
+        return x
+    x = x - x.mean(-1, keepdim=True) if norm.centred else x
+    return norm.gamma * x * (x.square().mean(-1, keepdim=True) + norm.epsilon).rsqrt()
+
+
+def rotate(rotary: Rotary | None, x: Tensor) -> Tensor:
+    """Neighbouring channels as complex numbers, another pairing than the library's."""
+    if rotary is None:
+        return x
+    angles = torch.from_numpy(rotary.angles(x.shape[1]))
+    turned = 2 * angles.shape[1]
+    pairs = torch.view_as_complex(x[..., :turned].reshape(*x.shape[:-1], -1, 2).contiguous())
+    pairs = pairs * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat([torch.view_as_real(pairs).flatten(-2), x[..., turned:]], -1)
 
 
 def apply_sublayer(sublayer: Sublayer, x: Tensor) -> Tensor:
     if sublayer.placement == "post":
-        return apply_norm(sublayer.norm, x + sublayer.scale * apply_branch(sublayer.branch, x))
+        return apply_norm(sublayer.norm, sublayer.skip_scale * x + sublayer.scale * apply_branch(sublayer.branch, x))
     output = apply_branch(sublayer.branch, apply_norm(sublayer.norm, x))
     if sublayer.placement == "sandwich":
         output = apply_norm(sublayer.output_norm, output)

@@ -7,7 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from criticality.theory import Attention, Linear, Network, Sublayer, SymmetricKernel, make_norm, propagate, resnet
+from criticality.pointwise import Pointwise
+from criticality.theory import (
+    Attention,
+    GatedMLP,
+    HeadNorm,
+    Linear,
+    Network,
+    Parallel,
+    Rotary,
+    Sublayer,
+    SymmetricKernel,
+    make_norm,
+    propagate,
+    resnet,
+)
 
 NEURAL_TANGENTS = json.loads((Path(__file__).parents[1] / "data" / "neural_tangents.json").read_text())["rows"]
 
@@ -147,7 +161,18 @@ def test_profiles_multiply_along_depth():
         (lambda: SymmetricKernel.of(-1.0), "q=-1.0 must be a finite variance"),
         (lambda: SymmetricKernel.of(1.0, 2.0), "p=2.0 must be a covariance"),
         (lambda: Network(()), r"sublayers=\(\) of Network"),
-        (lambda: Sublayer(Linear(), make_norm("dyt"), placement="post"), "placement='post' of Sublayer must come with"),
+        (lambda: Sublayer(Linear(), placement="side"), "placement='side' of Sublayer"),
+        (lambda: Sublayer(Linear(), skip_scale=2.0), "skip_scale=2.0 of Sublayer must come with placement='post'"),
+        (lambda: GatedMLP(Pointwise("silu"), ratio=0.0), "ratio=0.0 of GatedMLP"),
+        (lambda: Parallel(()), r"branches=\(\) of Parallel"),
+        (lambda: Attention(heads=6, key_value_heads=4), "key_value_heads=4 of Attention must divide heads=6"),
+        (lambda: Attention(window=4), "window=4 of Attention must come with causal=True"),
+        (lambda: Attention(rotary=Rotary((1.0,))), "rotary of Attention must come with head_dim"),
+        (lambda: Attention(query_norm=HeadNorm()), "query_norm of Attention must come with head_dim"),
+        (lambda: Rotary(), "Rotary must have either frequencies or positions"),
+        (lambda: Rotary((float("nan"),)), "frequencies of Rotary must be finite"),
+        (lambda: Rotary.standard(1), "must be above 0 and turn a pair of head_dim=1"),
+        (lambda: HeadNorm(-1.0), "epsilon=-1.0, gamma=1.0 of HeadNorm"),
         (lambda: propagate(resnet(make_norm("dyt"), 2), []), "inputs must be one kernel or several"),
         (lambda: propagate(resnet(make_norm("dyt"), 2), SymmetricKernel.of(1.0), samples=3), "samples=3"),
     ],

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cases import SUBLAYERS
-from criticality.theory import Attention, ScoreSampling, SymmetricKernel, TokenKernel
+from criticality.theory import Attention, HeadNorm, Parallel, Rotary, ScoreSampling, SymmetricKernel, TokenKernel
 from random_network import step
 
 KERNEL = np.array([[1.0, 0.5, 0.3, 0.0], [0.5, 2.0, -0.2, 0.4], [0.3, -0.2, 0.5, 0.1], [0.0, 0.4, 0.1, 1.5]])
@@ -22,12 +22,18 @@ def test_maps_agree_with_wide_networks(name):
     forward = sublayer.forward(TokenKernel(KERNEL), sampling).entries
     backward = sublayer.backward(TokenKernel(KERNEL), TokenKernel(GRADIENT), sampling).entries
     after, after_error, before, before_error = step(sublayer, KERNEL, GRADIENT, WIDTH, DRAWS)
-    allowed = FINITE_WIDTH * (3 if isinstance(sublayer.branch, Attention) else 1)
+    allowed = FINITE_WIDTH * (3 if _attends(sublayer.branch) else 1)
     assert np.all(np.abs(forward - after) <= 4 * after_error + allowed * np.abs(after).max())
     assert np.all(np.abs(backward - before) <= 4 * before_error + allowed * np.abs(before).max())
 
 
-@pytest.mark.parametrize("name", [name for name, s in SUBLAYERS.items() if not isinstance(s.branch, Attention)])
+def _attends(branch):
+    return isinstance(branch, Attention) or (
+        isinstance(branch, Parallel) and any(_attends(getattr(part, "branch", part)) for part in branch.branches)
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, s in SUBLAYERS.items() if not _attends(s.branch)])
 def test_both_states_agree_without_attention(name):
     """Symmetric tokens: the two numbers and the full matrix are the same map."""
     sublayer, tokens = SUBLAYERS[name], 5
@@ -42,11 +48,13 @@ def test_both_states_agree_without_attention(name):
     np.testing.assert_allclose([backward.q, backward.p], [matrix_back[0, 0], matrix_back[0, 1]], rtol=1e-7)
 
 
+@pytest.mark.parametrize("qk_norm", [None, HeadNorm(gamma=0.8)])
 @pytest.mark.parametrize("scale", [0.05, 0.5, 1.0])
-def test_closed_attention_agrees_with_sampled_at_many_tokens(scale):
+def test_closed_attention_agrees_with_sampled_at_many_tokens(scale, qk_norm):
     """Symmetric tokens: the large-T closed form against sampled scores of the full matrix."""
     tokens = 256
-    attention = Attention(scale, 1.0, 1.2, 0.9)
+    heads = {} if qk_norm is None else {"head_dim": 512, "query_norm": qk_norm, "key_norm": qk_norm}
+    attention = Attention(scale, 1.0, 1.2, 0.9, score_scale=0.9, **heads)
     state = SymmetricKernel.of(1.0, 0.4, tokens)
     gradient = state.with_entries(1.0, 0.3)
     full = TokenKernel(0.6 * np.eye(tokens) + 0.4), TokenKernel(0.7 * np.eye(tokens) + 0.3)
@@ -81,3 +89,16 @@ def test_score_paths_are_not_a_detail():
     total = attention.backward(kernel, gradient, ScoreSampling(2000)).mean_diagonal()
     through_values = Attention(1.0, 1.0, scores="uniform").backward(kernel, gradient, ScoreSampling(2)).mean_diagonal()
     assert total > 1.3 * through_values
+
+
+@pytest.mark.parametrize("attention", [Attention(causal=True), Attention(head_dim=8, rotary=Rotary.standard(8))])
+def test_tokens_that_are_told_apart_have_no_symmetric_state(attention):
+    state = SymmetricKernel.of(1.0, 0.4, 8)
+    with pytest.raises(ValueError, match="must be a TokenKernel, not a SymmetricKernel"):
+        attention.forward(state, ScoreSampling())
+
+
+def test_angles_of_other_tokens_are_refused():
+    attention = Attention(head_dim=8, rotary=Rotary(positions=np.zeros((3, 2))))
+    with pytest.raises(ValueError, match="positions of Rotary must be of 4 tokens, but are of 3"):
+        attention.forward(TokenKernel(KERNEL), ScoreSampling())

@@ -205,7 +205,16 @@ def _attention(attention: Any, second: SecondMoment) -> Attention:
     query, key, value = (width * weight for weight in weights)
     query_bias, key_bias, value_bias = biases
     return Attention(
-        query, key, value, output, query_bias, key_bias, value_bias, output_bias, heads=attention.num_heads
+        query,
+        key,
+        value,
+        output,
+        query_bias,
+        key_bias,
+        value_bias,
+        output_bias,
+        heads=attention.num_heads,
+        head_dim=attention.head_dim,
     )
 
 

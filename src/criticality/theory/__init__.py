@@ -1,7 +1,7 @@
 """Mean-field theory at infinite width; float64, no torch."""
 
-from criticality.theory.attention import ScoreSampling
-from criticality.theory.branches import MLP, Attention, Linear
+from criticality.theory.attention import HeadNorm, Rotary, ScoreSampling
+from criticality.theory.branches import MLP, Attention, GatedMLP, Linear, Normed, Parallel
 from criticality.theory.kernels import SymmetricKernel, TokenKernel
 from criticality.theory.network import Network, Sublayer, resnet, transformer
 from criticality.theory.norms import LayerNorm, NoNorm, PointwiseNorm, RMSNorm, make_norm
@@ -10,12 +10,17 @@ from criticality.theory.propagation import propagate
 __all__ = [
     "MLP",
     "Attention",
+    "GatedMLP",
+    "HeadNorm",
     "LayerNorm",
     "Linear",
     "Network",
     "NoNorm",
+    "Normed",
+    "Parallel",
     "PointwiseNorm",
     "RMSNorm",
+    "Rotary",
     "ScoreSampling",
     "Sublayer",
     "SymmetricKernel",

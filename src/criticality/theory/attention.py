@@ -1,29 +1,32 @@
 """Averages over the random attention matrix: sampled for token kernels, closed at large T for symmetric tokens.
 
-At large width the scores of a head are Gaussian, ``Cov(S_ab, S_cd) = Q_ac K_bd`` with ``Q``, ``K`` the kernels of
-queries and keys: ``S = L_Q Z L_K^T``, ``Z`` standard normal.  The gradient that reaches the attention matrix is
-Gaussian too, independent of ``S``: ``g = L_G Z' L_V^T`` (docs/theory, section 4).
+A head of dimension ``d`` has queries and keys with independent Gaussian channels, kernels ``Q`` and ``K`` over
+tokens; its scores are ``S = q k^T / sqrt(d)`` and, as ``d`` grows, Gaussian with ``Cov(S_ab, S_cd) = Q_ac K_bd``.
+Sampling draws heads: of their own dimension where it is known, which is exact at any ``d`` and takes rotations and
+QK-norm as they are, or Gaussian scores.  The gradient that reaches the attention matrix is ``g = L_G Z L_V^T``,
+independent of the scores (docs/theory, section 4).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from criticality.theory.kernels import Numbers
 
 Matrix = Float[np.ndarray, "tokens tokens"]
+Channels = Float[np.ndarray, "tokens head_dim"]
 
 
 @dataclass(frozen=True)
 class ScoreSampling:
-    """How attention averages are sampled: ``samples`` score matrices per layer, in antithetic pairs, from ``seed``.
+    """How attention averages are sampled: ``samples`` heads per layer, in antithetic pairs, from ``seed``.
 
-    Forward and backward of one layer draw the same matrices.
+    Forward and backward of one layer draw the same heads.
     """
 
     samples: int = 16
@@ -38,10 +41,154 @@ class ScoreSampling:
         """The stream of random numbers of one layer."""
         return ScoreSampling(self.samples, self.seed, layer)
 
-    def normals(self, purpose: int, tokens: int) -> Iterator[np.ndarray]:
-        generator = np.random.default_rng([self.seed, self.layer, purpose])
-        for _ in range(self.samples // 2):
-            yield generator.standard_normal((tokens, tokens))
+    def generator(self, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.layer, purpose])
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Rotary position embedding: channel pair ``i`` of the token at position ``t`` turns by ``t frequencies[i]``.
+
+    Pairs beyond ``frequencies`` do not turn.  Which channels make a pair does not matter, as channels are alike.  For
+    positions in two dimensions, or tokens that do not turn, give ``positions``: one row of angles in place of
+    ``t frequencies`` for each token.
+    """
+
+    frequencies: tuple[float, ...] = ()
+    positions: Float[np.ndarray, "tokens pairs"] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(frequency) for frequency in self.frequencies):
+            raise ValueError("frequencies of Rotary must be finite numbers")
+        if bool(self.frequencies) == (self.positions is not None):
+            raise ValueError("Rotary must have either frequencies or positions")
+
+    @classmethod
+    def standard(cls, head_dim: int, base: float = 10000.0, fraction: float = 1.0) -> Rotary:
+        """``frequencies = base^(-2i / r)`` over the first ``r = fraction head_dim`` channels (arXiv:2104.09864)."""
+        turned = int(fraction * head_dim) // 2 * 2
+        if not (turned >= 2 and base > 0):
+            raise ValueError(
+                f"base={base!r}, fraction={fraction!r} of Rotary must be above 0 and turn a pair of head_dim={head_dim!r}"
+            )
+        return cls(tuple(float(base ** (-i / turned)) for i in range(0, turned, 2)))
+
+    def angles(self, tokens: int) -> Float[np.ndarray, "tokens pairs"]:
+        """Angle of every channel pair of every token.
+
+        Raises:
+            ValueError: positions of another number of tokens.
+        """
+        if self.positions is None:
+            return np.outer(np.arange(tokens), self.frequencies)
+        if len(self.positions) != tokens:
+            raise ValueError(f"positions of Rotary must be of {tokens} tokens, but are of {len(self.positions)}")
+        return self.positions
+
+    def turn(self, x: Channels, sign: float = 1.0) -> Channels:
+        """Rotate; ``sign = -1`` rotates back."""
+        angles = self.angles(len(x))
+        pairs = angles.shape[1]
+        if 2 * pairs > x.shape[1]:
+            raise ValueError(f"Rotary of {pairs} channel pairs must fit into head_dim={x.shape[1]}")
+        cosine, sine = np.cos(angles), sign * np.sin(angles)
+        left, right = x[:, :pairs], x[:, pairs : 2 * pairs]
+        return np.concatenate([left * cosine - right * sine, right * cosine + left * sine, x[:, 2 * pairs :]], axis=1)
+
+
+@dataclass(frozen=True)
+class HeadNorm:
+    """QK-norm: each head's query or key is normalized over its own channels, before any rotation.
+
+    ``centred``: LayerNorm, otherwise RMSNorm.
+    """
+
+    epsilon: float = 1e-6
+    gamma: float = 1.0
+    centred: bool = False
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.epsilon) and self.epsilon >= 0 and math.isfinite(self.gamma)):
+            raise ValueError(f"epsilon={self.epsilon!r}, gamma={self.gamma!r} of HeadNorm must be finite, epsilon >= 0")
+
+    def apply(self, x: Channels) -> tuple[Channels, Float[np.ndarray, "tokens one"]]:
+        """The normalized channels before ``gamma``, and the root mean squares."""
+        if self.centred:
+            x = x - x.mean(axis=1, keepdims=True)
+        size = np.sqrt(np.mean(x * x, axis=1, keepdims=True) + self.epsilon)
+        return x / size, size
+
+    def backward(self, gradient: Channels, unit: Channels, size: Float[np.ndarray, "tokens one"]) -> Channels:
+        """The gradient at the input, from the gradient at the output and what ``apply`` returned."""
+        gradient = gradient - unit * np.mean(gradient * unit, axis=1, keepdims=True)
+        if self.centred:
+            gradient = gradient - gradient.mean(axis=1, keepdims=True)
+        return self.gamma * gradient / size
+
+
+class Side:
+    """Queries or keys of sampled heads: from independent channels to what enters the scores, and back."""
+
+    def __init__(self, kernel: Matrix, norm: HeadNorm | None, rotary: Rotary | None):
+        self.factor, self.norm, self.rotary = factor(kernel), norm, rotary
+
+    def draw(self, normals: Channels) -> Channels:
+        x = self.factor @ normals
+        if self.norm is not None:
+            self._unit, self._size = self.norm.apply(x)
+            x = self.norm.gamma * self._unit
+        return x if self.rotary is None else self.rotary.turn(x)
+
+    def backward(self, gradient: Channels) -> Channels:
+        """Gradient at the channels of the last draw."""
+        if self.rotary is not None:
+            gradient = self.rotary.turn(gradient, -1.0)
+        return gradient if self.norm is None else self.norm.backward(gradient, self._unit, self._size)
+
+
+class Heads:
+    """Sampled heads over ``tokens``: attention matrices forward, gradients of queries and keys back.
+
+    ``head_dim = None`` stands for Gaussian scores, the limit of many channels, without rotation and QK-norm.
+    """
+
+    def __init__(
+        self,
+        queries: Side,
+        keys: Side,
+        head_dim: int | None,
+        allowed: Bool[np.ndarray, "tokens tokens"] | None,
+        scale: float,
+        sampling: ScoreSampling,
+    ):
+        self.queries, self.keys, self.head_dim = queries, keys, head_dim
+        self.allowed, self.scale, self.sampling = allowed, scale, sampling
+        self.tokens = len(queries.factor)
+
+    def attention(self) -> Iterator[Matrix]:
+        """The attention matrix of every sampled head, in antithetic pairs; ``by_scores`` is of the last."""
+        generator = self.sampling.generator(0)
+        for _ in range(self.sampling.samples // 2):
+            if self.head_dim is None:
+                scores = (
+                    self.queries.factor @ generator.standard_normal((self.tokens, self.tokens)) @ self.keys.factor.T
+                )
+            else:
+                self._query = self.queries.draw(generator.standard_normal((self.tokens, self.head_dim)))
+                self._key = self.keys.draw(generator.standard_normal((self.tokens, self.head_dim)))
+                scores = self._query @ self._key.T / math.sqrt(self.head_dim)
+            for sign in (1.0, -1.0):
+                yield softmax(sign * self.scale * scores, self.allowed)
+
+    def by_scores(self, at_scores: Matrix) -> tuple[Matrix, Matrix]:
+        """Backward kernels at the queries and at the keys of the last head, from the gradient at its scores."""
+        if self.head_dim is None:
+            by_query, by_key = at_scores @ self.keys.factor, at_scores.T @ self.queries.factor
+            return self.scale**2 * by_query @ by_query.T, self.scale**2 * by_key @ by_key.T
+        by_query = self.queries.backward(at_scores @ self._key)
+        by_key = self.keys.backward(at_scores.T @ self._query)
+        weight = self.scale**2 / self.head_dim
+        return weight * by_query @ by_query.T, weight * by_key @ by_key.T
 
 
 def factor(matrix: Matrix) -> Matrix:
@@ -53,49 +200,45 @@ def factor(matrix: Matrix) -> Matrix:
         return vectors * np.sqrt(np.maximum(values, 0.0))
 
 
-def softmax(scores: Matrix) -> Matrix:
-    """Row-wise softmax."""
+def softmax(scores: Matrix, allowed: Bool[np.ndarray, "tokens tokens"] | None = None) -> Matrix:
+    """Row-wise softmax over the ``allowed`` entries."""
+    if allowed is not None:
+        scores = np.where(allowed, scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
     return weights
 
 
-def sampled_forward(queries: Matrix, keys: Matrix, values: Matrix, sampling: ScoreSampling) -> Matrix:
-    """``E A V A^T`` over Gaussian scores."""
-    query_factor, key_factor, value_factor = factor(queries), factor(keys), factor(values)
-    total = np.zeros_like(queries)
-    for z in sampling.normals(0, len(queries)):
-        scores = query_factor @ z @ key_factor.T
-        for sign in (1.0, -1.0):
-            mixed = softmax(sign * scores) @ value_factor
-            total += mixed @ mixed.T
-    return total / sampling.samples
+def sampled_forward(heads: Heads, values: Matrix) -> Matrix:
+    """``E A V A^T``."""
+    value_factor = factor(values)
+    total = np.zeros_like(values)
+    for attention in heads.attention():
+        mixed = attention @ value_factor
+        total += mixed @ mixed.T
+    return total / heads.sampling.samples
 
 
-def sampled_backward(
-    queries: Matrix, keys: Matrix, values: Matrix, gradient: Matrix, sampling: ScoreSampling
-) -> tuple[Matrix, Matrix, Matrix]:
+def sampled_backward(heads: Heads, values: Matrix, gradient: Matrix) -> tuple[Matrix, Matrix, Matrix]:
     """Backward kernels that reach the values, the queries and the keys of the attention matrix.
 
-    ``E A^T G A``, ``E R K R^T`` and ``E R^T Q R`` with ``R = A * (g - sum_c A_ac g_ac)``, the gradient at the scores.
+    ``E A^T G A``, and ``E R K R^T`` and ``E R^T Q R`` with ``R = A * (g - sum_c A_ac g_ac)``, the gradient at the
+    scores, for Gaussian scores; the same through the channels of each head where these are sampled.
     """
-    query_factor, key_factor, value_factor = factor(queries), factor(keys), factor(values)
-    gradient_factor = factor(gradient)
-    through_values, through_queries, through_keys = (np.zeros_like(queries) for _ in range(3))
-    scores_draws = sampling.normals(0, len(queries))
-    gradient_draws = sampling.normals(1, len(queries))
-    for z, z_gradient in zip(scores_draws, gradient_draws, strict=True):
-        scores = query_factor @ z @ key_factor.T
-        at_attention = gradient_factor @ z_gradient @ value_factor.T
-        for sign in (1.0, -1.0):
-            attention = softmax(sign * scores)
-            by_value = attention.T @ gradient_factor
-            through_values += by_value @ by_value.T
-            at_scores = attention * (at_attention - np.sum(attention * at_attention, axis=1, keepdims=True))
-            by_query, by_key = at_scores @ key_factor, at_scores.T @ query_factor
-            through_queries += by_query @ by_query.T
-            through_keys += by_key @ by_key.T
-    count = sampling.samples
+    value_factor, gradient_factor = factor(values), factor(gradient)
+    through_values, through_queries, through_keys = (np.zeros_like(values) for _ in range(3))
+    generator = heads.sampling.generator(1)
+    for number, attention in enumerate(heads.attention()):
+        if number % 2 == 0:
+            normals = generator.standard_normal(values.shape)
+            at_attention = gradient_factor @ normals @ value_factor.T
+        by_value = attention.T @ gradient_factor
+        through_values += by_value @ by_value.T
+        at_scores = attention * (at_attention - np.sum(attention * at_attention, axis=1, keepdims=True))
+        by_query, by_key = heads.by_scores(at_scores)
+        through_queries += by_query
+        through_keys += by_key
+    count = heads.sampling.samples
     return through_values / count, through_queries / count, through_keys / count
 
 

@@ -9,14 +9,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from functools import reduce
+from operator import add
 from typing import Literal, Protocol
 
 import numpy as np
 
 from criticality.pointwise import Pointwise
-from criticality.theory.attention import Matrix, ScoreSampling, sampled_backward, sampled_forward, symmetric_overlap
+from criticality.theory.attention import (
+    HeadNorm,
+    Heads,
+    Matrix,
+    Rotary,
+    ScoreSampling,
+    Side,
+    sampled_backward,
+    sampled_forward,
+    softmax,
+    symmetric_overlap,
+)
 from criticality.theory.kernels import Numbers, SymmetricKernel, TokenKernel
-from criticality.theory.norms import K, PointwiseMap
+from criticality.theory.norms import K, Norm, PointwiseMap
 
 
 class Branch(Protocol):
@@ -31,7 +44,7 @@ class Branch(Protocol):
         ...
 
 
-def _check_variances(branch: Linear | MLP | Attention) -> None:
+def _check_variances(branch: Linear | MLP | GatedMLP | Attention) -> None:
     for field in fields(branch):
         value = getattr(branch, field.name)
         if field.name.endswith("variance") and not (math.isfinite(value) and value >= 0):
@@ -88,12 +101,94 @@ class MLP:
 
 
 @dataclass(frozen=True)
-class Attention:
-    """Multi-head softmax attention without mask, ``S = q k^T / sqrt(d_k)``, ``d_v = width / heads``.
+class GatedMLP:
+    """``x -> W_out (phi(W_gate x + b_gate) * (W_up x + b_up)) + b_out``: SwiGLU, GeGLU (arXiv:2002.05202).
 
-    ``scores``: ``"gaussian"`` averages over Gaussian score matrices, by their large-T closed form for symmetric tokens
-    and by sampling for token kernels, and sends gradients through the values and through both score paths;
-    ``"uniform"`` is the limit of small scores, ``A_ab = 1 / tokens``, values only.
+    The two factors are independent, so that their kernels multiply.
+    """
+
+    activation: Pointwise
+    gate_variance: float = 1.0
+    up_variance: float = 1.0
+    out_variance: float = 1.0
+    gate_bias_variance: float = 0.0
+    up_bias_variance: float = 0.0
+    out_bias_variance: float = 0.0
+    ratio: float = 8 / 3
+
+    def __post_init__(self) -> None:
+        _check_variances(self)
+        if not (math.isfinite(self.ratio) and self.ratio > 0):
+            raise ValueError(f"ratio={self.ratio!r} of GatedMLP must be a finite number above 0")
+
+    def forward(self, kernel: K, sampling: ScoreSampling) -> K:
+        gate = self._gate(kernel).map_pairs(PointwiseMap(self.activation))
+        return (gate * self._up(kernel)).affine(self.out_variance, self.out_bias_variance)
+
+    def backward(self, kernel: K, gradient: K, sampling: ScoreSampling) -> K:
+        before = self._gate(kernel)
+        hidden = gradient.affine(self.out_variance)
+        by_gate = hidden * self._up(kernel) * before.map_pairs(PointwiseMap(self.activation, derivative=True))
+        by_up = hidden * before.map_pairs(PointwiseMap(self.activation))
+        return by_gate.affine(self.gate_variance) + by_up.affine(self.up_variance)
+
+    def _gate(self, kernel: K) -> K:
+        return kernel.affine(self.gate_variance, self.gate_bias_variance)
+
+    def _up(self, kernel: K) -> K:
+        return kernel.affine(self.up_variance, self.up_bias_variance)
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Branches side by side on one input, their outputs added: attention and MLP of GPT-J, PaLM, ViT-22B."""
+
+    branches: tuple[Branch, ...]
+
+    def __post_init__(self) -> None:
+        if not self.branches:
+            raise ValueError("branches=() of Parallel must hold at least one branch")
+
+    def forward(self, kernel: K, sampling: ScoreSampling) -> K:
+        first, *others = (branch.forward(kernel, sampling) for branch in self.branches)
+        return reduce(add, others, first)
+
+    def backward(self, kernel: K, gradient: K, sampling: ScoreSampling) -> K:
+        first, *others = (branch.backward(kernel, gradient, sampling) for branch in self.branches)
+        return reduce(add, others, first)
+
+
+@dataclass(frozen=True)
+class Normed:
+    """A branch behind a norm of its own, for parallel branches that do not share one (GPT-NeoX)."""
+
+    norm: Norm
+    branch: Branch
+
+    def forward(self, kernel: K, sampling: ScoreSampling) -> K:
+        return self.branch.forward(self.norm.forward(kernel), sampling)
+
+    def backward(self, kernel: K, gradient: K, sampling: ScoreSampling) -> K:
+        return self.norm.factor(kernel) * self.branch.backward(self.norm.forward(kernel), gradient, sampling)
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Multi-head softmax attention, ``S = score_scale q k^T / sqrt(head_dim)``.
+
+    ``scores``: ``"gaussian"`` averages over random scores, by their large-T closed form for symmetric tokens and by
+    sampled heads for token kernels, and sends gradients through the values and through both score paths; ``"uniform"``
+    is the limit of small scores, all allowed tokens alike, values only.
+
+    Attributes:
+        query_variance ... output_bias_variance: ``fan_in Var(W)`` and ``Var(b)``.
+        heads, key_value_heads: numbers of heads. Heads that share keys and values (grouped-query, multi-query) have the
+            same kernels at large width, as their queries and output weights are independent.
+        head_dim: channels of a head; sampled heads have as many, ``None`` is the limit of many.
+        causal: each token sees itself and those before it; of these the last ``window``, if given.
+        rotary: rotation of queries and keys by position; needs ``head_dim``.
+        query_norm, key_norm: QK-norm.
+        score_scale: factor on the scores beside ``1 / sqrt(head_dim)``.
     """
 
     query_variance: float = 1.0
@@ -106,17 +201,36 @@ class Attention:
     output_bias_variance: float = 0.0
     heads: int = 1
     scores: Literal["gaussian", "uniform"] = "gaussian"
+    head_dim: int | None = None
+    key_value_heads: int | None = None
+    causal: bool = False
+    window: int | None = None
+    rotary: Rotary | None = None
+    query_norm: HeadNorm | None = None
+    key_norm: HeadNorm | None = None
+    score_scale: float = 1.0
 
     def __post_init__(self) -> None:
         _check_variances(self)
-        if self.heads < 1:
-            raise ValueError(f"heads={self.heads!r} of Attention must be at least 1")
+        for name in ("heads", "head_dim", "key_value_heads", "window"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
+                raise ValueError(f"{name}={value!r} of Attention must be a whole number, at least 1")
+        if self.key_value_heads is not None and self.heads % self.key_value_heads:
+            raise ValueError(f"key_value_heads={self.key_value_heads!r} of Attention must divide heads={self.heads!r}")
         if self.scores not in ("gaussian", "uniform"):
             raise ValueError(f"scores={self.scores!r} of Attention must be 'gaussian' or 'uniform'")
+        if not math.isfinite(self.score_scale):
+            raise ValueError(f"score_scale={self.score_scale!r} of Attention must be a finite number")
+        if self.window is not None and not self.causal:
+            raise ValueError(f"window={self.window!r} of Attention must come with causal=True")
+        for name in ("rotary", "query_norm", "key_norm"):
+            if getattr(self, name) is not None and self.head_dim is None:
+                raise ValueError(f"{name} of Attention must come with head_dim")
 
     @property
     def score_variance(self) -> float:
-        """``sigma_Q^2 sigma_K^2``: the variance of a score between unit tokens, biases aside."""
+        """``sigma_Q^2 sigma_K^2``: the variance of a score between unit tokens, biases, QK-norm and scale aside."""
         return self.query_variance * self.key_variance
 
     @property
@@ -125,16 +239,23 @@ class Attention:
         return self.value_variance * self.output_variance
 
     def queries(self, kernel: K) -> K:
-        """Kernel of the queries of one head, per channel."""
+        """Kernel of the queries of one head, per channel, before any QK-norm."""
         return kernel.affine(self.query_variance, self.query_bias_variance)
 
     def keys(self, kernel: K) -> K:
-        """Kernel of the keys."""
+        """Kernel of the keys, likewise."""
         return kernel.affine(self.key_variance, self.key_bias_variance)
 
     def values(self, kernel: K) -> K:
         """Kernel of the values."""
         return kernel.affine(self.value_variance, self.value_bias_variance)
+
+    def allowed(self, tokens: int) -> np.ndarray | None:
+        """Which tokens (columns) each token (row) sees; ``None`` for all."""
+        if not self.causal:
+            return None
+        distance = np.subtract.outer(np.arange(tokens), np.arange(tokens))
+        return (distance >= 0) & (distance < (self.window or tokens))
 
     def forward(self, kernel: K, sampling: ScoreSampling) -> K:
         if isinstance(kernel, SymmetricKernel):
@@ -148,21 +269,32 @@ class Attention:
             return self._symmetric_backward(kernel, gradient)
         return TokenKernel(self._token_backward(kernel, gradient, sampling))
 
+    def _uniform(self, tokens: int) -> np.ndarray:
+        return softmax(np.zeros((tokens, tokens)), self.allowed(tokens))
+
+    def _heads(self, kernel: TokenKernel, sampling: ScoreSampling) -> Heads:
+        return Heads(
+            Side(self.queries(kernel).entries, self.query_norm, self.rotary),
+            Side(self.keys(kernel).entries, self.key_norm, self.rotary),
+            self.head_dim,
+            self.allowed(kernel.tokens),
+            self.score_scale,
+            sampling,
+        )
+
     def _token_forward(self, kernel: TokenKernel, sampling: ScoreSampling) -> Matrix:
         values = self.values(kernel).entries
         if self.scores == "uniform":
-            return np.full_like(values, values.mean())
-        return sampled_forward(self.queries(kernel).entries, self.keys(kernel).entries, values, sampling)
+            attention = self._uniform(kernel.tokens)
+            return attention @ values @ attention.T
+        return sampled_forward(self._heads(kernel, sampling), values)
 
     def _token_backward(self, kernel: TokenKernel, gradient: TokenKernel, sampling: ScoreSampling) -> Matrix:
         if self.scores == "uniform":
-            return np.full_like(gradient.entries, gradient.entries.mean() * self.value_output_variance)
+            attention = self._uniform(kernel.tokens)
+            return self.value_output_variance * (attention.T @ gradient.entries @ attention)
         through_values, through_queries, through_keys = sampled_backward(
-            self.queries(kernel).entries,
-            self.keys(kernel).entries,
-            self.values(kernel).entries,
-            gradient.entries * self.output_variance,
-            sampling,
+            self._heads(kernel, sampling), self.values(kernel).entries, gradient.entries * self.output_variance
         )
         return (
             self.value_variance * through_values
@@ -170,35 +302,51 @@ class Attention:
             + self.key_variance * through_keys
         )
 
-    def _overlaps(self, kernel: SymmetricKernel) -> tuple[Numbers, Numbers]:
+    def _symmetric_sides(self, kernel: SymmetricKernel) -> tuple[SymmetricKernel, SymmetricKernel, Numbers, Numbers]:
+        """Kernels of queries and keys as they enter the scores, and the factors of gradients through their norms."""
+        if self.causal or self.rotary is not None:
+            raise ValueError(
+                "Attention with causal=True or rotary tells tokens apart: its kernel must be a TokenKernel, not a"
+                " SymmetricKernel"
+            )
+        sides = []
+        for side, norm in ((self.queries(kernel), self.query_norm), (self.keys(kernel), self.key_norm)):
+            factor = 1.0 if norm is None else norm.gamma**2 / (side.q + norm.epsilon)
+            sides.append((side.with_entries(side.q * factor, side.p * factor), factor))
+        (queries, query_factor), (keys, key_factor) = sides
+        return queries.affine(self.score_scale**2), keys, query_factor * self.score_scale**2, key_factor
+
+    def _overlaps(self, queries: SymmetricKernel, keys: SymmetricKernel) -> tuple[Numbers, Numbers]:
         """``T E sum_b A_ab A_cb`` for ``a = c`` and for ``a != c``."""
         if self.scores == "uniform":
-            return kernel.ones().q, kernel.ones().q
-        queries, keys = self.queries(kernel), self.keys(kernel)
+            return queries.ones().q, queries.ones().q
         spread = keys.q - keys.p
-        return symmetric_overlap(queries.q * spread, kernel.tokens), symmetric_overlap(
-            queries.p * spread, kernel.tokens
+        return symmetric_overlap(queries.q * spread, queries.tokens), symmetric_overlap(
+            queries.p * spread, queries.tokens
         )
 
     def _symmetric_forward(self, kernel: SymmetricKernel) -> SymmetricKernel:
         values = self.values(kernel)
+        queries, keys, _, _ = self._symmetric_sides(kernel)
         spread = (values.q - values.p) / kernel.tokens
-        same, other = self._overlaps(kernel)
+        same, other = self._overlaps(queries, keys)
         return kernel.with_entries(values.p + spread * same, values.p + spread * other)
 
     def _symmetric_backward(self, kernel: SymmetricKernel, gradient: SymmetricKernel) -> SymmetricKernel:
         tokens = kernel.tokens
         others = max(tokens - 1, 1)
-        same, other = self._overlaps(kernel)
+        queries, keys, query_factor, key_factor = self._symmetric_sides(kernel)
+        same, other = self._overlaps(queries, keys)
         u, v = gradient.q, gradient.p
         diagonal = self.value_output_variance * (u * same + (tokens - 1) * v * other) / tokens
         off = self.value_output_variance * (u * (1 - same / tokens) / others + v * (1 - other / tokens))
         if self.scores == "gaussian":
-            queries, keys, values = self.queries(kernel), self.keys(kernel), self.values(kernel)
+            values = self.values(kernel)
             # E over the gradient that reaches the scores, rows of R summing to zero (docs/theory, section 4).
             strength = self.output_variance * (values.q - values.p) * (1 - 1 / tokens) / tokens
-            by_queries = self.query_variance * strength * (keys.q - keys.p)
-            by_keys = self.key_variance * strength * (u * queries.q * same + (tokens - 1) * v * queries.p * other)
+            by_queries = query_factor * self.query_variance * strength * (keys.q - keys.p)
+            by_keys = key_factor * self.key_variance * strength
+            by_keys = by_keys * (u * queries.q * same + (tokens - 1) * v * queries.p * other)
             diagonal = diagonal + by_queries * u * same + by_keys
             off = off + by_queries * v * other - by_keys / others
         return kernel.with_entries(diagonal, off)

@@ -9,15 +9,18 @@ from typing import Any, Literal, TypeVar, cast
 
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.branches import Branch, Linear
-from criticality.theory.norms import K, NoNorm, Norm, PointwiseNorm
+from criticality.theory.norms import K, NoNorm, Norm
 
 
 @dataclass(frozen=True)
 class Sublayer:
     """One norm, one branch and how they join the residual stream, ``scale`` being ``lambda`` (LayerScale or constant).
 
-    ``placement``: ``"pre"`` ``x + scale branch(norm(x))``; ``"post"`` ``norm(x + scale branch(x))``;
-    ``"sandwich"`` ``x + scale output_norm(branch(norm(x)))``.
+    ``placement``: ``"pre"`` ``x + scale branch(norm(x))``; ``"post"`` ``norm(skip_scale x + scale branch(x))``, with
+    ``skip_scale`` for DeepNorm (arXiv:2203.00555); ``"sandwich"`` ``x + scale output_norm(branch(norm(x)))``.
+
+    After a post-norm that is a pointwise function the stream is not Gaussian; the theory takes it for Gaussian there,
+    which is good while the function is nearly linear on it (docs/theory, section 4).
     """
 
     branch: Branch
@@ -25,22 +28,21 @@ class Sublayer:
     scale: float = 1.0
     placement: Literal["pre", "post", "sandwich"] = "pre"
     output_norm: Norm = field(default_factory=NoNorm)
+    skip_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.scale):
-            raise ValueError(f"scale={self.scale!r} of Sublayer must be a finite number")
+        for name in ("scale", "skip_scale"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)!r} of Sublayer must be a finite number")
         if self.placement not in ("pre", "post", "sandwich"):
             raise ValueError(f"placement={self.placement!r} of Sublayer must be 'pre', 'post' or 'sandwich'")
-        if self.placement == "post" and isinstance(self.norm, PointwiseNorm):
-            raise ValueError(
-                "placement='post' of Sublayer must come with LayerNorm or RMSNorm: after a pointwise function the"
-                " stream is not Gaussian, which the theory assumes"
-            )
+        if self.skip_scale != 1.0 and self.placement != "post":
+            raise ValueError(f"skip_scale={self.skip_scale!r} of Sublayer must come with placement='post'")
 
     def forward(self, kernel: K, sampling: ScoreSampling) -> K:
         """Kernel of the stream after the sub-layer."""
         if self.placement == "post":
-            return self.norm.forward(kernel + self.branch.forward(kernel, sampling).affine(self.scale**2))
+            return self.norm.forward(self._joined(kernel, sampling))
         output = self.branch.forward(self.norm.forward(kernel), sampling)
         if self.placement == "sandwich":
             output = self.output_norm.forward(output)
@@ -49,15 +51,19 @@ class Sublayer:
     def backward(self, kernel: K, gradient: K, sampling: ScoreSampling) -> K:
         """Backward kernel before the sub-layer, from the stream's kernel before it and the backward kernel after."""
         if self.placement == "post":
-            joined = kernel + self.branch.forward(kernel, sampling).affine(self.scale**2)
-            gradient = self.norm.factor(joined) * gradient
-            return gradient + self.branch.backward(kernel, gradient, sampling).affine(self.scale**2)
+            gradient = self.norm.factor(self._joined(kernel, sampling)) * gradient
+            at_branch = self.branch.backward(kernel, gradient, sampling).affine(self.scale**2)
+            return gradient.affine(self.skip_scale**2) + at_branch
         normalized = self.norm.forward(kernel)
         at_output = gradient
         if self.placement == "sandwich":
             at_output = self.output_norm.factor(self.branch.forward(normalized, sampling)) * gradient
         at_branch = self.branch.backward(normalized, at_output, sampling).affine(self.scale**2)
         return gradient + self.norm.factor(kernel) * at_branch
+
+    def _joined(self, kernel: K, sampling: ScoreSampling) -> K:
+        """Kernel of skip and branch before a post-norm."""
+        return kernel.affine(self.skip_scale**2) + self.branch.forward(kernel, sampling).affine(self.scale**2)
 
 
 @dataclass(frozen=True)
