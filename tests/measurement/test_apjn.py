@@ -224,7 +224,7 @@ def _tower_with(block):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: measure(nn.Linear(6, 6), _inputs()), "model Linear must have a residual stream in 'blocks'"),
+        (lambda: measure(nn.Linear(6, 6), _inputs()), "model Linear must have a residual stream in a list of blocks"),
         (lambda: measure(Tower(), _inputs(), points=["blocks.0", "blocks.7"]), "point 'blocks.7' must name a module"),
         (lambda: measure(Tower(), _inputs(), points=["blocks.0"]), "must name at least two modules"),
         (lambda: measure(Tower(), _inputs(), points=["blocks.1", "blocks.0"]), "must be reached once"),

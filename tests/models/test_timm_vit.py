@@ -13,10 +13,10 @@ from criticality.models import (
     DynamicPointwise,
     InitializationRecorder,
     ViTDescription,
+    describe_model,
     embedding_kernels,
     initialize,
     photographs,
-    timm_name,
     vit_network,
 )
 from criticality.pointwise import FUNCTIONS
@@ -44,8 +44,8 @@ def test_the_meta_device_tells_what_real_weights_tell(norm, init):
 
 def test_input_kernels_are_expected_without_weights():
     description = ViTDescription("vit_tiny_patch16_224", image_size=64)
-    images = photographs(64)
-    _, kernels = description.describe(images)
+    images = description.inputs().numpy()
+    _, kernels = description.describe()
     measured = []
     for seed in range(8):
         torch.manual_seed(seed)
@@ -63,7 +63,7 @@ def test_actual_weights_give_the_input_kernels_of_the_embedding():
 
 
 def test_a_large_model_is_described_without_allocating_it():
-    network, kernels = ViTDescription("vit_giant_patch14_224", norm="dyt", alpha=0.5).describe(photographs(224))
+    network, kernels = ViTDescription("vit_giant_patch14_224", norm="dyt", alpha=0.5).describe()
     assert network.depth == 40
     assert isinstance(network.sublayers[0].branch, Attention)
     assert network.sublayers[0].branch.heads == 16
@@ -108,22 +108,30 @@ def test_photographs_are_real_and_normalized():
     assert not np.allclose(images[0], images[1])
 
 
+def _tiny():
+    return ViTDescription("vit_tiny_patch16_224", depth=1).build()
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: ViTDescription("vit_nope"), "model 'timm:vit_nope' must be a model of timm"),
-        (lambda: ViTDescription("resnet18").build(), "must be a VisionTransformer, but is a ResNet"),
+        (lambda: ViTDescription("resnet18").build(), "must be a VisionTransformer or Eva, but is a ResNet"),
         (lambda: ViTDescription("vit_tiny_patch16_224", depth=0), "depth=0 must be a whole number"),
         (lambda: ViTDescription("vit_tiny_patch16_224", norm="dyt", alpha=-1.0), "alpha=-1.0"),
         (lambda: ViTDescription("vit_tiny_patch16_224", alpha=1.0), "alpha=1.0 must come with a pointwise norm"),
         (lambda: ViTDescription("vit_tiny_patch16_224", width=100, heads=3), "width=100 must be divisible by heads=3"),
         (lambda: ViTDescription("vit_tiny_patch16_224", init="xavier"), "init 'xavier' is unknown"),
-        (lambda: initialize(nn.Module(), "no"), "init 'no' is unknown; allowed are timm, fan-in"),
+        (lambda: initialize([], "no"), "init 'no' is unknown; allowed are own, timm, fan-in"),
         (lambda: vit_network(nn.Linear(2, 2)), "model must be a timm VisionTransformer"),
-        (lambda: timm_name("vit_tiny"), "model 'vit_tiny' must be given as 'timm:NAME'"),
+        (lambda: describe_model("vit_tiny"), "model 'vit_tiny' must be given as 'timm:NAME'"),
+        (lambda: describe_model("timm:vit_tiny_patch16_224", tokens=4), "tokens=4 must be left out"),
         (lambda: photographs(0), "size=0 must be at least 1"),
         (lambda: DynamicPointwise(4, "dyt", alpha=float("nan")), "alpha=nan must be a finite number above 0"),
-        (lambda: ViTDescription("vit_tiny_patch16_224").describe(photographs(64)), "images must have the shape"),
+        (
+            lambda: embedding_kernels(_tiny(), photographs(64)),
+            "images must have the shape (images, channels, 224, 224)",
+        ),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(call, message):

@@ -19,16 +19,20 @@ from criticality.studies import compare as run_comparison
 
 @click.command()
 @click.argument("model")
-@click.option("--norm", "norms", type=NAMES, default="ln,dyt,derf", show_default=True)
+@click.option("--norm", "norms", type=NAMES, default="ln,dyt,derf", show_default=True, help="own: as it is.")
 @click.option("--alpha", "alphas", type=NUMBERS, default="0.5,1,2", show_default=True, help="Of pointwise norms.")
-@click.option("--init", "inits", type=NAMES, default="timm", show_default=True, help="timm, fan-in or both.")
+@click.option(
+    "--init", "inits", type=NAMES, default="timm", show_default=True, help="own (for timm: timm), fan-in or both."
+)
 @click.option("--seeds", type=int, default=6, show_default=True, help="Weight seeds, from --seed on.")
 @SAMPLES
 @measurement
 @model_changes
 @common
 def compare(model: str, as_json: bool, out: Path | None, **options: Any) -> None:
-    """Measure MODEL ("timm:NAME") on two photographs, predict it from its weight variances, and report both.
+    """Measure MODEL on two photographs or stretches of source code, predict it, and report both.
+
+    MODEL is "timm:NAME", "hf:PATH/config.json", "hf:MODEL_TYPE" or "module:PATH.py:FACTORY".
 
     Writes report.html, figures (PNG, SVG), result.nc and summary.json to --out [default: ./criticality-report].
     An interrupted run keeps its finished cases; the same command takes it up again.

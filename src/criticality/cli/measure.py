@@ -8,11 +8,11 @@ from typing import Any
 import click
 import torch
 
-from criticality.cli.options import common, measurement, model_changes
+from criticality.cli.options import INIT, common, measurement, model_changes
 from criticality.cli.output import emit, profile_record, profile_text, save
 from criticality.cli.progress import bar
 from criticality.measurement import measure_between, measure_ensemble
-from criticality.models import ViTDescription, photographs, timm_name
+from criticality.models import describe_model
 from criticality.reports import heat_map, save_figure
 
 
@@ -20,7 +20,7 @@ from criticality.reports import heat_map, save_figure
 @click.argument("model")
 @click.option("--norm", help="ln, rms, none, dyt, derf or any built-in function [default: the model's own].")
 @click.option("--alpha", type=float, help="Of a pointwise norm [default: 1].")
-@click.option("--init", type=click.Choice(["timm", "fan-in"]), default="timm", show_default=True)
+@INIT
 @click.option("--seeds", type=int, default=4, show_default=True, help="Weight seeds, from --seed on.")
 @click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), default="float32", show_default=True)
 @click.option("--between", is_flag=True, help="J between every two blocks, one seed; --out also gets a heat map.")
@@ -39,16 +39,17 @@ def measure(
     out: Path | None,
     **options: Any,
 ) -> None:
-    """Measure kernels and log APJN of MODEL ("timm:NAME") at initialization, on two photographs.
+    """Measure kernels and log APJN of MODEL at initialization, on two photographs or stretches of source code.
 
-    Averages over weight seeds; the standard error is over seeds.
+    MODEL is "timm:NAME", "hf:PATH/config.json", "hf:MODEL_TYPE" or "module:PATH.py:FACTORY". Averages over weight seeds;
+    the standard error is over seeds.
     """
-    description = ViTDescription(timm_name(model), **options)
-    images = torch.from_numpy(photographs(description.input_size()))
+    description = describe_model(model, **options)
+    inputs = description.inputs(seed)
     settings: dict[str, Any] = {"device": torch_device(device), "dtype": getattr(torch, dtype)}
     if between:
         torch.manual_seed(seed)
-        pairs = measure_between(description.build(), images, seed=seed, **settings)
+        pairs = measure_between(description.build(), inputs, seed=seed, **settings)
         save(pairs, out)
         if out is not None:
             save_figure(heat_map(pairs, title=f"{model}, {description.norm or 'own norm'}"), out.with_suffix(""))
@@ -60,7 +61,7 @@ def measure(
     with bar(seeds, "measure") as advance:
         dataset = measure_ensemble(
             lambda _: description.build(),
-            images,
+            inputs,
             range(seed, seed + seeds),
             probes=probes,
             progress=lambda done: advance(f"seed {done}", 1),

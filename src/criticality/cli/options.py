@@ -47,11 +47,15 @@ def common(function: F) -> F:
 
 
 def model_changes(function: F) -> F:
-    """``--depth``, ``--width``, ``--image-size``: changes to a model that is given by name."""
+    """``--depth``, ``--width``, ``--image-size``, ``--tokens``, ``--text``: changes to a model given by name."""
     for option in (
         click.option("--depth", type=int, help="Blocks [default: the model's own]."),
         click.option("--width", type=int, help="Channels [default: the model's own]."),
         click.option("--image-size", type=int, help="Pixels [default: the model's own]."),
+        click.option("--tokens", type=int, help="Length of text inputs [default: 64]."),
+        click.option(
+            "--text", type=click.Choice(["bytes", "random"]), help="Text inputs [default: bytes of source code]."
+        ),
     ):
         function = option(function)
     return function
@@ -66,6 +70,10 @@ def measurement(function: F) -> F:
         function = option(function)
     return function
 
+
+INIT = click.option(
+    "--init", help="own (the model's; timm says the same) or fan-in [default: own].", default=None, show_default=False
+)
 
 SAMPLES = click.option(
     "--samples", type=int, default=32, show_default=True, help="Score matrices per attention layer in the theory."

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from criticality.cli.options import SAMPLES, common, model_changes
+from criticality.cli.options import INIT, SAMPLES, common, model_changes
 from criticality.cli.output import emit, profile_record, profile_text, save
 from criticality.theory import SymmetricKernel, make_norm, propagate, resnet
 
@@ -17,7 +17,7 @@ from criticality.theory import SymmetricKernel, make_norm, propagate, resnet
 @click.argument("model")
 @click.option("--norm", help="ln, rms, none, dyt, derf or any built-in function [default: dyt; a model's own].")
 @click.option("--alpha", type=float, help="Of a pointwise norm [default: 1].")
-@click.option("--init", type=click.Choice(["timm", "fan-in"]), default="timm", show_default=True)
+@INIT
 @click.option("--sigma-w", type=float, default=1.0, show_default=True, help="resnet: weights are N(0, sigma_w^2/n).")
 @click.option("--sigma-b", type=float, default=0.0, show_default=True, help="resnet: biases are N(0, sigma_b^2).")
 @click.option("--q0", type=float, default=1.0, show_default=True, help="resnet: variance of the input.")
@@ -28,20 +28,19 @@ from criticality.theory import SymmetricKernel, make_norm, propagate, resnet
 def predict(model: str, as_json: bool, seed: int, out: Path | None, samples: int, **options: Any) -> None:
     """Kernels and log APJN of MODEL at initialization, at infinite width.
 
-    MODEL is "resnet", the one-branch residual network x + W phi(alpha x) + b, or "timm:NAME", a vision transformer
-    whose architecture and initial variances are read without allocating a weight; its input are the kernels of two
-    photographs.
+    MODEL is "resnet", the one-branch residual network x + W phi(alpha x) + b, or a real model, whose architecture and
+    initial variances are read without allocating a weight: "timm:NAME", "hf:PATH/config.json", "hf:MODEL_TYPE" or
+    "module:PATH.py:FACTORY". Its input are the kernels of two photographs or of two stretches of source code.
     """
     if model == "resnet":
         dataset = _resnet(**options)
     else:
-        from criticality.models import ViTDescription, photographs, timm_name  # slow: torch and timm
+        from criticality.models import describe_model  # slow: torch and timm
 
-        description = ViTDescription(
-            timm_name(model),
-            **{key: options[key] for key in ("norm", "alpha", "depth", "width", "image_size", "init")},
-        )
-        network, inputs = description.describe(photographs(description.input_size()))
+        changes = {
+            key: options[key] for key in ("norm", "alpha", "depth", "width", "image_size", "tokens", "text", "init")
+        }
+        network, inputs = describe_model(model, **changes).describe(seed)
         dataset = propagate(network, inputs, samples=samples, seed=seed)
     record = {"model": model, "norm": options["norm"], "alpha": options["alpha"], **profile_record(dataset)}
     save(dataset, out)
@@ -63,7 +62,8 @@ def _resnet(
             raise ValueError(f"{name}={value!r} must be a finite number, 0 or above")
     if not abs(rho0) <= 1:
         raise ValueError(f"rho0={rho0!r} must be a correlation in [-1, 1]")
-    if others["width"] is not None or others["image_size"] is not None:
-        raise ValueError("width and image-size must be left out for resnet, which is infinitely wide")
+    for name in ("width", "image_size", "tokens", "text"):
+        if others[name] is not None:
+            raise ValueError(f"{name}={others[name]!r} must be left out for resnet, which is infinitely wide")
     network = resnet(make_norm(norm or "dyt", alpha), 64 if depth is None else depth, sigma_w**2, sigma_b**2)
     return propagate(network, SymmetricKernel.of(q0, rho0 * q0))

@@ -12,6 +12,9 @@ Points = Sequence[str] | Callable[[nn.Module], Sequence[str]] | None
 """Names of modules, each standing for its output, or ``name:input`` for its input; or a function that returns them."""
 
 
+_LISTS = ("blocks", "layers", "layer", "h")
+
+
 @dataclass(frozen=True)
 class ResidualPoint:
     """The input or the output of one module, seen as a point of the residual stream."""
@@ -27,25 +30,34 @@ class ResidualPoint:
 def residual_points(model: nn.Module, points: Points = None) -> list[ResidualPoint]:
     """The points of the residual stream of ``model``, in order, ``depth + 1`` of them.
 
-    Without ``points``: the input of the first and the output of each of ``model.blocks`` (timm's vision
-    transformers and models built alike).
+    Without ``points``: the input of the first and the output of each block, where blocks are in a list of
+    modules named ``blocks`` (timm), ``layers``, ``layer`` or ``h`` (Hugging Face); of several lists the longest.
 
     Raises:
         ValueError: no stream is found, fewer than two points are given, or a name is not a module of the model.
     """
     if points is None:
-        blocks = getattr(model, "blocks", None)
-        if not isinstance(blocks, (nn.Sequential, nn.ModuleList)) or len(blocks) == 0:
-            raise ValueError(
-                f"model {type(model).__name__} must have a residual stream in 'blocks' as timm's vision transformers"
-                " do; for others give points=['name of module', ...]"
-            )
-        points = ["blocks.0:input", *(f"blocks.{i}" for i in range(len(blocks)))]
+        name, blocks = _find_blocks(model)
+        points = [f"{name}.0:input", *(f"{name}.{i}" for i in range(len(blocks)))]
     elif callable(points):
         points = points(model)
     if isinstance(points, str) or len(points) < 2:
         raise ValueError(f"points={points!r} must name at least two modules of the residual stream")
     return [_point(model, str(point)) for point in points]
+
+
+def _find_blocks(model: nn.Module) -> tuple[str, nn.Sequential | nn.ModuleList]:
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Sequential, nn.ModuleList)) and name.rpartition(".")[2] in _LISTS and len(module) > 0
+    ]
+    if not found:
+        raise ValueError(
+            f"model {type(model).__name__} must have a residual stream in a list of blocks named"
+            f" {', '.join(repr(name) for name in _LISTS)}; for others give points=['name of module', ...]"
+        )
+    return max(found, key=lambda entry: len(entry[1]))
 
 
 def _point(model: nn.Module, point: str) -> ResidualPoint:

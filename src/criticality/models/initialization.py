@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,32 +15,50 @@ from torch.utils._python_dispatch import TorchDispatchMode
 SecondMoment = Callable[[Tensor], float]
 """Mean square of the entries of a parameter."""
 
-INITS = ("timm", "fan-in")
+INITS = ("own", "timm", "fan-in")
 
 _TRUNCATED_NORMAL = "_no_grad_trunc_normal_"
 
 
-def initialize(model: nn.Module, init: str) -> None:
-    """Re-initialize the blocks of a model in place: ``timm`` leaves the model's own initialization,
-    ``fan-in`` draws every linear weight of ``model.blocks`` from N(0, 1/fan_in) and sets their biases to 0.
+def initialize(blocks: Iterable[nn.Module], init: str) -> None:
+    """Re-initialize the blocks of a model in place: ``own`` (or ``timm``) leaves the model's own initialization,
+    ``fan-in`` draws every linear weight of the blocks from N(0, 1/fan_in) and sets their biases to 0.
 
     Raises:
         ValueError: an unknown ``init``.
     """
     if init not in INITS:
         raise ValueError(f"init {init!r} is unknown; allowed are {', '.join(INITS)}")
-    if init == "timm":
+    if init != "fan-in":
         return
-    for module in model.get_submodule("blocks").modules():
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=module.in_features**-0.5)
-            if module.bias is not None:
+    for module in (module for block in blocks for module in block.modules()):
+        conv1d = type(module).__name__ == "Conv1D"  # GPT-2's linear layer, weight (fan_in, fan_out)
+        if isinstance(module, nn.Linear) or conv1d:
+            weight: Tensor = module.weight  # type: ignore[assignment]
+            nn.init.normal_(weight, std=weight.shape[0 if conv1d else 1] ** -0.5)
+            if isinstance(module.bias, Tensor):
                 nn.init.zeros_(module.bias)
 
 
 def actual_second_moment(parameter: Tensor) -> float:
     """From the numbers that are there."""
     return float(parameter.detach().double().square().mean())
+
+
+@dataclass(frozen=True)
+class _Entries:
+    """A distribution of entries, ``scale values + shift``; the values are shared between parameters."""
+
+    values: np.ndarray
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> _Entries:
+        return _Entries(function(self.scale * self.values + self.shift))
+
+
+_UNKNOWN = _Entries(np.array([np.nan]))
+_CONSTANT = np.zeros(1)
 
 
 class InitializationRecorder(TorchDispatchMode):
@@ -55,10 +74,10 @@ class InitializationRecorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self._entries: dict[int, np.ndarray] = {}
+        self._entries: dict[int, _Entries] = {}
         self._alive: list[Any] = []
-        self._normal = special.ndtri(self._QUANTILES)
-        self._normal = self._normal / np.sqrt(np.mean(self._normal**2))
+        normal = special.ndtri(self._QUANTILES)
+        self._normal = normal / np.sqrt(np.mean(normal**2))
 
     def __enter__(self) -> InitializationRecorder:
         # torch's own truncated normal does nothing on the meta device, so that it would be taken for not called.
@@ -87,32 +106,40 @@ class InitializationRecorder(TorchDispatchMode):
             storage = args[0].untyped_storage()
             key = storage._cdata
             self._alive.append(storage)
-            whole = args[0].numel() * args[0].element_size() == storage.nbytes()
-            before = self._entries.get(key)
-            self._entries[key] = self._replay(name, before, args[1:], kwargs or {}) if whole else np.array([np.nan])
+            part = args[0].numel() * args[0].element_size() / max(1, storage.nbytes())
+            before = self._entries.get(key, _UNKNOWN)
+            if part == 1:
+                self._entries[key] = self._replay(name, before, args[1:], kwargs or {})
+            elif name == "zero_" or (name == "fill_" and float(args[1]) == 0.0):  # a padding row
+                self._entries[key] = before.map(lambda x: x * np.sqrt(1 - part))
+            else:
+                self._entries[key] = _UNKNOWN
         return result
 
     _REPLAY = ("uniform_", "normal_", "zero_", "fill_", "erfinv_", "mul_", "div_", "add_", "sub_", "clamp_")
 
-    def _replay(self, name: str, x: np.ndarray | None, args: Any, kwargs: Any) -> np.ndarray:
-        values = [float(a) if a is not None and not (isinstance(a, Tensor) and a.is_meta) else None for a in args]
-        if name == "uniform_":
-            low, high = _arguments(values, (0.0, 1.0))
-            return low + (high - low) * self._QUANTILES
-        if name == "normal_":
-            mean, std = _arguments(values, (0.0, 1.0))
-            return mean + std * self._normal
+    def _replay(self, name: str, before: _Entries, args: Any, kwargs: Any) -> _Entries:
+        numbers = [float(a) if a is not None and not (isinstance(a, Tensor) and a.is_meta) else None for a in args]
+        if name in ("uniform_", "normal_"):
+            first, second = _arguments(numbers, (0.0, 1.0))
+            if name == "uniform_":
+                return _Entries(self._QUANTILES, second - first, first)
+            return _Entries(self._normal, second, first)
         if name in ("zero_", "fill_"):
-            return np.array([values[0] if name == "fill_" else 0.0])
-        if x is None or (values and values[0] is None and name != "clamp_"):
-            return np.array([np.nan])
+            return _Entries(_CONSTANT, 0.0, numbers[0] or 0.0 if name == "fill_" else 0.0)
         if name == "erfinv_":
-            return special.erfinv(x)
+            return before.map(special.erfinv)
         if name == "clamp_":
-            low, high = _arguments(values, (kwargs.get("min", -np.inf), kwargs.get("max", np.inf)))
-            return np.clip(x, low, high)
-        operation = {"mul_": np.multiply, "div_": np.divide, "add_": np.add, "sub_": np.subtract}[name]
-        return operation(x, values[0] * kwargs.get("alpha", 1))
+            low, high = _arguments(numbers, (kwargs.get("min", -np.inf), kwargs.get("max", np.inf)))
+            return before.map(lambda x: np.clip(x, low, high))
+        number = numbers[0]
+        if number is None:  # another tensor
+            return _UNKNOWN
+        if name in ("mul_", "div_"):
+            factor = number if name == "mul_" else 1 / number
+            return _Entries(before.values, before.scale * factor, before.shift * factor)
+        step = number * float(kwargs.get("alpha", 1)) * (1 if name == "add_" else -1)
+        return _Entries(before.values, before.scale, before.shift + step)
 
     def second_moment(self, parameter: Tensor) -> float:
         """Mean square of the entries of a parameter that was initialized inside the context.
@@ -120,13 +147,14 @@ class InitializationRecorder(TorchDispatchMode):
         Raises:
             ValueError: when its initialization was not seen, or was not elementwise.
         """
-        entries = self._entries.get(parameter.untyped_storage()._cdata)
-        if entries is None or not np.all(np.isfinite(entries)):
+        entries = self._entries.get(parameter.untyped_storage()._cdata, _UNKNOWN)
+        moment = float(np.mean((entries.scale * entries.values + entries.shift) ** 2))
+        if not np.isfinite(moment):
             raise ValueError(
                 f"parameter of shape {tuple(parameter.shape)} must be initialized by elementwise in-place operations"
                 " for its variance to be known on the meta device"
             )
-        return float(np.mean(entries**2))
+        return moment
 
 
 def _arguments(given: list[float | None], defaults: tuple[float, float]) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,10 +39,16 @@ def torch_function(name: str) -> Callable[[Tensor], Tensor]:
 
 
 class DynamicPointwise(nn.Module):
-    """``weight * phi(alpha x + shift) + bias`` on the last axis, ``alpha`` and ``shift`` scalars.
+    """``weight * phi(alpha x + shift) + bias`` over channels, ``alpha`` and ``shift`` scalars.
 
-    ``function`` is the name or an alias of a built-in function: ``dyt`` (tanh) has no shift, ``derf`` (erf) has one,
-    as published; the others have none.
+    Args:
+        width: channels.
+        function: name or alias of a built-in function: ``dyt`` (tanh) has no shift, ``derf`` (erf) has one, as
+            published; the others have none.
+        alpha: its initial value.
+        affine: whether there are ``weight`` and ``bias``.
+        channels_first: channels on axis 1, as in images ``(batch, channels, height, width)``, instead of the last.
+        device, dtype: of the parameters.
 
     Raises:
         ValueError: an unknown function; ``alpha`` not finite and positive; ``width`` below 1.
@@ -52,6 +59,9 @@ class DynamicPointwise(nn.Module):
         width: int,
         function: str = "dyt",
         alpha: float = 0.5,
+        *,
+        affine: bool = True,
+        channels_first: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -62,25 +72,36 @@ class DynamicPointwise(nn.Module):
         if int(width) < 1:
             raise ValueError(f"width={width!r} must be at least 1")
         self.width, self.initial_alpha = int(width), float(alpha)
-        self.alpha = nn.Parameter(torch.empty(1, device=device, dtype=dtype))
-        self.shift = nn.Parameter(torch.empty(1, device=device, dtype=dtype)) if self.function == "erf" else None
-        self.weight = nn.Parameter(torch.empty(self.width, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(self.width, device=device, dtype=dtype))
+        self.channels_first = channels_first
+        where: dict[str, Any] = {"device": device, "dtype": dtype}
+        self.alpha = nn.Parameter(torch.empty(1, **where))
+        self.shift = nn.Parameter(torch.empty(1, **where)) if self.function == "erf" else None
+        self.weight = nn.Parameter(torch.empty(self.width, **where)) if affine else None
+        self.bias = nn.Parameter(torch.empty(self.width, **where)) if affine else None
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """``alpha`` as given, ``shift = 0``, ``weight = 1``, ``bias = 0``."""
         nn.init.constant_(self.alpha, self.initial_alpha)
-        nn.init.ones_(self.weight)
-        nn.init.zeros_(self.bias)
         if self.shift is not None:
             nn.init.zeros_(self.shift)
+        if self.weight is not None:
+            nn.init.ones_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         u = self.alpha * x
         if self.shift is not None:
             u = u + self.shift
-        return _TORCH_FUNCTIONS[self.function](u) * self.weight + self.bias
+        y = _TORCH_FUNCTIONS[self.function](u)
+        if self.weight is None or self.bias is None:
+            return y
+        if self.channels_first:
+            trailing = (1,) * (x.ndim - 2)
+            return y * self.weight.view(-1, *trailing) + self.bias.view(-1, *trailing)
+        return y * self.weight + self.bias
 
     def extra_repr(self) -> str:
-        return f"{self.width}, function={self.function}, alpha={self.initial_alpha:g}"
+        layout = ", channels_first" if self.channels_first else ""
+        return f"{self.width}, function={self.function}, alpha={self.initial_alpha:g}{layout}"

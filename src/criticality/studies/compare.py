@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,19 @@ import timm
 import torch
 import xarray as xr
 
+import criticality
 from criticality import __version__
 from criticality.measurement import input_kernels, measure_ensemble
-from criticality.models import ViTDescription, photographs, timm_name, vit_network
+from criticality.models import ModelDescription, describe_model
 from criticality.schema import SCHEMA, read_dataset, write_dataset, write_text
 from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
 from criticality.theory.network import mean_description
 from criticality.theory.norms import takes_alpha
 
-TOLERANCE = {"timm": 0.03, "fan-in": 0.10}
+OWN_NORM = "own"
+"""The norms that a model has."""
+
+TOLERANCE = {"timm": 0.03, "own": 0.10, "fan-in": 0.10}
 """Largest ``|log J predicted - measured|`` beyond three standard errors that counts as agreement, by initialization."""
 
 
@@ -32,10 +37,10 @@ class Comparison:
     """What is compared: one model, and the grid of norms, alphas and initializations.
 
     Attributes:
-        model: ``timm:NAME``.
+        model: as ``criticality.models.describe_model`` takes it.
         norms: names of norms; pointwise ones are crossed with ``alphas``, the others appear once.
         inits: ``timm``, ``fan-in`` or both.
-        depth, width, image_size: changes to the model; ``None`` keeps its own.
+        depth, width, image_size, tokens, text: changes to the model; ``None`` keeps its own.
         seeds: how many weight seeds are averaged, from ``seed`` on.
         probes: backward passes for each seed.
         samples: score matrices per attention layer in the theory.
@@ -49,6 +54,8 @@ class Comparison:
     depth: int | None = None
     width: int | None = None
     image_size: int | None = None
+    tokens: int | None = None
+    text: str | None = None
     seeds: int = 6
     seed: int = 0
     probes: int = 1
@@ -70,19 +77,18 @@ class Comparison:
             raise ValueError(f"device={self.device!r} must be a device of torch, as 'cpu' or 'cuda:0'") from None
         self.cases()
 
-    def cases(self) -> list[ViTDescription]:
+    def cases(self) -> list[ModelDescription]:
         """Every model of the comparison.
 
         Raises:
             ValueError: for a model, norm, alpha, init or size that is not allowed.
         """
-        name = timm_name(self.model)
-        base = ViTDescription(name, depth=self.depth, width=self.width, image_size=self.image_size)
+        changes = {name: getattr(self, name) for name in ("depth", "width", "image_size", "tokens", "text")}
         return [
-            replace(base, norm=norm, alpha=alpha, init=init)
+            describe_model(self.model, norm=None if norm == OWN_NORM else norm, alpha=alpha, init=init, **changes)
             for init in dict.fromkeys(self.inits)
             for norm in dict.fromkeys(self.norms)
-            for alpha in (dict.fromkeys(self.alphas) if takes_alpha(norm) else (None,))
+            for alpha in (dict.fromkeys(self.alphas) if norm != OWN_NORM and takes_alpha(norm) else (None,))
         ]
 
 
@@ -122,38 +128,49 @@ def steps_per_case(comparison: Comparison) -> int:
     return comparison.seeds + 1
 
 
-def case_label(case: ViTDescription) -> str:
+def case_label(case: ModelDescription) -> str:
     """Short name of a case: ``dyt alpha=0.5 timm``."""
     alpha = f" alpha={case.alpha:g}" if case.alpha is not None else ""
-    return f"{case.norm}{alpha} {case.init}"
+    return f"{case.norm or OWN_NORM}{alpha} {case.init}"
 
 
-def _key(comparison: Comparison, case: ViTDescription) -> str:
+@cache
+def _source_digest() -> str:
+    """Of the library's own code: a case that older code computed is computed again."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(criticality.__file__).parent.rglob("*.py")):
+        if path.parent.name in ("pointwise", "theory", "measurement", "models"):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _key(comparison: Comparison, case: ModelDescription) -> str:
     settings = {name: getattr(comparison, name) for name in ("seeds", "seed", "probes", "samples")}
-    made_by = {"criticality": __version__, "timm": timm.__version__, "schema": SCHEMA}
-    text = json.dumps({**asdict(case), **settings, **made_by}, sort_keys=True)
+    made_by = {"criticality": __version__, "source": _source_digest(), "timm": timm.__version__, "schema": SCHEMA}
+    described = {"kind": type(case).__name__, **asdict(case)}  # type: ignore[call-overload]
+    text = json.dumps({**described, **settings, **made_by}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def run_case(
-    comparison: Comparison, case: ViTDescription, progress: Callable[[str, int], None] | None = None
+    comparison: Comparison, case: ModelDescription, progress: Callable[[str, int], None] | None = None
 ) -> xr.Dataset:
     """Build, measure and predict one case (see ``compare``)."""
     label = case_label(case)
     networks: list[Network] = []
     kernels: list[np.ndarray] = []
-    images = torch.from_numpy(photographs(case.input_size()))
+    batch = case.inputs(comparison.seed)
 
     def build(seed: int) -> torch.nn.Module:
         model = case.build()
-        networks.append(vit_network(model))
-        kernels.append(input_kernels(model, images))
+        networks.append(case.network(model))
+        kernels.append(input_kernels(model, batch))
         return model
 
     seeds = range(comparison.seed, comparison.seed + comparison.seeds)
     measured = measure_ensemble(
         build,
-        images,
+        batch,
         seeds,
         probes=comparison.probes,
         device=comparison.device,
@@ -163,10 +180,18 @@ def run_case(
     inputs = [TokenKernel.of(kernel) for kernel in np.mean(kernels, axis=0)]
     predicted = propagate(network, inputs, samples=comparison.samples, seed=comparison.seed)
     again = propagate(network, inputs, samples=comparison.samples, seed=comparison.seed + 1_000_003)
-    symmetric = propagate(network, _symmetrized(inputs))
+    symmetric = _equivalent_tokens(network, inputs)
     if progress is not None:
         progress(label, 1)
     return _case_dataset(case, measured, predicted, again, symmetric)
+
+
+def _equivalent_tokens(network: Network, inputs: Sequence[TokenKernel]) -> xr.Dataset | None:
+    """The theory of equivalent tokens, ``None`` where the network tells tokens apart."""
+    try:
+        return propagate(network, _symmetrized(inputs))
+    except ValueError:
+        return None
 
 
 def _symmetrized(kernels: Sequence[TokenKernel]) -> SymmetricKernel:
@@ -177,7 +202,7 @@ def _symmetrized(kernels: Sequence[TokenKernel]) -> SymmetricKernel:
 
 
 def _case_dataset(
-    case: ViTDescription, measured: xr.Dataset, predicted: xr.Dataset, again: xr.Dataset, symmetric: xr.Dataset
+    case: ModelDescription, measured: xr.Dataset, predicted: xr.Dataset, again: xr.Dataset, symmetric: xr.Dataset | None
 ) -> xr.Dataset:
     blocks = measured.block
     at_blocks, at_blocks_again = predicted.sel(block=blocks), again.sel(block=blocks)
@@ -185,7 +210,9 @@ def _case_dataset(
     data = {
         "log_apjn_predicted": (at_blocks.log_apjn + at_blocks_again.log_apjn) / 2,
         "log_apjn_predicted_se": abs(at_blocks.log_apjn - at_blocks_again.log_apjn) / 2,
-        "log_apjn_symmetric": symmetric.sel(block=blocks).log_apjn,
+        "log_apjn_symmetric": (
+            measured.log_apjn * np.nan if symmetric is None else symmetric.sel(block=blocks).log_apjn
+        ),
         "log_apjn_measured": measured.log_apjn,
         "log_apjn_se": measured.log_apjn_se,
         "q_predicted": at_blocks.q,
@@ -198,7 +225,7 @@ def _case_dataset(
     dataset = xr.Dataset({name: values.drop_attrs() for name, values in data.items()})
     dataset = dataset.expand_dims("case").assign_coords(
         case=[case_label(case)],
-        norm=("case", [str(case.norm)]),
+        norm=("case", [case.norm or OWN_NORM]),
         alpha=("case", [math.nan if case.alpha is None else case.alpha]),
         init=("case", [case.init]),
     )

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, TypeVar, cast
 
+import numpy as np
+
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.branches import Branch, Linear
 from criticality.theory.norms import K, NoNorm, Norm
@@ -115,9 +117,18 @@ def transformer(norm: Norm, attention: Branch, mlp: Branch, depth: int, scale: f
 
 
 def _depth(depth: int) -> int:
-    if isinstance(depth, bool) or int(depth) != depth or depth < 1:
-        raise ValueError(f"depth={depth!r} must be a whole number, 1 or above")
+    check_whole("depth", depth)
     return int(depth)
+
+
+def check_whole(name: str, value: object) -> None:
+    """Refuse what is not a whole number from 1 on; ``None`` passes.
+
+    Raises:
+        ValueError: naming the argument and the value.
+    """
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
+        raise ValueError(f"{name}={value!r} must be a whole number, 1 or above")
 
 
 T = TypeVar("T")
@@ -145,6 +156,8 @@ def _mean(parts: list[Any]) -> Any:
     if is_dataclass(first) and not isinstance(first, type):
         means = {f.name: _mean([getattr(part, f.name) for part in parts]) for f in fields(first) if f.init}
         return type(first)(**means)
-    if any(other != first for other in parts):
+    if isinstance(first, np.ndarray) and all(np.array_equal(other, first) for other in parts):
+        return first
+    if isinstance(first, np.ndarray) or any(other != first for other in parts):
         raise ValueError(f"descriptions must be alike, but hold {first!r} beside other values")
     return first

@@ -1,0 +1,347 @@
+"""Hugging Face transformers: built from a config with random weights, and read as a ``Network``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from criticality.models.conversion import replace_norms
+from criticality.models.images import photographs
+from criticality.models.initialization import InitializationRecorder, SecondMoment, actual_second_moment, initialize
+from criticality.models.reading import (
+    make_attention,
+    make_gated_mlp,
+    read_activation,
+    read_fused,
+    read_head_norm,
+    read_linear,
+    read_mlp,
+    read_norm,
+)
+from criticality.models.text import random_tokens, source_bytes
+from criticality.theory import Network, Rotary, Sublayer, TokenKernel
+from criticality.theory.network import check_whole
+from criticality.theory.norms import make_norm, takes_alpha
+
+BYTES = 256
+SEQUENCES = 2
+
+
+@dataclass(frozen=True)
+class HuggingFaceDescription:
+    """A Hugging Face model by config, with what is changed of it; ``None`` keeps the config's own value.
+
+    The table of token embeddings is cut to the 256 bytes that inputs are made of: its other rows are never read.
+
+    Attributes:
+        name: path of a ``config.json`` (or of its folder), or a model type of transformers.
+        norm, alpha: replace every norm of the stream (``replace_norms``).
+        depth, width, heads: blocks, channels and attention heads. With a width alone, heads keep their channels, and
+            MLPs their ratio.
+        image_size: pixels, of vision models.
+        tokens: length of text inputs.
+        text: ``bytes`` of Python's standard library, or ``random`` tokens.
+        init: ``own``, or ``fan-in`` (``initialize``).
+    """
+
+    name: str
+    norm: str | None = None
+    alpha: float | None = None
+    depth: int | None = None
+    width: int | None = None
+    heads: int | None = None
+    image_size: int | None = None
+    tokens: int = 64
+    text: str = "bytes"
+    init: str = "own"
+
+    def __post_init__(self) -> None:
+        for field in ("depth", "width", "heads", "image_size", "tokens"):
+            check_whole(field, getattr(self, field))
+        if self.norm is not None:
+            make_norm(self.norm, self.alpha if takes_alpha(self.norm) else None)
+        elif self.alpha is not None:
+            raise ValueError(f"alpha={self.alpha!r} must come with a pointwise norm, and no norm was given")
+        if self.text not in ("bytes", "random"):
+            raise ValueError(f"text={self.text!r} must be 'bytes' or 'random'")
+        initialize([], self.init)
+        self.config()
+
+    def config(self) -> Any:
+        """The transformers config with all changes.
+
+        Raises:
+            ValueError: no such file or model type, a family that is not read, or sizes that do not fit.
+        """
+        config = _load_config(self.name)
+        if config.model_type not in FAMILIES:
+            raise ValueError(
+                f"model 'hf:{self.name}' must be of a family that is read ({', '.join(sorted(FAMILIES))}), but is"
+                f" {config.model_type!r}"
+            )
+        if self.depth is not None:
+            config.num_hidden_layers = self.depth
+            if getattr(config, "layer_types", None):
+                config.layer_types = [config.layer_types[i % len(config.layer_types)] for i in range(self.depth)]
+        if self.width is not None or self.heads is not None:
+            _resize(config, self.width or config.hidden_size, self.heads)
+        if self.image_size is not None and hasattr(config, "image_size"):
+            config.image_size = self.image_size
+        if hasattr(config, "vocab_size"):
+            config.vocab_size = BYTES
+            for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+                if (getattr(config, name, None) or 0) >= BYTES:
+                    setattr(config, name, None)
+        return config
+
+    def build(self, device: torch.device | str | None = None) -> nn.Module:
+        """The torch model, random weights, from torch's random state."""
+        from transformers import AutoModel
+
+        with torch.device(device or "cpu"):
+            model = AutoModel.from_config(self.config())
+            if device is not None and torch.device(device).type == "meta":
+                model.initialize_weights()  # transformers leaves this out on the meta device
+        if self.norm is not None:
+            replace_norms(model, self.norm, self.alpha)
+        initialize(FAMILIES[model.config.model_type].blocks(model), self.init)
+        return model
+
+    def inputs(self, seed: int = 0) -> dict[str, Tensor]:
+        """Two sequences of real text, or two photographs: keyword arguments of the model."""
+        config = self.config()
+        if hasattr(config, "image_size"):
+            return {"pixel_values": torch.from_numpy(photographs(config.image_size))}
+        make = source_bytes(SEQUENCES, self.tokens, seed)
+        if self.text == "random":
+            make = random_tokens(SEQUENCES, self.tokens, BYTES, seed)
+        return {"input_ids": torch.from_numpy(make)}
+
+    def network(self, model: nn.Module, second_moment: SecondMoment = actual_second_moment) -> Network:
+        """Read a model that ``build`` made."""
+        return huggingface_network(model, second_moment)
+
+    def describe(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
+        """The network and the expected kernels at its start; allocates no weight.
+
+        Raises:
+            ValueError: when the model has a part that the theory does not describe.
+        """
+        recorder = InitializationRecorder()
+        with recorder:
+            model = self.build(device="meta")
+        family = FAMILIES[self.config().model_type]
+        kernels = family.start(model, self.inputs(seed), recorder.second_moment)
+        return huggingface_network(model, recorder.second_moment), kernels
+
+
+def _load_config(name: str) -> Any:
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    path = Path(name)
+    if path.suffix == ".json" or path.is_dir():
+        file = path / "config.json" if path.is_dir() else path
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            kind = content.pop("model_type")
+        except (OSError, json.JSONDecodeError, KeyError, AttributeError, UnicodeDecodeError) as error:
+            raise ValueError(f"model 'hf:{name}' must be a config.json with a model_type: {error!r}") from error
+    else:
+        kind, content = name, {}
+    if kind not in CONFIG_MAPPING:
+        raise ValueError(f"model 'hf:{name}' must be a path of a config.json or a model type, such as 'hf:llama'")
+    try:
+        return AutoConfig.for_model(kind, **content)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"model 'hf:{name}' must have a valid config: {error}") from error
+
+
+def _resize(config: Any, width: int, heads: int | None) -> None:
+    old_width, old_heads = config.hidden_size, config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or old_width // old_heads
+    heads = heads or max(1, width * old_heads // old_width)
+    if width % heads:
+        raise ValueError(f"width={width!r} must be divisible by heads={heads!r}")
+    groups = getattr(config, "num_key_value_heads", None)
+    inner = next(name for name in ("intermediate_size", "n_inner") if hasattr(config, name))
+    if getattr(config, inner) is not None:
+        setattr(config, inner, getattr(config, inner) * width // old_width)
+    config.hidden_size, config.num_attention_heads = width, heads
+    if groups is not None:
+        config.num_key_value_heads = max(1, heads * groups // old_heads)
+        if heads % config.num_key_value_heads:
+            config.num_key_value_heads = heads
+    if getattr(config, "head_dim", None) is not None:
+        config.head_dim = head_dim if width == heads * head_dim or head_dim * old_heads != old_width else width // heads
+
+
+def huggingface_network(model: nn.Module, second_moment: SecondMoment = actual_second_moment) -> Network:
+    """Read a Hugging Face model as sub-layers with the variances of their own weights.
+
+    Raises:
+        ValueError: another family, or a part that the theory does not describe.
+    """
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    if kind not in FAMILIES:
+        raise ValueError(f"model must be of a family that is read ({', '.join(sorted(FAMILIES))}), but is {kind!r}")
+    family = FAMILIES[str(kind)]
+    sublayers = [sublayer for block in family.blocks(model) for sublayer in family.read(model, block, second_moment)]
+    return Network(tuple(sublayers), sublayers_per_block=2, name=type(model).__name__)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one family of models is read: its blocks, one block as two sub-layers, and the kernels at its start."""
+
+    blocks: Callable[[Any], list[nn.Module]]
+    read: Callable[[Any, Any, SecondMoment], tuple[Sublayer, Sublayer]]
+    start: Callable[[Any, dict[str, Tensor], SecondMoment], list[TokenKernel]]
+
+
+def _gpt2_block(model: Any, block: Any, second: SecondMoment) -> tuple[Sublayer, Sublayer]:
+    config, attention, mlp = model.config, block.attn, block.mlp
+    query, key, value = read_fused(
+        attention.c_attn.weight, attention.c_attn.bias, 3, config.hidden_size, second, axis=1
+    )
+    scale = 1.0 if config.scale_attn_weights else math.sqrt(attention.head_dim)
+    if config.scale_attn_by_inverse_layer_idx:
+        scale /= attention.layer_idx + 1
+    branch = make_attention(
+        query,
+        key,
+        value,
+        read_linear(attention.c_proj, second),
+        heads=attention.num_heads,
+        head_dim=attention.head_dim,
+        causal=True,
+        score_scale=scale,
+    )
+    feed_forward = read_mlp(mlp.c_fc, mlp.c_proj, read_activation(mlp.act), second)
+    return Sublayer(branch, read_norm(block.ln_1, second)), Sublayer(feed_forward, read_norm(block.ln_2, second))
+
+
+def _llama_block(model: Any, block: Any, second: SecondMoment) -> tuple[Sublayer, Sublayer]:
+    attention, mlp = block.self_attn, block.mlp
+    query, key, value, output = (read_linear(getattr(attention, f"{part}_proj"), second) for part in "qkvo")
+    branch = make_attention(
+        query,
+        key,
+        value,
+        output,
+        heads=attention.q_proj.out_features // attention.head_dim,
+        key_value_heads=attention.k_proj.out_features // attention.head_dim,
+        head_dim=attention.head_dim,
+        causal=True,
+        window=getattr(attention, "sliding_window", None),
+        rotary=_rotary(model),
+        query_norm=read_head_norm(getattr(attention, "q_norm", None), second),
+        key_norm=read_head_norm(getattr(attention, "k_norm", None), second),
+        score_scale=float(attention.scaling) * math.sqrt(attention.head_dim),
+    )
+    gate, up, down = (read_linear(getattr(mlp, f"{part}_proj"), second) for part in ("gate", "up", "down"))
+    ratio = mlp.gate_proj.out_features / mlp.gate_proj.in_features
+    gated = make_gated_mlp(read_activation(mlp.act_fn), gate, up, down, ratio)
+    return (
+        Sublayer(branch, read_norm(block.input_layernorm, second)),
+        Sublayer(gated, read_norm(block.post_attention_layernorm, second)),
+    )
+
+
+def _bert_block(model: Any, block: Any, second: SecondMoment) -> tuple[Sublayer, Sublayer]:
+    inner = block.attention.self
+    projections = (inner.query, inner.key, inner.value, block.attention.output.dense)
+    query, key, value, output = (read_linear(projection, second) for projection in projections)
+    attention = make_attention(
+        query, key, value, output, heads=inner.num_attention_heads, head_dim=inner.attention_head_size
+    )
+    activation = read_activation(block.intermediate.intermediate_act_fn)
+    mlp = read_mlp(block.intermediate.dense, block.output.dense, activation, second)
+    return (
+        Sublayer(attention, read_norm(block.attention.output.LayerNorm, second), placement="post"),
+        Sublayer(mlp, read_norm(block.output.LayerNorm, second), placement="post"),
+    )
+
+
+def _vit_block(model: Any, block: Any, second: SecondMoment) -> tuple[Sublayer, Sublayer]:
+    config, inner = model.config, block.attention
+    query, key, value, output = (read_linear(getattr(inner, f"{part}_proj"), second) for part in "qkvo")
+    head_dim = config.hidden_size // config.num_attention_heads
+    attention = make_attention(query, key, value, output, heads=config.num_attention_heads, head_dim=head_dim)
+    mlp = read_mlp(block.mlp.fc1, block.mlp.fc2, read_activation(block.mlp.activation_fn), second)
+    return (
+        Sublayer(attention, read_norm(block.layernorm_before, second)),
+        Sublayer(mlp, read_norm(block.layernorm_after, second)),
+    )
+
+
+def _rotary(model: Any) -> Rotary:
+    """Frequencies as the model's own module computes them, with any scaling of long contexts."""
+    embedding = model.rotary_emb
+    if embedding.inv_freq.is_meta:
+        embedding = type(embedding)(config=model.config, device="cpu")
+    if abs(float(embedding.attention_scaling) - 1.0) > 1e-12:
+        raise ValueError("attention_scaling of rotary embeddings must be 1: the theory does not describe others yet")
+    return Rotary(tuple(embedding.inv_freq.double().tolist()))
+
+
+def _equal_tokens(ids: Tensor) -> np.ndarray:
+    numbers = ids.numpy()
+    return (numbers[:, :, None] == numbers[:, None, :]).astype(float)
+
+
+def _embedding_start(*tables: str) -> Callable[[Any, dict[str, Tensor], SecondMoment], list[TokenKernel]]:
+    """Kernels of summed embeddings: token tables tell tokens apart by number, position tables by place, type tables
+    not at all."""
+
+    def start(model: Any, inputs: dict[str, Tensor], second: SecondMoment) -> list[TokenKernel]:
+        same = _equal_tokens(inputs["input_ids"])
+        kernel = np.zeros_like(same)
+        for table in tables:
+            moment = second(model.get_submodule(table).weight)
+            place = np.eye(same.shape[1]) if "position" in table or table == "wpe" else 1.0
+            kernel = kernel + moment * (place if "type" in table or "position" in table or table == "wpe" else same)
+        norm = getattr(getattr(model, "embeddings", None), "LayerNorm", None)
+        kernels = [TokenKernel.of(matrix) for matrix in kernel]
+        return kernels if norm is None else [read_norm(norm, second).forward(matrix) for matrix in kernels]
+
+    return start
+
+
+def _vit_start(model: Any, inputs: dict[str, Tensor], second: SecondMoment) -> list[TokenKernel]:
+    from criticality.models.timm_vit import patch_kernels
+
+    embeddings = model.embeddings
+    projection = embeddings.patch_embeddings.projection
+    gram = patch_kernels(inputs["pixel_values"].numpy(), projection, second)
+    kernels = np.zeros((len(gram), gram.shape[1] + 1, gram.shape[1] + 1))
+    kernels[:, 1:, 1:] = gram
+    kernels[:, 0, 0] = second(embeddings.cls_token)
+    kernels += second(embeddings.position_embeddings) * np.eye(kernels.shape[1])
+    return [TokenKernel.of(kernel) for kernel in kernels]
+
+
+_LLAMA = Family(lambda model: list(model.layers), _llama_block, _embedding_start("embed_tokens"))
+FAMILIES: dict[str, Family] = {
+    "gpt2": Family(lambda model: list(model.h), _gpt2_block, _embedding_start("wte", "wpe")),
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "bert": Family(
+        lambda model: list(model.encoder.layer),
+        _bert_block,
+        _embedding_start(
+            "embeddings.word_embeddings", "embeddings.position_embeddings", "embeddings.token_type_embeddings"
+        ),
+    ),
+    "vit": Family(lambda model: list(model.layers), _vit_block, _vit_start),
+}

@@ -1,0 +1,34 @@
+"""Real text that ships with Python, as token numbers."""
+
+from __future__ import annotations
+
+import sysconfig
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+
+@cache
+def _source() -> bytes:
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    return b"\n".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
+
+
+def source_bytes(sequences: int, tokens: int, seed: int = 0) -> Int[np.ndarray, "sequences tokens"]:
+    """Stretches of the Python standard library's own source files, one byte to a token (numbers below 256).
+
+    Raises:
+        ValueError: fewer than one sequence or token, or more tokens than there are.
+    """
+    text = _source()
+    if sequences < 1 or not 1 <= tokens < len(text):
+        raise ValueError(f"sequences={sequences!r}, tokens={tokens!r} must be at least 1 and tokens below {len(text)}")
+    starts = np.random.default_rng([seed, 7]).integers(0, len(text) - tokens, sequences)
+    return np.array([np.frombuffer(text, np.uint8, tokens, int(start)) for start in starts], dtype=np.int64)
+
+
+def random_tokens(sequences: int, tokens: int, vocabulary: int, seed: int = 0) -> Int[np.ndarray, "sequences tokens"]:
+    """Independent uniform token numbers below ``vocabulary``."""
+    return np.random.default_rng([seed, 8]).integers(0, vocabulary, (sequences, tokens))
