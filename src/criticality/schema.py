@@ -70,7 +70,7 @@ def profile_dataset(
 
 
 @contextmanager
-def _whole_or_absent(path: str | os.PathLike[str]) -> Iterator[Path]:
+def whole_or_absent(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A neighbour of ``path`` to write to, renamed over it when all went well and removed otherwise."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -84,14 +84,14 @@ def _whole_or_absent(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     """Write NetCDF; the file is either whole or, when something fails, as it was."""
-    with _whole_or_absent(path) as file:
+    with whole_or_absent(path) as file:
         dataset.to_netcdf(file, engine="h5netcdf")
     return Path(path)
 
 
 def write_text(text: str, path: str | os.PathLike[str]) -> Path:
     """Write a text file whole or not at all."""
-    with _whole_or_absent(path) as file:
+    with whole_or_absent(path) as file:
         file.write_text(text, encoding="utf-8")
     return Path(path)
 

@@ -9,7 +9,7 @@ import click
 
 from criticality import __version__
 
-VERBS = ("compare", "measure", "moments", "predict")
+VERBS = ("compare", "convert", "measure", "moments", "predict")
 
 
 class _Refusal(click.ClickException):

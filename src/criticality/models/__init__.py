@@ -1,6 +1,6 @@
 """Bridges from real models to the theory: construction, reading of variances, real inputs."""
 
-from criticality.models.conversion import Conversion, Replacement, replace_norms
+from criticality.models.conversion import Conversion, Replacement, replace_norms, write_weights
 from criticality.models.description import ModelDescription, OwnDescription, describe_model
 from criticality.models.huggingface import HuggingFaceDescription, huggingface_network
 from criticality.models.images import photographs
@@ -28,4 +28,5 @@ __all__ = [
     "replace_norms",
     "source_bytes",
     "vit_network",
+    "write_weights",
 ]

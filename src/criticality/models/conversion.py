@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from criticality.models.normalizers import DynamicPointwise
+from criticality.schema import whole_or_absent
 from criticality.theory.norms import LAYER_NORMS, RMS_NORMS, make_norm, takes_alpha
 
 HEAD_NORMS = ("q_norm", "k_norm")
@@ -64,7 +67,7 @@ def replace_norms(
             ``1 + weight`` as scale), nothing to replace, or an unknown norm. The model is then as it was.
     """
     make_norm(norm, alpha)
-    found = [(name, module) for name, module in model.named_modules() if _is_norm(module)]
+    found = [(name, module) for name, module in model.named_modules(remove_duplicate=False) if _is_norm(module)]
     found = [(name, module) for name, module in found if name.rpartition(".")[2] not in keep]
     if not found:
         raise ValueError(f"model {type(model).__name__} must have a LayerNorm or RMSNorm to replace, and has none")
@@ -76,6 +79,16 @@ def replace_norms(
     for replacement in replacements:
         _assign(model, replacement.name, replacement.after)
     return Conversion(model, replacements)
+
+
+def write_weights(model: nn.Module, path: str | os.PathLike[str]) -> Path:
+    """Write a model's state dict as safetensors, whole or not at all; tensors that are shared are written once each."""
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
+    with whole_or_absent(path) as file:
+        save_file(tensors, file)
+    return Path(path)
 
 
 def norm_width(module: nn.Module) -> int | None:

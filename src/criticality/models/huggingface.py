@@ -287,7 +287,7 @@ def _rotary(model: Any) -> Rotary:
     """Frequencies as the model's own module computes them, with any scaling of long contexts."""
     embedding = model.rotary_emb
     if embedding.inv_freq.is_meta:
-        embedding = type(embedding)(config=model.config, device="cpu")
+        embedding = type(embedding)(config=model.config)
     if abs(float(embedding.attention_scaling) - 1.0) > 1e-12:
         raise ValueError("attention_scaling of rotary embeddings must be 1: the theory does not describe others yet")
     return Rotary(tuple(embedding.inv_freq.double().tolist()))
