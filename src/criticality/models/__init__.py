@@ -1,13 +1,45 @@
-"""Bridges from real models to the theory: construction, reading of variances, real inputs."""
+"""Bridges from real models to the theory: construction, reading of variances, real inputs.
 
-from criticality.models.conversion import Conversion, Replacement, replace_norms, write_weights
-from criticality.models.description import ModelDescription, OwnDescription, describe_model
-from criticality.models.huggingface import HuggingFaceDescription, huggingface_network
-from criticality.models.images import photographs
-from criticality.models.initialization import INITS, InitializationRecorder, initialize
-from criticality.models.normalizers import DynamicPointwise
-from criticality.models.text import random_tokens, source_bytes
-from criticality.models.timm_vit import ViTDescription, embedding_kernels, vit_network
+Names are imported when they are first used: a Hugging Face model does not wait for timm, nor the other way round.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from criticality.models.conversion import Conversion, Replacement, replace_norms, write_weights
+    from criticality.models.description import ModelDescription, OwnDescription, describe_model
+    from criticality.models.huggingface import HuggingFaceDescription, huggingface_network
+    from criticality.models.images import photographs
+    from criticality.models.initialization import INITS, InitializationRecorder, initialize
+    from criticality.models.normalizers import DynamicPointwise
+    from criticality.models.text import random_tokens, source_bytes
+    from criticality.models.timm_vit import ViTDescription, embedding_kernels, vit_network
+
+_MODULES = {
+    "conversion": ("Conversion", "Replacement", "replace_norms", "write_weights"),
+    "description": ("ModelDescription", "OwnDescription", "describe_model"),
+    "huggingface": ("HuggingFaceDescription", "huggingface_network"),
+    "images": ("photographs",),
+    "initialization": ("INITS", "InitializationRecorder", "initialize"),
+    "normalizers": ("DynamicPointwise",),
+    "text": ("random_tokens", "source_bytes"),
+    "timm_vit": ("ViTDescription", "embedding_kernels", "vit_network"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 __all__ = [
     "INITS",

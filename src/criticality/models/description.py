@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
@@ -14,9 +15,7 @@ import torch
 from torch import nn
 
 from criticality.models.conversion import replace_norms
-from criticality.models.huggingface import HuggingFaceDescription, huggingface_network
 from criticality.models.initialization import SecondMoment, actual_second_moment, initialize
-from criticality.models.timm_vit import ViTDescription, vit_network
 from criticality.theory import Network, TokenKernel
 from criticality.theory.norms import make_norm, takes_alpha
 
@@ -97,9 +96,10 @@ class OwnDescription:
         return make(self.build())
 
     def network(self, model: nn.Module, second_moment: SecondMoment = actual_second_moment) -> Network:
-        if hasattr(getattr(model, "config", None), "model_type"):
-            return huggingface_network(model, second_moment)
-        return vit_network(model, second_moment)
+        module = "huggingface" if hasattr(getattr(model, "config", None), "model_type") else "timm_vit"
+        read = {"huggingface": "huggingface_network", "timm_vit": "vit_network"}[module]
+        network: Network = getattr(_adapter(module), read)(model, second_moment)
+        return network
 
     def describe(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
         """Read from weights that are drawn for it, as one's own code need not work without."""
@@ -130,10 +130,15 @@ def _load(path: str) -> Any:
     return module
 
 
-_FAMILIES: dict[str, Callable[..., ModelDescription]] = {
-    "timm": ViTDescription,
-    "hf": HuggingFaceDescription,
-    "module": OwnDescription,
+def _adapter(module: str) -> Any:
+    """A family's module, imported when it is wanted: each brings a large package along."""
+    return importlib.import_module(f"criticality.models.{module}")
+
+
+_FAMILIES: dict[str, Callable[[], Any]] = {
+    "timm": lambda: _adapter("timm_vit").ViTDescription,
+    "hf": lambda: _adapter("huggingface").HuggingFaceDescription,
+    "module": lambda: OwnDescription,
 }
 
 
@@ -151,7 +156,7 @@ def describe_model(model: str, **changes: Any) -> ModelDescription:
             f"model {model!r} must be given as 'timm:NAME' (such as 'timm:vit_base_patch16_224'), 'hf:PATH/config.json',"
             " 'hf:MODEL_TYPE' or 'module:PATH.py:FACTORY'"
         )
-    make: Any = _FAMILIES[family]
+    make = _FAMILIES[family]()
     given = {key: value for key, value in changes.items() if value is not None}
     taken = {field.name for field in fields(make)}
     refused: Sequence[str] = sorted(given.keys() - taken)

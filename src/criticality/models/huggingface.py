@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from criticality.models.conversion import replace_norms
-from criticality.models.images import photographs
+from criticality.models.images import patch_kernels, photographs
 from criticality.models.initialization import InitializationRecorder, SecondMoment, actual_second_moment, initialize
 from criticality.models.reading import (
     make_attention,
@@ -317,8 +317,6 @@ def _embedding_start(*tables: str) -> Callable[[Any, dict[str, Tensor], SecondMo
 
 
 def _vit_start(model: Any, inputs: dict[str, Tensor], second: SecondMoment) -> list[TokenKernel]:
-    from criticality.models.timm_vit import patch_kernels
-
     embeddings = model.embeddings
     projection = embeddings.patch_embeddings.projection
     gram = patch_kernels(inputs["pixel_values"].numpy(), projection, second)

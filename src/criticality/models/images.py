@@ -1,11 +1,14 @@
-"""Real inputs that ship with packages."""
+"""Real pictures that ship with packages, and the kernels of their patches."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
-from sklearn.datasets import load_sample_images
+
+from criticality.models.initialization import SecondMoment
 
 # Channel means and deviations of ImageNet, the normalization of timm's vision transformers.
 _MEAN = np.array([0.485, 0.456, 0.406])
@@ -15,6 +18,8 @@ _DEVIATION = np.array([0.229, 0.224, 0.225])
 def photographs(size: int = 224) -> Float[np.ndarray, "2 3 size size"]:
     """The two photographs of ``sklearn.datasets.load_sample_images`` (a temple and a flower), centre crop, resized to
     ``size`` pixels and normalized with ImageNet's channel statistics; float32."""
+    from sklearn.datasets import load_sample_images  # a second, which text models need not wait
+
     if size < 1:
         raise ValueError(f"size={size!r} must be at least 1")
     images = []
@@ -25,3 +30,17 @@ def photographs(size: int = 224) -> Float[np.ndarray, "2 3 size size"]:
         pixels = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC), dtype=float) / 255
         images.append(((pixels - _MEAN) / _DEVIATION).transpose(2, 0, 1))
     return np.array(images, dtype=np.float32)
+
+
+def patch_kernels(
+    images: np.ndarray, projection: Any, second_moment: SecondMoment
+) -> Float[np.ndarray, "images patches patches"]:
+    """``Var(W) x_a . x_b + Var(b)`` for the patches ``x_a`` of images, ``projection`` one convolution without overlap."""
+    height, width = projection.kernel_size
+    count, channels = images.shape[:2]
+    rows, columns = images.shape[2] // height, images.shape[3] // width
+    patches = images.reshape(count, channels, rows, height, columns, width).transpose(0, 2, 4, 1, 3, 5)
+    patches = patches.reshape(count, rows * columns, -1).astype(float)
+    bias = 0.0 if projection.bias is None else second_moment(projection.bias)
+    kernels: np.ndarray = second_moment(projection.weight) * patches @ patches.transpose(0, 2, 1) + bias
+    return kernels

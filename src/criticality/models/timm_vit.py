@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 import timm
 import torch
-from jaxtyping import Float
 from timm.models.eva import Eva
 from timm.models.vision_transformer import Attention as TimmAttention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from criticality.models.conversion import replace_norms
-from criticality.models.images import photographs
+from criticality.models.images import patch_kernels, photographs
 from criticality.models.initialization import InitializationRecorder, SecondMoment, actual_second_moment, initialize
 from criticality.models.reading import (
     make_attention,
@@ -252,20 +251,6 @@ def _eva_rotary(model: Any, rope: Callable[[], Any] | None) -> Rotary | None:
     pairs = angles[:, : angles.shape[1] // 2] if half else angles[:, ::2]
     prefix = np.zeros((model.num_prefix_tokens, pairs.shape[1]))
     return Rotary(positions=np.concatenate([prefix, pairs]))
-
-
-def patch_kernels(
-    images: np.ndarray, projection: Any, second_moment: SecondMoment
-) -> Float[np.ndarray, "images patches patches"]:
-    """``Var(W) x_a . x_b + Var(b)`` for the patches ``x_a`` of images, ``projection`` one convolution without overlap."""
-    height, width = projection.kernel_size
-    count, channels = images.shape[:2]
-    rows, columns = images.shape[2] // height, images.shape[3] // width
-    patches = images.reshape(count, channels, rows, height, columns, width).transpose(0, 2, 4, 1, 3, 5)
-    patches = patches.reshape(count, rows * columns, -1).astype(float)
-    bias = 0.0 if projection.bias is None else second_moment(projection.bias)
-    kernels: np.ndarray = second_moment(projection.weight) * patches @ patches.transpose(0, 2, 1) + bias
-    return kernels
 
 
 def embedding_kernels(

@@ -73,6 +73,11 @@ class Rotary:
             )
         return cls(tuple(float(base ** (-i / turned)) for i in range(0, turned, 2)))
 
+    @property
+    def pairs(self) -> int:
+        """Number of channel pairs that turn."""
+        return len(self.frequencies) if self.positions is None else self.positions.shape[1]
+
     def angles(self, tokens: int) -> Float[np.ndarray, "tokens pairs"]:
         """Angle of every channel pair of every token.
 
@@ -85,15 +90,12 @@ class Rotary:
             raise ValueError(f"positions of Rotary must be of {tokens} tokens, but are of {len(self.positions)}")
         return self.positions
 
-    def turn(self, x: Channels, sign: float = 1.0) -> Channels:
-        """Rotate; ``sign = -1`` rotates back."""
-        angles = self.angles(len(x))
-        pairs = angles.shape[1]
-        if 2 * pairs > x.shape[1]:
-            raise ValueError(f"Rotary of {pairs} channel pairs must fit into head_dim={x.shape[1]}")
-        cosine, sine = np.cos(angles), sign * np.sin(angles)
-        left, right = x[:, :pairs], x[:, pairs : 2 * pairs]
-        return np.concatenate([left * cosine - right * sine, right * cosine + left * sine, x[:, 2 * pairs :]], axis=1)
+
+def rotate(x: Channels, cosine: Float[np.ndarray, "tokens pairs"], sine: Float[np.ndarray, "tokens pairs"]) -> Channels:
+    """Turn the first channel pairs of each token; with the sine negated, back."""
+    pairs = cosine.shape[1]
+    left, right = x[:, :pairs], x[:, pairs : 2 * pairs]
+    return np.concatenate([left * cosine - right * sine, right * cosine + left * sine, x[:, 2 * pairs :]], axis=1)
 
 
 @dataclass(frozen=True)
@@ -130,19 +132,22 @@ class Side:
     """Queries or keys of sampled heads: from independent channels to what enters the scores, and back."""
 
     def __init__(self, kernel: Matrix, norm: HeadNorm | None, rotary: Rotary | None):
-        self.factor, self.norm, self.rotary = factor(kernel), norm, rotary
+        self.factor, self.norm = factor(kernel), norm
+        angles = None if rotary is None else rotary.angles(len(kernel))
+        self._turn = None if angles is None else (np.cos(angles), np.sin(angles))
 
     def draw(self, normals: Channels) -> Channels:
         x = self.factor @ normals
         if self.norm is not None:
             self._unit, self._size = self.norm.apply(x)
             x = self.norm.gamma * self._unit
-        return x if self.rotary is None else self.rotary.turn(x)
+        return x if self._turn is None else rotate(x, *self._turn)
 
     def backward(self, gradient: Channels) -> Channels:
         """Gradient at the channels of the last draw."""
-        if self.rotary is not None:
-            gradient = self.rotary.turn(gradient, -1.0)
+        if self._turn is not None:
+            cosine, sine = self._turn
+            gradient = rotate(gradient, cosine, -sine)
         return gradient if self.norm is None else self.norm.backward(gradient, self._unit, self._size)
 
 

@@ -227,6 +227,8 @@ class Attention:
         for name in ("rotary", "query_norm", "key_norm"):
             if getattr(self, name) is not None and self.head_dim is None:
                 raise ValueError(f"{name} of Attention must come with head_dim")
+        if self.rotary is not None and self.head_dim is not None and 2 * self.rotary.pairs > self.head_dim:
+            raise ValueError(f"rotary of Attention must turn no more than head_dim={self.head_dim!r} channels")
 
     @property
     def score_variance(self) -> float:
