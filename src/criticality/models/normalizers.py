@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from criticality.models.fused import FUSED, dynamic
 from criticality.pointwise import get_function
 
 _TORCH_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -91,16 +92,15 @@ class DynamicPointwise(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        fused = self.function in FUSED and not self.channels_first
+        if fused and self.weight is not None and self.bias is not None:
+            return dynamic(self.function, x, self.alpha, self.shift, self.weight, self.bias)
         u = self.alpha * x
-        if self.shift is not None:
-            u = u + self.shift
-        y = _TORCH_FUNCTIONS[self.function](u)
+        y = _TORCH_FUNCTIONS[self.function](u if self.shift is None else u + self.shift)
         if self.weight is None or self.bias is None:
             return y
-        if self.channels_first:
-            trailing = (1,) * (x.ndim - 2)
-            return y * self.weight.view(-1, *trailing) + self.bias.view(-1, *trailing)
-        return y * self.weight + self.bias
+        trailing = (1,) * (x.ndim - 2) if self.channels_first else ()
+        return y * self.weight.view(-1, *trailing) + self.bias.view(-1, *trailing)
 
     def extra_repr(self) -> str:
         layout = ", channels_first" if self.channels_first else ""

@@ -1,0 +1,183 @@
+"""Dynamic Tanh and Dynamic erf as modules: equal to their formulas, one saved tensor, and at home in torch."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from criticality.models import DynamicPointwise, fused
+from criticality.pointwise import FUNCTIONS
+
+NAMES = ["dyt", "derf"]
+SHAPES = [(5, 7, 96), (64, 300), (3, 1), (33,), (0, 8), (2, 3, 4, 1031)]
+
+
+def formula(module, x):
+    u = module.alpha * x
+    if module.shift is not None:
+        u = u + module.shift
+    return {"tanh": torch.tanh, "erf": torch.erf}[module.function](u) * module.weight + module.bias
+
+
+def drawn(width, name, dtype=torch.float32):
+    module = DynamicPointwise(width, name, alpha=0.8, dtype=dtype)
+    for parameter in (module.weight, module.bias, *([] if module.shift is None else [module.shift])):
+        nn.init.normal_(parameter)
+    return module
+
+
+def gradients(call, module, x, g):
+    leaf = x.clone().requires_grad_()
+    parameters = [p for p in (module.alpha, module.shift, module.weight, module.bias) if p is not None]
+    value = call(leaf)
+    return value, torch.autograd.grad(value, [leaf, *parameters], g.to(value.dtype))
+
+
+@pytest.fixture(params=["kernel", "torch"])
+def path(request, monkeypatch):
+    if request.param == "torch":
+        monkeypatch.setattr(fused, "kernel", lambda: None)
+    elif fused.kernel() is None:
+        pytest.skip("no C compiler here")
+    return request.param
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_values_and_gradients_are_those_of_the_formula(name, shape, path):
+    module = drawn(shape[-1], name)
+    x, g = 3 * torch.randn(shape), torch.randn(shape)
+    value, found = gradients(module, module, x, g)
+    double = drawn(shape[-1], name, torch.float64)
+    double.load_state_dict(module.state_dict())
+    exact, expected = gradients(lambda t: formula(double, t), double, x.double(), g.double())
+    torch.testing.assert_close(value, exact.float(), rtol=2e-6, atol=2e-6)
+    size = max(1.0, x.numel() / max(1, shape[-1])) ** 0.5
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape
+        torch.testing.assert_close(
+            a, b.float(), rtol=1e-5, atol=1e-5 * size * (x.numel() ** 0.5 if a.numel() == 1 else 1)
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_small_and_extreme_arguments_keep_their_digits(name, path):
+    x = torch.cat([torch.logspace(-30, 1.2, 500), -torch.logspace(-30, 1.2, 500), torch.tensor([0.0, 1e30, -1e30])])[
+        None
+    ]
+    module = DynamicPointwise(x.shape[1], name, alpha=1.0)
+    np.testing.assert_allclose(module(x).detach(), FUNCTIONS[module.function].value(x.double().numpy()), rtol=1e-6)
+    special = torch.tensor([[float("inf"), -float("inf"), float("nan")]])
+    out = DynamicPointwise(3, name, alpha=1.0)(special).detach()[0]
+    assert out[0] == 1
+    assert out[1] == -1
+    assert torch.isnan(out[2])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradcheck(name):
+    module = drawn(4, name, torch.float64)
+    inputs = [torch.randn(3, 4, dtype=torch.float64), module.alpha, *([] if module.shift is None else [module.shift])]
+    inputs = [t.detach().requires_grad_() for t in (*inputs, module.weight, module.bias)]
+
+    def call(x, alpha, *rest):
+        shift, weight, bias = rest if len(rest) == 3 else (None, *rest)
+        return fused.dynamic(module.function, x, alpha, shift, weight, bias)
+
+    assert torch.autograd.gradcheck(call, inputs)
+    assert torch.autograd.gradgradcheck(call, inputs)
+
+
+def saved_bytes(call, x):
+    storages = {}
+
+    def pack(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        call(x)
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_activation_is_saved_as_by_layer_norm(name):
+    x = torch.randn(8, 197, 768, requires_grad=True)
+    activation = 4 * x.numel()
+    ours = saved_bytes(DynamicPointwise(768, name), x)
+    assert activation <= ours <= saved_bytes(nn.LayerNorm(768), x)
+    assert saved_bytes(lambda t: formula(DynamicPointwise(768, name), t), x) >= 1.9 * activation
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_function_transforms(name):
+    module = drawn(4, name)
+    x = torch.randn(5, 4)
+    parameters = dict(module.named_parameters())
+
+    def loss(p, row):
+        return torch.func.functional_call(module, p, (row,)).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+    for index in range(5):
+        module.zero_grad()
+        module(x[index]).square().sum().backward()
+        for key, parameter in module.named_parameters():
+            torch.testing.assert_close(each[key][index], parameter.grad, rtol=1e-4, atol=1e-5)
+    tangent = torch.randn(5, 4)
+    _, forward = torch.func.jvp(module, (x,), (tangent,))
+    jacobian = torch.func.vmap(torch.func.jacrev(module))(x)
+    torch.testing.assert_close(forward, torch.einsum("bij,bj->bi", jacobian, tangent), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_autocast_and_half_precision(name):
+    model = nn.Sequential(nn.Linear(6, 6), drawn(6, name), nn.Linear(6, 6))
+    x = torch.randn(4, 6)
+    exact = model(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = model(x)
+    mixed.float().square().sum().backward()
+    assert mixed.dtype == torch.bfloat16
+    torch.testing.assert_close(mixed.float(), exact, rtol=0.1, atol=0.1)
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+    half = drawn(6, name).bfloat16()
+    half(x.bfloat16()).sum().backward()
+    assert half.alpha.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_memory_layouts_and_strided_inputs(name):
+    module = drawn(6, name)
+    x = torch.randn(2, 6, 5, 4)
+    last = x.permute(0, 2, 3, 1)
+    torch.testing.assert_close(module(last), formula(module, last))
+    sliced = torch.randn(4, 12)[:, ::2]
+    torch.testing.assert_close(module(sliced), formula(module, sliced))
+    first = DynamicPointwise(6, name, alpha=0.8, channels_first=True)
+    first.load_state_dict(module.state_dict())
+    expected = formula(module, last).permute(0, 3, 1, 2)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.testing.assert_close(first(x.contiguous(memory_format=layout)), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_modules_agree(name):
+    module = drawn(32, name)
+    compiled = torch.compile(module, fullgraph=True)
+    x, g = torch.randn(6, 32), torch.randn(6, 32)
+    value, found = gradients(module, module, x, g)
+    again, same = gradients(compiled, module, x, g)
+    torch.testing.assert_close(value, again, rtol=1e-5, atol=1e-5)
+    for a, b in zip(found, same, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_only_wanted_gradients_are_given():
+    module = drawn(4, "derf")
+    module.alpha.requires_grad_(False)
+    x = torch.randn(3, 4)
+    module(x).sum().backward()
+    assert module.alpha.grad is None
+    assert module.weight.grad is not None
