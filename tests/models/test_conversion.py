@@ -72,6 +72,17 @@ def test_names_are_those_of_the_published_code():
     assert sorted(model.state_dict()) == sorted(f"{i}.{name}" for i in (0, 1) for name in names)
 
 
+def test_pointwise_norms_are_replaced_too():
+    model = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
+    replace_norms(model, "dyt", 0.5)
+    weight = model[1].weight
+    replace_norms(model, "derf", 2.0)
+    assert (model[1].function, model[1].initial_alpha) == ("erf", 2.0)
+    replace_norms(model, "ln")
+    assert isinstance(model[1], nn.LayerNorm)
+    assert model[1].weight is weight
+
+
 def test_a_shared_norm_stays_shared():
     norm = nn.LayerNorm(4)
     model = nn.ModuleDict({"a": norm, "b": nn.ModuleDict({"c": norm})})

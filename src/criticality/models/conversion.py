@@ -50,7 +50,7 @@ class Conversion:
 def replace_norms(
     model: nn.Module, norm: str, alpha: float | None = None, *, keep: Sequence[str] = HEAD_NORMS
 ) -> Conversion:
-    """Replace every LayerNorm and RMSNorm of a model in place, timm's and Hugging Face's variants included.
+    """Replace every LayerNorm, RMSNorm and pointwise norm of a model in place, timm's and Hugging Face's included.
 
     Device, dtype, training mode and the affine parameters (``weight``, ``bias``) are kept: the new module holds the
     same parameter objects, so that tied and optimizer references stay valid.  A norm without affine parameters gets
@@ -111,7 +111,7 @@ def norm_epsilon(module: nn.Module) -> float:
         value = getattr(module, name, None)
         if value is not None:
             return float(value)
-    return float(torch.finfo(torch.float32).eps)
+    return 1e-6 if isinstance(module, DynamicPointwise) else float(torch.finfo(torch.float32).eps)
 
 
 def is_rms_norm(module: nn.Module) -> bool:
@@ -125,6 +125,8 @@ def channels_first(module: nn.Module) -> bool:
 
 
 def _is_norm(module: nn.Module) -> bool:
+    if isinstance(module, DynamicPointwise):
+        return True
     name = type(module).__name__.lower()
     return "norm" in name and not any(True for _ in module.children()) and not isinstance(module, nn.Identity)
 
