@@ -85,6 +85,61 @@ def test_compare_writes_a_report_that_stands_alone(tmp_path):
     assert "agrees" in run("compare", "timm:vit_tiny_patch16_224", "--norm", "dyt", *TINY, "--out", tmp_path).stdout
 
 
+OWN = """
+import torch
+from torch import nn
+
+class Stream(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x):
+        x = self.first(x)
+        x = self.second(torch.tanh(x)) + x
+        return self.third(torch.tanh(x)) + x
+
+def stream():
+    return Stream()
+
+def inputs(model):
+    return torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
+
+def points(model):
+    return ["first", "second", "third"]
+"""
+
+
+def test_a_module_of_ones_own_is_measured(tmp_path):
+    (tmp_path / "own.py").write_text(OWN)
+    record = run_json("measure", f"module:{tmp_path}/own.py:stream", "--seeds", 2)
+    assert len(record["log_apjn_profile"]) == 3
+    refused = run("predict", f"module:{tmp_path}/own.py:stream")
+    assert refused.exit_code == 2
+    assert "model must be a timm VisionTransformer or Eva, but is a Stream" in refused.stderr
+
+
+@pytest.mark.parametrize("model", ["hf:gpt2", "hf:qwen3", "hf:bert"])
+def test_text_models_go_through_every_verb(model, tmp_path):
+    small = ["--depth", 2, "--width", 128, "--tokens", 16]
+    predicted = run_json("predict", model, *small, "--norm", "dyt", "--samples", 4)
+    measured = run_json("measure", model, *small, "--norm", "dyt", "--seeds", 2)
+    assert predicted["log_apjn"] == pytest.approx(measured["log_apjn"], abs=0.1)
+    record = run_json("compare", model, *small, "--norm", "own,derf", "--alpha", 1, "--init", "own", "--seeds", 2,
+                      "--samples", 4, "--out", tmp_path / "out")  # fmt: skip
+    assert [case["norm"] for case in record["cases"]] == ["own", "derf"]
+    assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
+    converted = run_json("convert", model, *small, "--norm", "dyt", "--alpha", 0.5, "--out", tmp_path / "w.safetensors")
+    assert len(converted["replaced"]) >= 5
+    assert (tmp_path / "w.safetensors").exists()
+
+
+def test_convert_refuses():
+    result = run("convert", "hf:gpt2", "--depth", 1, "--width", 64, "--norm", "nope")
+    assert result.exit_code == 2
+    assert "norm 'nope' is unknown" in result.stderr
+
+
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_report_of_what_is_finished(tmp_path):
     alphas = "0.1,0.2,0.4,0.8,1.6,3.2"

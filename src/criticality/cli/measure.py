@@ -49,7 +49,7 @@ def measure(
     settings: dict[str, Any] = {"device": torch_device(device), "dtype": getattr(torch, dtype)}
     if between:
         torch.manual_seed(seed)
-        pairs = measure_between(description.build(), inputs, seed=seed, **settings)
+        pairs = measure_between(description.build(), inputs, points=description.points, seed=seed, **settings)
         save(pairs, out)
         if out is not None:
             save_figure(heat_map(pairs, title=f"{model}, {description.norm or 'own norm'}"), out.with_suffix(""))
@@ -63,6 +63,7 @@ def measure(
             lambda _: description.build(),
             inputs,
             range(seed, seed + seeds),
+            points=description.points,
             probes=probes,
             progress=lambda done: advance(f"seed {done}", 1),
             **settings,

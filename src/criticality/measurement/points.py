@@ -8,8 +8,9 @@ from typing import Literal
 
 from torch import nn
 
-Points = Sequence[str] | Callable[[nn.Module], Sequence[str]] | None
-"""Names of modules, each standing for its output, or ``name:input`` for its input; or a function that returns them."""
+Points = Sequence[str] | Callable[[nn.Module], Sequence[str] | None] | None
+"""Names of modules, each standing for its output, or ``name:input`` for its input; or a function that returns them or
+``None``."""
 
 
 _LISTS = ("blocks", "layers", "layer", "h")
@@ -36,11 +37,11 @@ def residual_points(model: nn.Module, points: Points = None) -> list[ResidualPoi
     Raises:
         ValueError: no stream is found, fewer than two points are given, or a name is not a module of the model.
     """
+    if callable(points):
+        points = points(model)
     if points is None:
         name, blocks = _find_blocks(model)
         points = [f"{name}.0:input", *(f"{name}.{i}" for i in range(len(blocks)))]
-    elif callable(points):
-        points = points(model)
     if isinstance(points, str) or len(points) < 2:
         raise ValueError(f"points={points!r} must name at least two modules of the residual stream")
     return [_point(model, str(point)) for point in points]

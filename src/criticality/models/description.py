@@ -38,6 +38,10 @@ class ModelDescription(Protocol):
         """Real inputs for the model, a batch."""
         ...
 
+    def points(self, model: nn.Module) -> Sequence[str] | None:
+        """Names of the points of the residual stream; ``None`` where they are found by themselves."""
+        ...
+
     def network(self, model: nn.Module, second_moment: SecondMoment = actual_second_moment) -> Network:
         """Read a model that ``build`` made."""
         ...
@@ -51,8 +55,9 @@ class ModelDescription(Protocol):
 class OwnDescription:
     """A model of one's own: ``FACTORY()`` of a Python file returns it.
 
-    The file may also hold ``inputs(model)``, which returns a batch; without it, the model gets two photographs when it is
-    one of timm's. A model of a family that is read (timm, Hugging Face) is predicted too, any other is measured.
+    The file also holds ``inputs(model)``, which returns a batch, and may hold ``points(model)``, the names of the modules
+    of the residual stream (``residual_points``). A model of a family that is read (timm, Hugging Face) is predicted and
+    compared too; any other is measured.
 
     Attributes:
         name: ``PATH.py:FACTORY``.
@@ -101,6 +106,11 @@ class OwnDescription:
         network: Network = getattr(_adapter(module), read)(model, second_moment)
         return network
 
+    def points(self, model: nn.Module) -> Sequence[str] | None:
+        """The names that the file gives, if any."""
+        find = getattr(_load(self.name.rpartition(":")[0]), "points", None)
+        return None if find is None else [str(name) for name in find(model)]
+
     def describe(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
         """Read from weights that are drawn for it, as one's own code need not work without."""
         from criticality.measurement import input_kernels
@@ -108,7 +118,7 @@ class OwnDescription:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = self.build()
-        kernels = input_kernels(model, self.inputs(seed))
+        kernels = input_kernels(model, self.inputs(seed), points=self.points(model))
         return self.network(model), [TokenKernel.of(kernel) for kernel in kernels]
 
 

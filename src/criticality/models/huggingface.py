@@ -125,6 +125,9 @@ class HuggingFaceDescription:
             make = random_tokens(SEQUENCES, self.tokens, BYTES, seed)
         return {"input_ids": torch.from_numpy(make)}
 
+    def points(self, model: nn.Module) -> None:
+        """Found by themselves."""
+
     def network(self, model: nn.Module, second_moment: SecondMoment = actual_second_moment) -> Network:
         """Read a model that ``build`` made."""
         return huggingface_network(model, second_moment)

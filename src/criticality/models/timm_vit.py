@@ -112,6 +112,9 @@ class ViTDescription:
         """The two photographs, at the model's size: the same for every seed."""
         return torch.from_numpy(photographs(self.input_size()))
 
+    def points(self, model: nn.Module) -> None:
+        """Found by themselves."""
+
     def network(self, model: nn.Module, second_moment: SecondMoment = actual_second_moment) -> Network:
         """Read a model that ``build`` made."""
         return vit_network(model, second_moment, self._rope)

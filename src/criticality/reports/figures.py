@@ -20,7 +20,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ((), (6, 2), (2, 1.5), (6, 2, 1.5, 2), (10, 3), (1, 1), (4, 1, 1, 1, 1, 1))
 
-NORM_NAMES = {"ln": "LayerNorm", "rms": "RMSNorm", "dyt": "DyT", "derf": "Derf", "none": "no norm"}
+NORM_NAMES = {"own": "own norms", "ln": "LayerNorm", "rms": "RMSNorm", "dyt": "DyT", "derf": "Derf", "none": "no norm"}
 
 STYLE: Any = {
     "font.size": 10,
@@ -68,7 +68,7 @@ def _panels(result: xr.Dataset, quantity: str, label: str, symmetric: bool = Fal
                 pointwise = bool(np.isfinite(alpha))
                 style = alphas.index(alpha) % len(COLOURS) if pointwise else len(COLOURS) - 1
                 _draw_case(axes, case, quantity, style, rf"$\alpha = {alpha:g}$" if pointwise else "all tokens")
-                if symmetric and not pointwise:
+                if symmetric and not pointwise and bool(case.log_apjn_symmetric.notnull().all()):
                     axes.plot(
                         case.block, case.log_apjn_symmetric, color="#888888", lw=1, ls=":", label="equivalent tokens"
                     )

@@ -20,7 +20,7 @@ _FIGURES = (
         apjn_figure,
         "Gradient amplification, log J(l → L), from block l to the last. Lines: mean-field theory of all tokens."
         " Points: measurement, with standard errors over weight seeds."
-        " With LayerNorm, the class token's small variance makes the step at the input.",
+        " In a vision transformer with LayerNorm, the class token's small variance makes the step at the input.",
     ),
     ("kernel", kernel_figure, "Variance of the residual stream, mean over tokens."),
     ("correlation", correlation_figure, "Correlation of different tokens, mean over pairs."),

@@ -164,7 +164,7 @@ def run_case(
     def build(seed: int) -> torch.nn.Module:
         model = case.build()
         networks.append(case.network(model))
-        kernels.append(input_kernels(model, batch))
+        kernels.append(input_kernels(model, batch, points=case.points))
         return model
 
     seeds = range(comparison.seed, comparison.seed + comparison.seeds)
@@ -172,6 +172,7 @@ def run_case(
         build,
         batch,
         seeds,
+        points=case.points,
         probes=comparison.probes,
         device=comparison.device,
         progress=None if progress is None else lambda seed: progress(label, 1),
