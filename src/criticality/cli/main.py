@@ -9,7 +9,7 @@ import click
 
 from criticality import __version__
 
-VERBS = ("compare", "convert", "measure", "moments", "predict")
+VERBS = ("classify", "compare", "convert", "measure", "moments", "predict", "zoo")
 
 
 class _Refusal(click.ClickException):

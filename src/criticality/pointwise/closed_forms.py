@@ -50,6 +50,25 @@ class LinearFormula:
         return (1.0, 1.0) if derivative else (q, q * rho)
 
 
+class SineFormula:
+    """``f(x) = sin x``: ``E sin x sin y = exp(-(q_a + q_b) / 2) sinh p`` and ``E cos x cos y`` with ``cosh p``."""
+
+    terms = 1
+
+    def average(self, q_a: Array, q_b: Array, rho: Array, derivative: bool, tolerance: float) -> tuple[Array, Array]:
+        p = rho * np.sqrt(q_a) * np.sqrt(q_b)
+        with np.errstate(under="ignore"):
+            larger = np.exp(np.abs(p) - (q_a + q_b) / 2) / 2
+            fall = np.expm1(-2 * np.abs(p))
+        value = larger * (2 + fall) if derivative else np.sign(p) * larger * -fall
+        return value, np.abs(value)
+
+    def equal(self, q: float, rho: float, derivative: bool, tolerance: float) -> tuple[float, float]:
+        variances = np.array([q, q])
+        values, _ = self.average(variances, variances, np.array([1.0, rho]), derivative, tolerance)
+        return float(values[0]), float(values[1])
+
+
 class ReluFormula:
     """``f(x) = max(x, 0)``: the arc-cosine kernels (Cho and Saul 2009), ``psi = pi - arccos(rho)``."""
 

@@ -7,6 +7,7 @@ colour says, so that a print in grey can be read.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,37 @@ def heat_map(pairs: xr.Dataset, title: str = "") -> Figure:
         axes.set_ylabel("to block $m$")
         axes.set_title(title, fontsize=10)
         figure.colorbar(image, ax=axes, label=r"$\log\,J(l \to m)$")
+    return figure
+
+
+def zoo_figure(rows: Sequence[Mapping[str, Any]], depth: int = 1000) -> Figure:
+    """``log J(0 -> depth)`` of every function, a row each, ordered at alpha = 1; colour and marker say alpha.
+
+    ``rows`` as ``criticality.phases.zoo_table`` gives them; each function's class stands beside its name.
+    """
+    alphas = sorted({row["alpha"] for row in rows})
+    middle = min(alphas, key=lambda alpha: abs(np.log(alpha)))
+    ranked = sorted((row for row in rows if row["alpha"] == middle), key=lambda row: -row["log_apjn"][depth])
+    height = {row["function"]: number for number, row in enumerate(ranked)}
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.4, 0.27 * len(ranked) + 1.2), layout="constrained")
+        axes = figure.subplots()
+        for style, alpha in enumerate(alphas):
+            chosen = [row for row in rows if row["alpha"] == alpha]
+            axes.plot(
+                [row["log_apjn"][depth] for row in chosen],
+                [height[row["function"]] for row in chosen],
+                ls="",
+                marker=MARKERS[style % len(MARKERS)],
+                color=COLOURS[style % len(COLOURS)],
+                mfc="white",
+                label=rf"$\alpha = {alpha:g}$",
+            )
+        axes.set_xscale("log")
+        labels = [f"{row['function']}  ({row['class']}, {row['exponent']:.2g})" for row in ranked]
+        axes.set_yticks(range(len(ranked)), labels)
+        axes.set_xlabel(rf"$\log\,J(0 \to {depth})$")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.06), ncols=len(alphas))
     return figure
 
 

@@ -1,0 +1,49 @@
+"""``criticality zoo``: every pointwise function that was tried in the place of a norm, in one table and one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from criticality.cli.options import NUMBERS, common
+from criticality.cli.output import emit, save_json, table
+from criticality.cli.progress import bar
+from criticality.phases import ZOO, zoo_table
+from criticality.phases.zoo import ALPHAS, DEPTHS
+from criticality.reports.figures import save_figure, zoo_figure
+
+
+@click.command()
+@click.option("--alpha", "alphas", type=NUMBERS, default=",".join(f"{a:g}" for a in ALPHAS), show_default=True)
+@click.option("--sigma-w", type=float, default=1.0, show_default=True, help="Weights are N(0, sigma_w^2/n).")
+@common
+def zoo(alphas: tuple[float, ...], sigma_w: float, as_json: bool, seed: int, out: Path | None) -> None:
+    """Class, exponent, coefficient and log J at depths 12 to 1000 of x + W phi(alpha x), for every phi of the zoo.
+
+    --out DIR gets zoo.json and zoo.png, zoo.svg. Nothing here is random: --seed changes nothing.
+    """
+    rows = []
+    with bar(len(ZOO) * len(alphas), "zoo") as advance:
+        for row in zoo_table(sigma_w**2, alphas):
+            rows.append(row)
+            advance(f"{row['function']} alpha={row['alpha']:g}", 1)
+    record = {"sigma_w": sigma_w, "rows": rows}
+    if out is not None:
+        save_json(record, out / "zoo.json")
+        save_figure(zoo_figure(rows), out / "zoo")
+    lines = [
+        [row["function"], row["alpha"], row["class"], row["exponent"], row["coefficient"], row["agrees"]]
+        + [row["log_apjn"][depth] for depth in DEPTHS]
+        for row in rows
+    ]
+    heads = [
+        "function",
+        "alpha",
+        "class",
+        "exponent",
+        "coefficient",
+        "agrees",
+        *(f"log J({depth})" for depth in DEPTHS),
+    ]
+    emit(record, as_json, table(lines, heads))

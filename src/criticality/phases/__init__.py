@@ -1,0 +1,18 @@
+"""Phases of deep networks: how log J grows with depth, for any depth, and why."""
+
+from criticality.phases.classification import Classification, classify
+from criticality.phases.depth import ResidualStep, amplification
+from criticality.phases.tails import Tail, tail_of
+from criticality.phases.zoo import ZOO, zoo_function, zoo_table
+
+__all__ = [
+    "ZOO",
+    "Classification",
+    "ResidualStep",
+    "Tail",
+    "amplification",
+    "classify",
+    "tail_of",
+    "zoo_function",
+    "zoo_table",
+]

@@ -1,0 +1,110 @@
+"""The pointwise functions that were tried in the place of a norm, and others that show what their class depends on.
+
+Functions of 'Stronger Normalization-Free Transformers' (arXiv:2512.10938) are named as there and written as their names say;
+relsign, smoothsign, exproot and clipped smoothsign, whose formulas were not at hand, are left out. All are odd, with ``x > 0``
+written out; ``sign`` and ``|x|`` do the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from criticality.phases.classification import DEPTHS, classify
+from criticality.phases.depth import ResidualStep
+from criticality.pointwise import FUNCTIONS, Pointwise, PointwiseFunction, get_function
+from criticality.pointwise.closed_forms import SineFormula
+from criticality.pointwise.quadrature import ArrayFunction
+from criticality.theory.norms import PointwiseNorm
+
+ALPHAS = (0.25, 0.5, 1.0, 2.0)
+
+
+def _odd(
+    name: str,
+    value: ArrayFunction,
+    slope: ArrayFunction,
+    kinks: tuple[float, ...] = (0.0,),
+) -> PointwiseFunction:
+    return PointwiseFunction(
+        name,
+        lambda x: np.sign(x) * value(np.abs(x)),
+        lambda x: slope(np.abs(x)),
+        tuple(sorted({*kinks, *(-k for k in kinks)})),
+    )
+
+
+def _clipped(name: str, value: ArrayFunction, slope: ArrayFunction, end: float) -> PointwiseFunction:
+    """``min(value, 1)``, which is reached at ``end``."""
+    return _odd(
+        name,
+        lambda x: np.where(x < end, value(np.minimum(x, end)), 1.0),
+        lambda x: np.where(x < end, slope(np.minimum(x, end)), 0.0),
+        (0.0, end),
+    )
+
+
+_ENTRIES = (
+    _odd(
+        "satursin", lambda x: np.sin(np.minimum(x, np.pi / 2)), lambda x: np.cos(np.minimum(x, np.pi / 2)), (np.pi / 2,)
+    ),
+    _odd("expsign", lambda x: -np.expm1(-x), lambda x: np.exp(-x)),
+    _odd("cubsign", lambda x: x / np.cbrt(1 + x**3), lambda x: (1 + x**3) ** (-4 / 3)),
+    _odd("saturlog", lambda x: np.log1p(x) / (1 + np.log1p(x)), lambda x: 1 / ((1 + x) * (1 + np.log1p(x)) ** 2)),
+    _clipped("linear_clip", lambda x: x, np.ones_like, 1.0),
+    _clipped("log_clip", np.log1p, lambda x: 1 / (1 + x), float(np.e - 1)),
+    _clipped(
+        "logquad_clip",
+        lambda x: np.log1p(x + x * x),
+        lambda x: (1 + 2 * x) / (1 + x + x * x),
+        float((np.sqrt(4 * np.e - 3) - 1) / 2),
+    ),
+    _clipped(
+        "power23_clip", lambda x: (1 + x) ** (2 / 3) - 1, lambda x: 2 / 3 * (1 + x) ** (-1 / 3), float(2**1.5 - 1)
+    ),
+    _odd("softsign", lambda x: x / (1 + x), lambda x: (1 + x) ** -2.0),
+    _odd("logsign", np.log1p, lambda x: 1 / (1 + x)),
+    *(
+        _odd(f"power{p:g}", lambda x, p=p: (1 + x) ** p - 1, lambda x, p=p: p * (1 + x) ** (p - 1))  # type: ignore[misc]
+        for p in (0.25, 0.4, 0.6, 2 / 3, 0.8)
+    ),
+)
+ZOO: dict[str, PointwiseFunction] = {
+    **{name: FUNCTIONS[name] for name in ("tanh", "erf", "arctan", "isru")},
+    **{entry.name: entry for entry in _ENTRIES},
+    "identity": FUNCTIONS["identity"],
+    "silu": FUNCTIONS["silu"],
+    "sin": PointwiseFunction("sin", np.sin, np.cos, formula=SineFormula()),
+}
+
+
+def zoo_function(name: str) -> PointwiseFunction:
+    """A function of the zoo, or a built-in one.
+
+    Raises:
+        ValueError: for a name that is in neither.
+    """
+    if name in ZOO:
+        return ZOO[name]
+    try:
+        return get_function(name)
+    except ValueError:
+        allowed = ", ".join(sorted({*ZOO, *FUNCTIONS}))
+        raise ValueError(f"function {name!r} is unknown; allowed are {allowed}, and PATH.py:NAME") from None
+
+
+def zoo_table(weight_variance: float = 1.0, alphas: tuple[float, ...] = ALPHAS) -> Iterator[dict[str, Any]]:
+    """Every function at every alpha: class, exponent, coefficient, and ``log J`` at ``DEPTHS``.
+
+    Raises:
+        ValueError: an alpha or a variance that is not allowed.
+    """
+    for name, function in ZOO.items():
+        for alpha in alphas:
+            found = classify(ResidualStep(PointwiseNorm(Pointwise(function, alpha=alpha)), weight_variance))
+            yield {"function": name, "alpha": alpha, **found.record()}
+
+
+__all__ = ["ALPHAS", "DEPTHS", "ZOO", "zoo_function", "zoo_table"]

@@ -1,0 +1,80 @@
+"""Any depth at about the price of a few hundred layers, against the plain recursion."""
+
+import math
+
+import numpy as np
+import pytest
+
+from criticality.phases import ZOO, ResidualStep, amplification
+from criticality.pointwise import Pointwise
+from criticality.theory import PointwiseNorm, SymmetricKernel, make_norm, propagate, resnet
+
+CASES = [
+    ("tanh", 1.0, 1.0, 0.0),
+    ("tanh", 0.05, 1.0, 0.0),
+    ("erf", 3.0, 0.5, 0.0),
+    ("erf", 0.5, 2.0, 0.3),
+    ("ln", None, 1.0, 0.0),
+    ("ln", None, 1.5, 0.5),
+    ("identity", 0.01, 1.0, 0.0),
+]
+
+
+@pytest.mark.parametrize(("norm", "alpha", "weight", "bias"), CASES)
+def test_agrees_with_the_plain_recursion(norm, alpha, weight, bias):
+    step = ResidualStep(make_norm(norm, alpha, epsilon=0.0), weight, bias)
+    depths = [1, 10, 300, 5000, 40_000]
+    q, total, expected = 1.0, 0.0, {}
+    for layer in range(1, depths[-1] + 1):
+        f, g = step.both(q)
+        q, total = q + f, total + g
+        expected[layer] = total
+    np.testing.assert_allclose(amplification(step, depths), [expected[depth] for depth in depths], rtol=1e-7)
+
+
+def test_agrees_with_the_engine_of_the_theory():
+    profile = propagate(resnet(make_norm("dyt", 0.7), 2000, 1.3), SymmetricKernel.of(0.4))
+    found = amplification(ResidualStep(make_norm("dyt", 0.7), 1.3), [2000], q0=0.4)
+    assert found[0] == pytest.approx(float(profile.log_apjn[0]), rel=1e-8)
+
+
+def test_layer_norm_at_a_billion():
+    """J(0 -> L) = L + 1, exactly."""
+    found = amplification(ResidualStep(make_norm("ln", epsilon=0.0)), [1e9, 1e6])
+    np.testing.assert_allclose(found, [math.log(1e9 + 1), math.log(1e6 + 1)], rtol=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_coefficients_of_the_stretched_exponential(alpha):
+    """8/(3 sqrt(2 pi)) for tanh, 4/pi for erf, to 1e-4, from the increase between 10^8 and 10^9."""
+    for norm, coefficient in (("dyt", 8 / (3 * math.sqrt(2 * math.pi))), ("derf", 4 / math.pi)):
+        low, high = amplification(ResidualStep(make_norm(norm, alpha)), [1e8, 1e9])
+        assert (high - low) / (1e4 * (math.sqrt(10) - 1)) == pytest.approx(coefficient * alpha, rel=1e-4)
+
+
+def test_two_thirds_has_the_least_exponent_four():
+    step = ResidualStep(PointwiseNorm(Pointwise(ZOO["power0.666667"])))
+    low, high = amplification(step, [1e8, 1e9])
+    assert (high - low) / math.log(10) == pytest.approx(4.0, abs=2e-3)
+
+
+def test_values_of_the_theory_page():
+    """log J at L = 64 and about 1000, alpha = 1, as theory.md has them."""
+    tanh = amplification(ResidualStep(make_norm("dyt", 1.0)), [64, 1024])
+    power = amplification(ResidualStep(PointwiseNorm(Pointwise(ZOO["power0.666667"]))), [64, 1000])
+    np.testing.assert_allclose(tanh, [8.3, 34.7], atol=0.06)
+    np.testing.assert_allclose(power, [8.2, 18.9], atol=0.06)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: amplification(ResidualStep(make_norm("dyt")), [0]), r"depths=\[0\] must be whole numbers"),
+        (lambda: amplification(ResidualStep(make_norm("dyt")), []), "depths="),
+        (lambda: amplification(ResidualStep(make_norm("dyt")), [4], q0=-1.0), "q0=-1.0 must be a finite variance"),
+        (lambda: ResidualStep(make_norm("dyt"), -1.0), "weight_variance=-1.0 must be a finite variance"),
+    ],
+)
+def test_bad_input_is_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
