@@ -22,9 +22,8 @@ static inline float choose(int32_t first, float one, float other) {
     return result;
 }
 
-/* 2^z for z <= 0: 2^n 2^f, z = n + f, n by adding 1.5 2^23 and taking it away. */
+/* 2^z for -125 <= z <= 0: 2^n 2^f, z = n + f, n by adding 1.5 2^23 and taking it away. */
 static inline float exp2_of_negative(float z) {
-    z = choose(z < -125.0f, -125.0f, z);
     float shifted = z + 12582912.0f, f = z - (shifted - 12582912.0f);
     float p = 0.00015469860227312893f;
     p = p * f + 0.0013390982057899237f;
@@ -60,9 +59,11 @@ static inline float tanh_value(float u) {
     return saturated(a * (p * s + 1.0f) / (q * s + 1.0f), 9.1f, u);
 }
 
-static inline float tanh_slope(float u, float value) {
-    (void)u;
-    return 1.0f - value * value;
+/* For gradients: value and slope at once, the value to 5e-7 in absolute terms. */
+static inline float tanh_both(float u, float *slope) {
+    float value = tanh_value(u);
+    *slope = 1.0f - value * value;
+    return value;
 }
 
 static inline float erf_value(float u) {
@@ -81,14 +82,28 @@ static inline float erf_value(float u) {
     return saturated(a * (p * s + 1.1283791065216064f) / (q * s + 1.0f), 4.0f, u);
 }
 
-static inline float erf_slope(float u, float value) {
-    (void)value;
-    return 1.1283791671f * exp2_of_negative(-1.4426950408889634f * (u * u));
+/* 1 - exp(-a^2) r(a): no division, and the exponential serves the slope too. */
+static inline float erf_both(float u, float *slope) {
+    float a = fabsf(u);
+    a = choose(a > 9.0f, 9.0f, a);
+    float e = exp2_of_negative(-1.4426950408889634f * (a * a));
+    *slope = 1.1283791671f * e;
+    float r = -0.0003645651740953326f;
+    r = r * a + 0.004859059117734432f;
+    r = r * a - 0.028751328587532043f;
+    r = r * a + 0.1021011620759964f;
+    r = r * a - 0.25148651003837585f;
+    r = r * a + 0.47595658898353577f;
+    r = r * a - 0.7454136610031128f;
+    r = r * a + 0.999008059501648f;
+    r = r * a - 1.1283234357833862f;
+    r = r * a + 0.999999463558197f;
+    return copysignf(1.0f - e * r, u);
 }
 
 /* Of every thread's sums (threads, 4, columns): gradients by weight, by bias, by alpha and by shift. */
 static void add_up(double *restrict sums, int64_t columns, int32_t threads, float *restrict gw, float *restrict gb,
-                   float *restrict scalars) {
+                   float *restrict g_alpha, float *restrict g_shift) {
     double by_alpha = 0.0, by_shift = 0.0;
     for (int32_t t = 1; t < threads; t++)
         for (int64_t i = 0; i < 4 * columns; i++) sums[i] += sums[t * 4 * columns + i];
@@ -98,8 +113,8 @@ static void add_up(double *restrict sums, int64_t columns, int32_t threads, floa
         by_alpha += sums[2 * columns + j];
         by_shift += sums[3 * columns + j];
     }
-    scalars[0] = (float)by_alpha;
-    scalars[1] = (float)by_shift;
+    *g_alpha = (float)by_alpha;
+    *g_shift = (float)by_shift;
 }
 
 #define DEFINE(NAME)                                                                                                   \
@@ -110,13 +125,39 @@ static void add_up(double *restrict sums, int64_t columns, int32_t threads, floa
             for (int64_t j = 0; j < columns; j++)                                                                      \
                 out[i * columns + j] = NAME##_value(alpha * x[i * columns + j] + shift) * w[j] + b[j];                 \
     }                                                                                                                  \
+    static __attribute__((noinline)) void NAME##_rows(                                                                 \
+        const float *restrict x, const float *restrict g, const float *restrict w, float alpha, float shift,           \
+        int64_t columns, float *restrict gx, float *restrict by_weight, float *restrict by_bias,                       \
+        float *restrict by_alpha, float *restrict by_shift) {                                                          \
+        const float *restrict xb = x + columns, *restrict gb = g + columns;                                            \
+        const float *restrict xc = xb + columns, *restrict gc = gb + columns;                                          \
+        const float *restrict xd = xc + columns, *restrict gd = gc + columns;                                          \
+        float *restrict outb = gx + columns, *restrict outc = outb + columns, *restrict outd = outc + columns;         \
+        for (int64_t j = 0; j < columns; j++) {                                                                        \
+            float slope, slopeb, slopec, sloped;                                                                       \
+            float value = NAME##_both(alpha * x[j] + shift, &slope);                                                   \
+            float valueb = NAME##_both(alpha * xb[j] + shift, &slopeb);                                                \
+            float valuec = NAME##_both(alpha * xc[j] + shift, &slopec);                                                \
+            float valued = NAME##_both(alpha * xd[j] + shift, &sloped);                                                \
+            float s = g[j] * w[j] * slope, sb = gb[j] * w[j] * slopeb;                                                 \
+            float sc = gc[j] * w[j] * slopec, sd = gd[j] * w[j] * sloped;                                              \
+            gx[j] = alpha * s;                                                                                         \
+            outb[j] = alpha * sb;                                                                                      \
+            outc[j] = alpha * sc;                                                                                      \
+            outd[j] = alpha * sd;                                                                                      \
+            by_weight[j] += g[j] * value + gb[j] * valueb + gc[j] * valuec + gd[j] * valued;                           \
+            by_bias[j] += g[j] + gb[j] + gc[j] + gd[j];                                                                \
+            by_alpha[j] += s * x[j] + sb * xb[j] + sc * xc[j] + sd * xd[j];                                            \
+            by_shift[j] += s + sb + sc + sd;                                                                           \
+        }                                                                                                              \
+    }                                                                                                                  \
     static __attribute__((noinline)) void NAME##_row(                                                                  \
         const float *restrict x, const float *restrict g, const float *restrict w, float alpha, float shift,           \
         int64_t columns, float *restrict gx, float *restrict by_weight, float *restrict by_bias,                       \
         float *restrict by_alpha, float *restrict by_shift) {                                                          \
         for (int64_t j = 0; j < columns; j++) {                                                                        \
-            float u = alpha * x[j] + shift, value = NAME##_value(u);                                                   \
-            float s = g[j] * w[j] * NAME##_slope(u, value);                                                            \
+            float slope, value = NAME##_both(alpha * x[j] + shift, &slope);                                            \
+            float s = g[j] * w[j] * slope;                                                                             \
             gx[j] = alpha * s;                                                                                         \
             by_weight[j] += g[j] * value;                                                                              \
             by_bias[j] += g[j];                                                                                        \
@@ -124,10 +165,10 @@ static void add_up(double *restrict sums, int64_t columns, int32_t threads, floa
             by_shift[j] += s;                                                                                          \
         }                                                                                                              \
     }                                                                                                                  \
-    /* gw, gb: (columns); scalars: gradients by alpha and by shift. Returns 0, or 1 where memory is short. */          \
-    int32_t NAME##_backward(const float *restrict x, const float *restrict g, const float *restrict w, float alpha,       \
+    /* gw, gb: (columns); g_alpha, g_shift: one number. Returns 0, or 1 where memory is short. */                      \
+    int32_t NAME##_backward(const float *restrict x, const float *restrict g, const float *restrict w, float alpha,    \
                          float shift, int64_t rows, int64_t columns, int32_t threads, float *restrict gx,              \
-                         float *restrict gw, float *restrict gb, float *restrict scalars) {                            \
+                         float *restrict gw, float *restrict gb, float *restrict g_alpha, float *restrict g_shift) {   \
         double *sums = calloc(4 * columns * threads, sizeof *sums); /* of g phi, g, s x and s, s = g w phi' */         \
         float *parts = malloc(4 * columns * threads * sizeof *parts);                                                  \
         if (sums == NULL || parts == NULL) {                                                                           \
@@ -141,13 +182,17 @@ static void add_up(double *restrict sums, int64_t columns, int32_t threads, floa
             float *part = parts + 4 * columns * omp_get_thread_num();                                                  \
             int64_t bottom = top + BLOCK < rows ? top + BLOCK : rows;                                                  \
             memset(part, 0, 4 * columns * sizeof *part);                                                               \
-            for (int64_t i = top; i < bottom; i++)                                                                     \
+            int64_t i = top;                                                                                           \
+            for (; i + 3 < bottom; i += 4)                                                                             \
+                NAME##_rows(x + i * columns, g + i * columns, w, alpha, shift, columns, gx + i * columns, part,        \
+                            part + columns, part + 2 * columns, part + 3 * columns);                                   \
+            for (; i < bottom; i++)                                                                                    \
                 NAME##_row(x + i * columns, g + i * columns, w, alpha, shift, columns, gx + i * columns, part,         \
                            part + columns, part + 2 * columns, part + 3 * columns);                                    \
             for (int64_t j = 0; j < 4 * columns; j++) mine[j] += part[j];                                              \
         }                                                                                                              \
         free(parts);                                                                                                   \
-        add_up(sums, columns, threads, gw, gb, scalars);                                                               \
+        add_up(sums, columns, threads, gw, gb, g_alpha, g_shift);                                                      \
         free(sums);                                                                                                    \
         return 0;                                                                                                      \
     }

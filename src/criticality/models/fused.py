@@ -47,7 +47,7 @@ def dynamic(function: str, x: Tensor, alpha: Tensor, shift: Tensor | None, weigh
     if (
         torch.compiler.is_compiling()
         or forward_ad._current_level >= 0
-        or any(torch._C._functorch.is_functorch_wrapped_tensor(t) for t in (x, alpha, weight))
+        or torch._C._functorch.peek_interpreter_stack() is not None
     ):
         return plain(function, x, alpha, shift, weight, bias)
     result: Tensor = _Dynamic.apply(function, x, alpha, shift, weight, bias)
@@ -61,77 +61,44 @@ class _Dynamic(torch.autograd.Function):
     ) -> Tensor:
         ctx.function = function
         ctx.save_for_backward(x, alpha, shift, weight, bias)
-        library = kernel() if _fits(x, weight) else None
+        library = kernel() if _fits(x, alpha, weight) else None
         if library is None:
+            ctx.call = None
             return plain(function, x, alpha, shift, weight, bias)
+        columns = weight.numel()
+        sizes = (float(alpha), 0.0 if shift is None else float(shift), x.numel() // columns, columns, _threads(x))
+        ctx.call, ctx.sizes = library[function, "backward"], sizes
         out = torch.empty_like(x)
-        columns = x.shape[-1]
-        getattr(library, f"{function}_forward")(
-            x.data_ptr(),
-            weight.data_ptr(),
-            bias.data_ptr(),
-            float(alpha),
-            0.0 if shift is None else float(shift),
-            x.numel() // max(1, columns),
-            columns,
-            _threads(x),
-            out.data_ptr(),
-        )
+        library[function, "forward"](x.data_ptr(), weight.data_ptr(), bias.data_ptr(), *sizes, out.data_ptr())
         return out
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, alpha, shift, weight, bias = ctx.saved_tensors
+        needed = ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():  # differentiated again
-            given = [
-                t for t, needed in zip((x, alpha, shift, weight, bias), ctx.needs_input_grad[1:], strict=True) if needed
-            ]
-            found = iter(
-                torch.autograd.grad(plain(ctx.function, x, alpha, shift, weight, bias), given, g, create_graph=True)
-            )
-            return None, *(next(found) if needed else None for needed in ctx.needs_input_grad[1:])
-        g = g.contiguous()
-        library = kernel() if _fits(x, weight) and g.dtype == torch.float32 else None
-        step = _kernel_backward if library is not None else _torch_backward
-        by_x, by_weight, by_bias, by_alpha, by_shift = step(ctx.function, x, g, alpha, shift, weight)
-        gradients = (by_x, by_alpha, by_shift, by_weight, by_bias)
-        return None, *(
-            (gradient if gradient.shape == t.shape else gradient.reshape(t.shape)).to(t.dtype)
-            if needed and t is not None
-            else None
-            for gradient, t, needed in zip(
-                gradients, (x, alpha, shift, weight, bias), ctx.needs_input_grad[1:], strict=True
-            )
-        )
+            wanted = [t for t, need in zip((x, alpha, shift, weight, bias), needed, strict=True) if need]
+            value = plain(ctx.function, x, alpha, shift, weight, bias)
+            each = iter(torch.autograd.grad(value, wanted, g, create_graph=True))
+            return None, *(next(each) if need else None for need in needed)
+        if ctx.call is not None and g.dtype == torch.float32:
+            gradients = _kernel_backward(ctx, x, g.contiguous(), alpha, weight)
+        else:
+            gradients = _torch_backward(ctx.function, x, g, alpha, shift, weight)
+        return None, *(gradient if need else None for gradient, need in zip(gradients, needed, strict=True))
 
 
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""By input, weight, bias, alpha and shift."""
+"""By input, alpha, shift, weight and bias."""
 
 
-def _kernel_backward(
-    function: str, x: Tensor, g: Tensor, alpha: Tensor, shift: Tensor | None, weight: Tensor
-) -> Gradients:
-    by_x = torch.empty_like(x)
-    columns = x.shape[-1]
-    by_weight, by_bias, scalars = torch.empty(columns), torch.empty(columns), torch.empty(2)
-    failed = getattr(kernel(), f"{function}_backward")(
-        x.data_ptr(),
-        g.data_ptr(),
-        weight.data_ptr(),
-        float(alpha),
-        0.0 if shift is None else float(shift),
-        x.numel() // max(1, columns),
-        columns,
-        _threads(x),
-        by_x.data_ptr(),
-        by_weight.data_ptr(),
-        by_bias.data_ptr(),
-        scalars.data_ptr(),
-    )
-    if failed:
+def _kernel_backward(ctx: Any, x: Tensor, g: Tensor, alpha: Tensor, weight: Tensor) -> Gradients:
+    by_x, by_weight, by_bias = torch.empty_like(x), torch.empty_like(weight), torch.empty_like(weight)
+    by_alpha, by_shift = torch.empty_like(alpha), torch.empty_like(alpha)
+    out = (t.data_ptr() for t in (by_x, by_weight, by_bias, by_alpha, by_shift))
+    if ctx.call(x.data_ptr(), g.data_ptr(), weight.data_ptr(), *ctx.sizes, *out):
         raise MemoryError("the kernel of dynamic normalizers found no memory for its sums")
-    return by_x, by_weight, by_bias, scalars[:1], scalars[1:]
+    return by_x, by_alpha, by_shift, by_weight, by_bias
 
 
 def _torch_backward(
@@ -144,18 +111,25 @@ def _torch_backward(
     columns = x.shape[-1]
     s = g * weight * slope
     by_weight, by_bias = (g * value).reshape(-1, columns).sum(0), g.reshape(-1, columns).sum(0)
-    return alpha * s, by_weight, by_bias, (s * x).sum(), s.sum()
+    by_alpha, by_shift = (s * x).sum().reshape(alpha.shape), s.sum().reshape(alpha.shape)
+    return (
+        (alpha * s).to(x.dtype),
+        by_alpha.to(alpha.dtype),
+        by_shift.to(alpha.dtype),
+        by_weight.to(weight.dtype),
+        by_bias.to(weight.dtype),
+    )
 
 
-def _fits(x: Tensor, weight: Tensor) -> bool:
+def _fits(x: Tensor, alpha: Tensor, weight: Tensor) -> bool:
     """Whether the kernel takes this input."""
     return (
-        x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
+        x.dtype == alpha.dtype == weight.dtype == torch.float32
         and x.is_contiguous()
         and weight.is_contiguous()
-        and x.ndim > 0
-        and x.shape[-1] == weight.numel()
+        and x.shape[-1:] == weight.shape
+        and weight.numel() > 0
+        and x.is_cpu
     )
 
 
@@ -164,8 +138,8 @@ def _threads(x: Tensor) -> int:
 
 
 @cache
-def kernel() -> Any:
-    """The compiled kernel, or ``None`` where there is no C compiler or no place to keep it.
+def kernel() -> dict[tuple[str, str], Any] | None:
+    """The compiled kernels by function and way (forward, backward); ``None`` without a C compiler or a place to keep them.
 
     ``CRITICALITY_KERNEL=0`` in the environment does without.
     """
@@ -185,11 +159,13 @@ def kernel() -> Any:
         return None
     pointer, number, count = ctypes.c_void_p, ctypes.c_float, ctypes.c_int64
     sizes = [pointer] * 3 + [number] * 2 + [count] * 2 + [ctypes.c_int32]
+    calls = {}
     for function in FUSED:
-        getattr(library, f"{function}_forward").argtypes = [*sizes, pointer]
-        getattr(library, f"{function}_backward").argtypes = [*sizes, *[pointer] * 4]
-        getattr(library, f"{function}_forward").restype = None
-    return library
+        for way, outputs, returned in (("forward", 1, None), ("backward", 5, ctypes.c_int32)):
+            call = getattr(library, f"{function}_{way}")
+            call.argtypes, call.restype = [*sizes, *[pointer] * outputs], returned
+            calls[function, way] = call
+    return calls
 
 
 def _compile(compiler: str, source: bytes, path: Path) -> None:
