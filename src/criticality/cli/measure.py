@@ -8,7 +8,7 @@ from typing import Any
 import click
 import torch
 
-from criticality.cli.options import INIT, common, measurement, model_changes
+from criticality.cli.options import common, measurement, model_changes, model_norm
 from criticality.cli.output import emit, profile_record, profile_text, save
 from criticality.cli.progress import bar
 from criticality.measurement import measure_between, measure_ensemble
@@ -18,9 +18,7 @@ from criticality.reports import heat_map, save_figure
 
 @click.command()
 @click.argument("model")
-@click.option("--norm", help="ln, rms, none, dyt, derf or any built-in function [default: the model's own].")
-@click.option("--alpha", type=float, help="Of a pointwise norm [default: 1].")
-@INIT
+@model_norm
 @click.option("--seeds", type=int, default=4, show_default=True, help="Weight seeds, from --seed on.")
 @click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), default="float32", show_default=True)
 @click.option("--between", is_flag=True, help="J between every two blocks, one seed; --out also gets a heat map.")

@@ -71,6 +71,17 @@ def measurement(function: F) -> F:
     return function
 
 
+def model_norm(function: F) -> F:
+    """``--norm``, ``--alpha`` and ``--init`` of one model."""
+    for option in (
+        INIT,
+        click.option("--alpha", type=float, help="Of a pointwise norm [default: 1]."),
+        click.option("--norm", help="ln, rms, none, dyt, derf or any built-in function [default: the model's own]."),
+    ):
+        function = option(function)
+    return function
+
+
 INIT = click.option(
     "--init", help="own (the model's; timm says the same) or fan-in [default: own].", default=None, show_default=False
 )

@@ -8,16 +8,14 @@ from typing import Any
 
 import click
 
-from criticality.cli.options import INIT, SAMPLES, common, model_changes
+from criticality.cli.options import SAMPLES, common, model_changes, model_norm
 from criticality.cli.output import emit, profile_record, profile_text, save
 from criticality.theory import SymmetricKernel, make_norm, propagate, resnet
 
 
 @click.command()
 @click.argument("model")
-@click.option("--norm", help="ln, rms, none, dyt, derf or any built-in function [default: dyt; a model's own].")
-@click.option("--alpha", type=float, help="Of a pointwise norm [default: 1].")
-@INIT
+@model_norm
 @click.option("--sigma-w", type=float, default=1.0, show_default=True, help="resnet: weights are N(0, sigma_w^2/n).")
 @click.option("--sigma-b", type=float, default=0.0, show_default=True, help="resnet: biases are N(0, sigma_b^2).")
 @click.option("--q0", type=float, default=1.0, show_default=True, help="resnet: variance of the input.")

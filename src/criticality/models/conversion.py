@@ -47,6 +47,18 @@ class Conversion:
         return "\n".join(str(replacement) for replacement in self.replacements)
 
 
+def check_norm(norm: str | None, alpha: float | None) -> None:
+    """Refuse an unknown norm, an ``alpha`` that is not allowed, and an ``alpha`` without a norm.
+
+    Raises:
+        ValueError: naming the argument and the value.
+    """
+    if norm is not None:
+        make_norm(norm, alpha)
+    elif alpha is not None:
+        raise ValueError(f"alpha={alpha!r} must come with a pointwise norm, and no norm was given")
+
+
 def replace_norms(
     model: nn.Module, norm: str, alpha: float | None = None, *, keep: Sequence[str] = HEAD_NORMS
 ) -> Conversion:

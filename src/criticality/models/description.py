@@ -14,10 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from criticality.models.conversion import replace_norms
+from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.initialization import SecondMoment, actual_second_moment, initialize
 from criticality.theory import Network, TokenKernel
-from criticality.theory.norms import make_norm, takes_alpha
 
 
 class ModelDescription(Protocol):
@@ -77,10 +76,7 @@ class OwnDescription:
             raise ValueError(
                 f"model 'module:{self.name}' must name a function {factory!r} of {path!r}, and it has none"
             )
-        if self.norm is not None:
-            make_norm(self.norm, self.alpha)
-        elif self.alpha is not None:
-            raise ValueError(f"alpha={self.alpha!r} must come with a pointwise norm, and no norm was given")
+        check_norm(self.norm, self.alpha)
         initialize([], self.init)
 
     def build(self, device: torch.device | str | None = None) -> nn.Module:
@@ -90,7 +86,7 @@ class OwnDescription:
         if not isinstance(model, nn.Module):
             raise ValueError(f"model 'module:{self.name}' must return a torch module, but returned {model!r}")
         if self.norm is not None:
-            replace_norms(model, self.norm, self.alpha if takes_alpha(self.norm) else None)
+            replace_norms(model, self.norm, self.alpha)
         initialize([model] if self.init == "fan-in" else [], self.init)
         return model
 

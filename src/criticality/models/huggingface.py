@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from criticality.models.conversion import replace_norms
+from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.images import patch_kernels, photographs
 from criticality.models.initialization import InitializationRecorder, SecondMoment, actual_second_moment, initialize
 from criticality.models.reading import (
@@ -29,7 +29,6 @@ from criticality.models.reading import (
 from criticality.models.text import random_tokens, source_bytes
 from criticality.theory import Network, Rotary, Sublayer, TokenKernel
 from criticality.theory.network import check_whole
-from criticality.theory.norms import make_norm, takes_alpha
 
 BYTES = 256
 SEQUENCES = 2
@@ -66,10 +65,7 @@ class HuggingFaceDescription:
     def __post_init__(self) -> None:
         for field in ("depth", "width", "heads", "image_size", "tokens"):
             check_whole(field, getattr(self, field))
-        if self.norm is not None:
-            make_norm(self.norm, self.alpha if takes_alpha(self.norm) else None)
-        elif self.alpha is not None:
-            raise ValueError(f"alpha={self.alpha!r} must come with a pointwise norm, and no norm was given")
+        check_norm(self.norm, self.alpha)
         if self.text not in ("bytes", "random"):
             raise ValueError(f"text={self.text!r} must be 'bytes' or 'random'")
         initialize([], self.init)

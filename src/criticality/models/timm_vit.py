@@ -20,7 +20,7 @@ from timm.models.vision_transformer import Attention as TimmAttention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from criticality.models.conversion import replace_norms
+from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.images import patch_kernels, photographs
 from criticality.models.initialization import InitializationRecorder, SecondMoment, actual_second_moment, initialize
 from criticality.models.reading import (
@@ -36,7 +36,6 @@ from criticality.models.reading import (
 )
 from criticality.theory import MLP, Attention, GatedMLP, Network, Rotary, Sublayer, TokenKernel
 from criticality.theory.network import check_whole
-from criticality.theory.norms import make_norm, takes_alpha
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,7 @@ class ViTDescription:
             check_whole(field, getattr(self, field))
         if self.width is not None and self.width % self._heads_of_width():
             raise ValueError(f"width={self.width!r} must be divisible by heads={self._heads_of_width()}")
-        if self.norm is not None:
-            make_norm(self.norm, self.alpha)
-        elif self.alpha is not None:
-            raise ValueError(f"alpha={self.alpha!r} must come with a pointwise norm, and no norm was given")
+        check_norm(self.norm, self.alpha)
         initialize([], self.init)
 
     def _heads_of_width(self) -> int:
@@ -99,7 +95,7 @@ class ViTDescription:
                 f"model 'timm:{self.name}' must be a VisionTransformer or Eva, but is a {type(model).__name__}"
             )
         if self.norm is not None:
-            replace_norms(model, self.norm, self.alpha if takes_alpha(self.norm) else None)
+            replace_norms(model, self.norm, self.alpha)
         initialize(model.blocks, self.init)
         return model
 
