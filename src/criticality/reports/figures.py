@@ -150,6 +150,40 @@ def zoo_figure(rows: Sequence[Mapping[str, Any]], depth: int = 1000) -> Figure:
     return figure
 
 
+def map_figure(
+    x: np.ndarray,
+    y: np.ndarray,
+    values: np.ndarray,
+    x_label: str,
+    y_label: str,
+    label: str,
+    *,
+    line: np.ndarray | None = None,
+    log_x: bool = False,
+) -> Figure:
+    """A map over two parameters; with ``line``, the ``x`` of the critical line at each ``y``, colours part at zero there."""
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(5.2, 4.0), layout="constrained")
+        axes = figure.subplots()
+        if line is None:
+            image = axes.pcolormesh(x, y, values, cmap="cividis", shading="nearest", rasterized=True)
+        else:
+            reach = float(np.nanmax(np.abs(values[np.isfinite(values)])))
+            image = axes.pcolormesh(
+                x, y, values, cmap="PuOr_r", vmin=-reach, vmax=reach, shading="nearest", rasterized=True
+            )
+            axes.plot(line, y, color="black", lw=1.8)
+            axes.set_xlim(x[0], x[-1])
+            axes.text(0.3, 0.92, "ordered", transform=axes.transAxes)
+            axes.text(0.95, 0.08, "chaotic", transform=axes.transAxes, ha="right")
+        if log_x:
+            axes.set_xscale("log")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        figure.colorbar(image, ax=axes, label=label)
+    return figure
+
+
 def save_figure(figure: Figure, stem: str | Path) -> tuple[Path, Path]:
     """Write ``stem.png`` (200 dpi) and ``stem.svg``; the folder is made when missing."""
     stem = Path(stem)
