@@ -26,7 +26,7 @@ def test_theory_agrees_with_measurement_at_every_layer(init, tmp_path):
         depth=24,
         width=384,
         seeds=4,
-        samples=16,
+        samples=8,
     )
     result = compare(comparison, tmp_path)
     for case in summary(result)["cases"]:
@@ -41,7 +41,7 @@ def test_theory_agrees_with_measurement_at_every_layer(init, tmp_path):
 def test_the_class_token_makes_the_step_at_the_input_of_layer_norm(tmp_path):
     """At the input the theory of equivalent tokens is off by far; the token kernels are not."""
     comparison = Comparison(
-        "timm:vit_base_patch16_224", norms=("ln",), depth=12, width=384, seeds=16, probes=2, samples=16
+        "timm:vit_base_patch16_224", norms=("ln",), depth=12, width=384, seeds=16, probes=2, samples=8
     )
     case = compare(comparison, tmp_path).isel(case=0)
     measured, error = float(case.log_apjn_measured[0]), float(case.log_apjn_se[0])
@@ -209,7 +209,7 @@ def test_families_agree_at_their_own_initialization(model, tmp_path):
         inits=("own",),
         depth=12,
         seeds=4,
-        samples=16,
+        samples=8,
         **FAMILIES.get(model, {"width": 256}),
     )
     verdicts = {case["norm"]: case["verdict"] for case in summary(compare(comparison, tmp_path))["cases"]}
@@ -230,7 +230,7 @@ def test_scores_of_order_one_need_random_scores(tmp_path):
         "initializer_range": 0.02 * (4096 / 256) ** 0.5,
     }
     (tmp_path / "config.json").write_text(json.dumps(config))
-    comparison = Comparison(f"hf:{tmp_path}", norms=("own",), inits=("own",), seeds=8, samples=16)
+    comparison = Comparison(f"hf:{tmp_path}", norms=("own",), inits=("own",), seeds=8, samples=8)
     case = compare(comparison, tmp_path / "out").isel(case=0)
     description = comparison.cases()[0]
     network, kernels = description.describe()

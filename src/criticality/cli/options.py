@@ -87,5 +87,5 @@ INIT = click.option(
 )
 
 SAMPLES = click.option(
-    "--samples", type=int, default=32, show_default=True, help="Score matrices per attention layer in the theory."
+    "--samples", type=int, default=16, show_default=True, help="Score matrices per attention layer in the theory."
 )

@@ -59,7 +59,7 @@ class Comparison:
     seeds: int = 6
     seed: int = 0
     probes: int = 1
-    samples: int = 32
+    samples: int = 16
     device: str = "cpu"
 
     def __post_init__(self) -> None:

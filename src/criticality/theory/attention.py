@@ -4,7 +4,8 @@ A head of dimension ``d`` has queries and keys with independent Gaussian channel
 tokens; its scores are ``S = q k^T / sqrt(d)`` and, as ``d`` grows, Gaussian with ``Cov(S_ab, S_cd) = Q_ac K_bd``.
 Sampling draws heads: of their own dimension where it is known, which is exact at any ``d`` and takes rotations and
 QK-norm as they are, or Gaussian scores.  The gradient that reaches the attention matrix is ``g = L_G Z L_V^T``,
-independent of the scores (docs/theory, section 4).
+independent of the scores; it is averaged exactly where queries and keys enter as they are, and sampled where rotations or
+QK-norm come between (docs/theory, section 4).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class ScoreSampling:
     Forward and backward of one layer draw the same heads.
     """
 
-    samples: int = 16
+    samples: int = 8
     seed: int = 0
     layer: int = 0
 
@@ -134,19 +135,19 @@ class Side:
     def __init__(self, kernel: Matrix, norm: HeadNorm | None, rotary: Rotary | None):
         self.factor, self.norm = factor(kernel), norm
         angles = None if rotary is None else rotary.angles(len(kernel))
-        self._turn = None if angles is None else (np.cos(angles), np.sin(angles))
+        self.turn = None if angles is None else (np.cos(angles), np.sin(angles))
 
     def draw(self, normals: Channels) -> Channels:
         x = self.factor @ normals
         if self.norm is not None:
             self._unit, self._size = self.norm.apply(x)
             x = self.norm.gamma * self._unit
-        return x if self._turn is None else rotate(x, *self._turn)
+        return x if self.turn is None else rotate(x, *self.turn)
 
     def backward(self, gradient: Channels) -> Channels:
         """Gradient at the channels of the last draw."""
-        if self._turn is not None:
-            cosine, sine = self._turn
+        if self.turn is not None:
+            cosine, sine = self.turn
             gradient = rotate(gradient, cosine, -sine)
         return gradient if self.norm is None else self.norm.backward(gradient, self._unit, self._size)
 
@@ -185,14 +186,22 @@ class Heads:
             for sign in (1.0, -1.0):
                 yield softmax(sign * self.scale * scores, self.allowed)
 
+    @property
+    def plain(self) -> bool:
+        """Whether queries and keys enter the scores as they are, without rotation and QK-norm."""
+        return all(side.norm is None and side.turn is None for side in (self.queries, self.keys))
+
+    def kernels(self) -> tuple[Matrix, Matrix]:
+        """Kernels of the queries and of the keys of the last head, of its own channels where these are sampled."""
+        if self.head_dim is None:
+            return self.queries.factor @ self.queries.factor.T, self.keys.factor @ self.keys.factor.T
+        return self._query @ self._query.T / self.head_dim, self._key @ self._key.T / self.head_dim
+
     def by_scores(self, at_scores: Matrix) -> tuple[Matrix, Matrix]:
         """Backward kernels at the queries and at the keys of the last head, from the gradient at its scores."""
-        if self.head_dim is None:
-            by_query, by_key = at_scores @ self.keys.factor, at_scores.T @ self.queries.factor
-            return self.scale**2 * by_query @ by_query.T, self.scale**2 * by_key @ by_key.T
         by_query = self.queries.backward(at_scores @ self._key)
         by_key = self.keys.backward(at_scores.T @ self._query)
-        weight = self.scale**2 / self.head_dim
+        weight = self.scale**2 / (self.head_dim or 1)
         return weight * by_query @ by_query.T, weight * by_key @ by_key.T
 
 
@@ -230,21 +239,45 @@ def sampled_backward(heads: Heads, values: Matrix, gradient: Matrix) -> tuple[Ma
     ``E A^T G A``, and ``E R K R^T`` and ``E R^T Q R`` with ``R = A * (g - sum_c A_ac g_ac)``, the gradient at the
     scores, for Gaussian scores; the same through the channels of each head where these are sampled.
     """
-    value_factor, gradient_factor = factor(values), factor(gradient)
     through_values, through_queries, through_keys = (np.zeros_like(values) for _ in range(3))
-    generator = heads.sampling.generator(1)
+    generator, normals = heads.sampling.generator(1), np.zeros_like(values)
+    if not heads.plain:
+        value_factor, gradient_factor = factor(values), factor(gradient)
     for number, attention in enumerate(heads.attention()):
-        if number % 2 == 0:
-            normals = generator.standard_normal(values.shape)
+        through_values += attention.T @ gradient @ attention
+        if heads.plain:
+            by_query, by_key = score_gradients(attention, values, gradient, *heads.kernels())
+            by_query, by_key = heads.scale**2 * by_query, heads.scale**2 * by_key
+        else:
+            if number % 2 == 0:
+                normals = generator.standard_normal(values.shape)
             at_attention = gradient_factor @ normals @ value_factor.T
-        by_value = attention.T @ gradient_factor
-        through_values += by_value @ by_value.T
-        at_scores = attention * (at_attention - np.sum(attention * at_attention, axis=1, keepdims=True))
-        by_query, by_key = heads.by_scores(at_scores)
+            at_scores = attention * (at_attention - np.sum(attention * at_attention, axis=1, keepdims=True))
+            by_query, by_key = heads.by_scores(at_scores)
         through_queries += by_query
         through_keys += by_key
     count = heads.sampling.samples
     return through_values / count, through_queries / count, through_keys / count
+
+
+def score_gradients(
+    attention: Matrix, values: Matrix, gradient: Matrix, queries: Matrix, keys: Matrix
+) -> tuple[Matrix, Matrix]:
+    """``E R K R^T`` and ``E R^T Q R`` over the gradient ``g`` that reaches a given attention matrix, exactly.
+
+    Row ``a`` of ``R`` is ``P_a g_a`` with ``P_a = diag(A_a) - A_a A_a^T``, and ``Cov(g_ab, g_cd) = G_ac V_bd``, so that
+    ``E (R K R^T)_ac = G_ac tr(P_a V P_c K)`` and ``E (R^T Q R) = sum_ac Q_ac G_ac P_a V P_c``; written out, both are
+    products of matrices over tokens (docs/theory, section 4).
+    """
+    a, w = attention, queries * gradient
+    av, ak = a @ values, a @ keys
+    mixed = av @ a.T
+    crossed = (av * ak) @ a.T
+    by_query = gradient * (a @ (values * keys) @ a.T - crossed - crossed.T + mixed * (ak @ a.T))
+    aw = a.T @ w
+    crossed = (av.T * aw) @ a
+    by_key = values * (aw @ a) - crossed - crossed.T + a.T @ (w * mixed) @ a
+    return by_query, by_key
 
 
 def symmetric_overlap(exponent: Numbers, tokens: int) -> Numbers:

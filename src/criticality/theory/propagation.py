@@ -20,7 +20,7 @@ def propagate(
     network: Network,
     inputs: Kernel | Sequence[Kernel],
     *,
-    samples: int = 16,
+    samples: int = 8,
     seed: int = 0,
     keep_kernels: bool = False,
 ) -> xr.Dataset:
