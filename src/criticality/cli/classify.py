@@ -10,10 +10,10 @@ import click
 
 from criticality.cli.options import common
 from criticality.cli.output import emit, save_json, table
-from criticality.cli.python_file import load_name
 from criticality.phases import ResidualStep, zoo_function
 from criticality.phases import classify as classify_step
 from criticality.pointwise import Pointwise, PointwiseFunction, pointwise_function
+from criticality.python_file import load_name
 from criticality.theory.norms import LAYER_NORMS, RMS_NORMS, PointwiseNorm, make_norm
 
 

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import cache
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +12,7 @@ from torch import nn
 
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.initialization import SecondMoment, actual_second_moment, initialize
+from criticality.python_file import load_file
 from criticality.theory import Network, TokenKernel
 
 
@@ -118,22 +115,8 @@ class OwnDescription:
         return self.network(model), [TokenKernel.of(kernel) for kernel in kernels]
 
 
-@cache
 def _load(path: str) -> Any:
-    file = Path(path)
-    if not file.is_file():
-        raise ValueError(f"model file {path!r} must exist, and does not")
-    name = f"_criticality_{file.stem}_{abs(hash(str(file.resolve())))}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"model file {path!r} must be a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(f"model file {path!r} must be importable, but raised {error!r}") from error
-    return module
+    return load_file(path, "model file")
 
 
 def _adapter(module: str) -> Any:

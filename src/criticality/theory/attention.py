@@ -172,7 +172,7 @@ class Heads:
         self.tokens = len(queries.factor)
 
     def attention(self) -> Iterator[Matrix]:
-        """The attention matrix of every sampled head, in antithetic pairs; ``by_scores`` is of the last."""
+        """The attention matrix of every sampled head, in antithetic pairs; ``kernels`` and ``by_scores`` are of the last."""
         generator = self.sampling.generator(0)
         for _ in range(self.sampling.samples // 2):
             if self.head_dim is None:
@@ -198,10 +198,11 @@ class Heads:
         return self._query @ self._query.T / self.head_dim, self._key @ self._key.T / self.head_dim
 
     def by_scores(self, at_scores: Matrix) -> tuple[Matrix, Matrix]:
-        """Backward kernels at the queries and at the keys of the last head, from the gradient at its scores."""
+        """Backward kernels at the queries and at the keys of the last head, whose channels are sampled, from the gradient at
+        its scores."""
         by_query = self.queries.backward(at_scores @ self._key)
         by_key = self.keys.backward(at_scores.T @ self._query)
-        weight = self.scale**2 / (self.head_dim or 1)
+        weight = self.scale**2 / self._key.shape[1]
         return weight * by_query @ by_query.T, weight * by_key @ by_key.T
 
 
@@ -243,10 +244,13 @@ def sampled_backward(heads: Heads, values: Matrix, gradient: Matrix) -> tuple[Ma
     generator, normals = heads.sampling.generator(1), np.zeros_like(values)
     if not heads.plain:
         value_factor, gradient_factor = factor(values), factor(gradient)
+    kernels = (values, values)
     for number, attention in enumerate(heads.attention()):
         through_values += attention.T @ gradient @ attention
         if heads.plain:
-            by_query, by_key = score_gradients(attention, values, gradient, *heads.kernels())
+            if number % 2 == 0:  # the second of an antithetic pair has the same
+                kernels = heads.kernels()
+            by_query, by_key = score_gradients(attention, values, gradient, *kernels)
             by_query, by_key = heads.scale**2 * by_query, heads.scale**2 * by_key
         else:
             if number % 2 == 0:

@@ -1,0 +1,45 @@
+"""The user's own Python files, and names in them."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+
+@cache
+def load_file(path: str, what: str = "file") -> Any:
+    """A Python file as a module; ``what`` is what errors call it.
+
+    Raises:
+        ValueError: no such file, or one that cannot be imported.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"{what} {path!r} must exist, and does not")
+    name = f"_criticality_{file.stem}_{abs(hash(str(file.resolve())))}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{what} {path!r} must be a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"{what} {path!r} must be importable, but raised {error!r}") from error
+    return module
+
+
+def load_name(path_and_name: str) -> Any:
+    """What ``PATH.py:NAME`` names.
+
+    Raises:
+        ValueError: as ``load_file``, or no such name in the file.
+    """
+    path, _, name = path_and_name.rpartition(":")
+    module = load_file(path)
+    if not hasattr(module, name):
+        raise ValueError(f"file {path!r} must define {name!r}, and does not")
+    return getattr(module, name)
