@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from criticality import __version__
-from criticality.studies import Comparison, compare, summary
+from criticality.studies.compare import Comparison, compare, summary
 
 DOCS = Path(__file__).parent
 WORK = Path(tempfile.gettempdir()) / "criticality-families"

@@ -11,13 +11,27 @@ from click.testing import CliRunner
 from criticality.cli.main import main
 from criticality.phases import ZOO, ResidualStep, classify, tail_of, zoo_function
 from criticality.pointwise import Pointwise, pointwise_function
-from criticality.theory import PointwiseNorm, make_norm
+from criticality.theory import (
+    MLP,
+    Attention,
+    Linear,
+    Network,
+    PointwiseNorm,
+    Sublayer,
+    SymmetricKernel,
+    make_norm,
+    propagate,
+    transformer,
+)
 
 EXPECTED = {
     "tanh": ("stretched", 0.5),
     "erf": ("stretched", 0.5),
     "satursin": ("stretched", 0.5),
     "linear_clip": ("stretched", 0.5),
+    "cubsign": ("stretched", 0.5),
+    "relsign": ("stretched", 0.5),
+    "power23_clip": ("stretched", 0.5),
     "power0.25": ("stretched", 1 / 3),
     "power0.4": ("stretched", 1 / 6),
     "power0.6": ("power", 4.5),
@@ -59,6 +73,73 @@ def test_layer_norm_is_a_power_law():
     half = classify(ResidualStep(make_norm("ln", epsilon=0.0), 1.0, 1.0))
     assert half.exponent == pytest.approx(0.5, abs=1e-4)
     assert half.agrees
+
+
+@pytest.mark.parametrize(
+    ("norm", "kind"), [("ln", "power"), ("derf", "stretched"), ("dyt", "stretched"), ("none", "exponential")]
+)
+def test_whole_networks(norm, kind):
+    attention = Attention(scores="uniform" if norm == "none" else "gaussian")
+    network = transformer(make_norm(norm), attention, MLP(Pointwise("gelu")), 3)
+    found = classify(network, 1.0, rho0=0.3, tokens=64)
+    assert (found.kind, found.analytic[0], found.agrees) == (kind, kind, True)
+    profile = propagate(
+        transformer(make_norm(norm), attention, MLP(Pointwise("gelu")), 48), SymmetricKernel.of(1, 0.3, 64)
+    )
+    assert found.log_apjn[48] == pytest.approx(float(profile.log_apjn[0]), rel=1e-6)
+
+
+def test_one_bounded_norm_among_layer_norms_makes_it_stretched():
+    sublayers = (Sublayer(Linear(), make_norm("ln")), Sublayer(Linear(), make_norm("dyt")))
+    found = classify(Network(sublayers, 2))
+    assert (found.kind, found.agrees) == ("stretched", True)
+    unknown = classify(Network((Sublayer(Linear(), make_norm("ln"), placement="post"),)))
+    assert (unknown.analytic, unknown.agrees) == (None, None)
+
+
+def test_scores_without_a_norm_grow_without_bound():
+    network = transformer(make_norm("none"), Attention(), MLP(Pointwise("gelu")), 1)
+    with pytest.raises(ValueError, match="must have a finite susceptibility at every depth"):
+        classify(network, 1.0, rho0=0.3, tokens=64)
+
+
+def test_a_slope_that_is_not_square_integrable_has_no_apjn():
+    """1 - exp(-sqrt(x)): E phi'^2 diverges at 0, so J is infinite at infinite width, at any depth."""
+    found = of("exproot")
+    assert (found.kind, found.log_apjn[12]) == ("divergent", math.inf)
+    assert of("power23_clip").kind == "stretched"  # singular, but square integrable
+
+
+@pytest.mark.parametrize("q", [1e-6, 0.3, 1.0, 40.0, 1e8])
+def test_clipped_powers(q):
+    function = Pointwise(ZOO["power23_clip"])
+    density = lambda x: 2 * mp.exp(-x * x / (2 * q)) / mp.sqrt(2 * mp.pi * q)  # noqa: E731
+    third = mp.mpf(1) / 3
+    ends = sorted({mp.mpf(0), *(mp.mpf(1) * min(1, s * math.sqrt(q)) for s in (0.1, 1, 5, 12)), mp.mpf(1)})
+    inner = mp.quad(lambda x: x ** (4 * third) * density(x), ends)
+    slope = mp.quad(lambda t: 3 * t**2 * (4 * third * third) / t**2 * density(t**3), [end**third for end in ends])
+    assert float(function.V(q)) == pytest.approx(float(inner + mp.erfc(1 / mp.sqrt(2 * q))), rel=1e-10)
+    assert float(function.D(q)) == pytest.approx(float(slope), rel=1e-10)
+    with pytest.raises(ValueError, match="must be averaged over one input"):
+        function.C(q, q, 0.5)
+
+
+def test_functions_of_the_paper():
+    """As their published code has them (github.com/zlab-princeton/Derf), at one point each."""
+    x = np.array([0.7])
+    for name, value in {
+        "relsign": 0.7 / (math.sqrt(1.49) + 1),
+        "smoothsign": 0.7 / 1.7,
+        "exproot": 1 - math.exp(-math.sqrt(0.7)),
+        "cubsign": 0.343 / 1.343,
+        "arctan_scaled": 2 / math.pi * math.atan(0.7),
+        "logquad_clip": math.log(1.49),
+        "logsign_clip": math.log(1.7),
+        "power23_clip": 0.7 ** (2 / 3),
+        "saturlog": math.log(1.7) / (1 + math.log(1.7)),
+    }.items():
+        assert ZOO[name].value(x)[0] == pytest.approx(value, rel=1e-14)
+        assert ZOO[name].value(-x)[0] == pytest.approx(-value, rel=1e-14)
 
 
 def test_small_alpha_is_exponential_for_long():
@@ -135,6 +216,8 @@ def test_command_line(tmp_path):
     record = json.loads(run("classify", "--function", "tanh", "--alpha", 1, "--json").stdout)
     assert {"class", "exponent", "coefficient", "interval", "crossover_depth", "analytic", "agrees"} <= record.keys()
     assert record["class"] == "stretched"
+    model = json.loads(run("classify", "timm:vit_tiny_patch16_224", "--norm", "derf", "--alpha", 0.5, "--json").stdout)
+    assert (model["class"], model["agrees"], model["tokens"]) == ("stretched", True, 197)
     path = tmp_path / "mine.py"
     path.write_text(
         "import numpy as np\n\ndef root(x):\n    return x / (1 + x * x) ** 0.25\n\ndef kinked(x):\n    return x / (1 + np.abs(x))\n"
@@ -143,6 +226,8 @@ def test_command_line(tmp_path):
     assert mine["class"] in ("power", "stretched")
     assert json.loads((tmp_path / "o.json").read_text())["class"] == mine["class"]
     for arguments, message in [
+        ([], "MODEL=None and --function=None: give one of the two"),
+        (["hf:gpt2", "--norm", "dyt"], "causal=True or rotary tells tokens apart"),
         (["--function", "nope"], "function 'nope' is unknown"),
         (["--function", f"{path}:none"], "must define 'none'"),
         (["--function", f"{path}:kinked"], "must be smooth at scale one away from its declared kinks"),
@@ -160,5 +245,7 @@ def test_zoo(tmp_path):
     record = json.loads(run("zoo", "--alpha", "1", "--json", "--out", tmp_path).stdout)
     assert {row["function"] for row in record["rows"]} == set(ZOO)
     assert all(row["agrees"] for row in record["rows"])
+    names = "tanh erf arctan isru satursin expsign cubsign relsign smoothsign exproot saturlog linear_clip logsign_clip"
+    assert {*names.split(), "logquad_clip", "power23_clip"} < set(ZOO)
     assert (tmp_path / "zoo.png").stat().st_size > 10_000
     assert json.loads((tmp_path / "zoo.json").read_text()) == record

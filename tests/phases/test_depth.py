@@ -5,9 +5,18 @@ import math
 import numpy as np
 import pytest
 
-from criticality.phases import ZOO, ResidualStep, amplification
+from criticality.phases import ZOO, BlockStep, ResidualStep, amplification
 from criticality.pointwise import Pointwise
-from criticality.theory import PointwiseNorm, SymmetricKernel, make_norm, propagate, resnet
+from criticality.theory import (
+    MLP,
+    Attention,
+    PointwiseNorm,
+    SymmetricKernel,
+    make_norm,
+    propagate,
+    resnet,
+    transformer,
+)
 
 CASES = [
     ("tanh", 1.0, 1.0, 0.0),
@@ -20,13 +29,18 @@ CASES = [
 ]
 
 
+def both(step, q):
+    change = step.change(np.array([[math.log(q)], [0.0]]))[:, 0]
+    return q * math.expm1(change[0]), change[1]
+
+
 @pytest.mark.parametrize(("norm", "alpha", "weight", "bias"), CASES)
 def test_agrees_with_the_plain_recursion(norm, alpha, weight, bias):
     step = ResidualStep(make_norm(norm, alpha, epsilon=0.0), weight, bias)
     depths = [1, 10, 300, 5000, 40_000]
     q, total, expected = 1.0, 0.0, {}
     for layer in range(1, depths[-1] + 1):
-        f, g = step.both(q)
+        f, g = both(step, q)
         q, total = q + f, total + g
         expected[layer] = total
     np.testing.assert_allclose(amplification(step, depths), [expected[depth] for depth in depths], rtol=1e-7)
@@ -36,6 +50,20 @@ def test_agrees_with_the_engine_of_the_theory():
     profile = propagate(resnet(make_norm("dyt", 0.7), 2000, 1.3), SymmetricKernel.of(0.4))
     found = amplification(ResidualStep(make_norm("dyt", 0.7), 1.3), [2000], q0=0.4)
     assert found[0] == pytest.approx(float(profile.log_apjn[0]), rel=1e-8)
+
+
+@pytest.mark.parametrize(("norm", "alpha"), [("ln", None), ("dyt", 0.5), ("derf", 1.0)])
+def test_whole_blocks_agree_with_the_engine(norm, alpha):
+    """Attention and MLP, tokens that interact: beyond the loop's end, at a depth where the engine can still go."""
+
+    def network(depth):
+        return transformer(make_norm(norm, alpha), Attention(), MLP(Pointwise("gelu")), depth)
+
+    inputs = SymmetricKernel.of(0.7, 0.2, 100)
+    depths = [1, 30, 3000]
+    expected = [float(propagate(network(depth), inputs).log_apjn[0]) for depth in depths]
+    found = amplification(BlockStep(network(1), 100, 0.2 / 0.7), depths, q0=0.7)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 def test_layer_norm_at_a_billion():
@@ -72,6 +100,12 @@ def test_values_of_the_theory_page():
         (lambda: amplification(ResidualStep(make_norm("dyt")), [0]), r"depths=\[0\] must be whole numbers"),
         (lambda: amplification(ResidualStep(make_norm("dyt")), []), "depths="),
         (lambda: amplification(ResidualStep(make_norm("dyt")), [4], q0=-1.0), "q0=-1.0 must be a finite variance"),
+        (lambda: BlockStep(resnet(make_norm("dyt"), 1), 0), "tokens=0 must be a whole number"),
+        (lambda: BlockStep(resnet(make_norm("dyt"), 1), 2, 1.5), "rho0=1.5 must be a correlation"),
+        (
+            lambda: BlockStep(resnet(make_norm("dyt"), 1), branch_scale=-1.0),
+            "branch_scale=-1.0 must be finite and above 0",
+        ),
         (lambda: ResidualStep(make_norm("dyt"), -1.0), "weight_variance=-1.0 must be a finite variance"),
     ],
 )

@@ -8,10 +8,19 @@ import pytest
 from click.testing import CliRunner
 
 from criticality.cli.main import main
-from criticality.phases import ResidualStep, amplification, amplification_map, critical_line, zoo_function
+from criticality.phases import (
+    ResidualStep,
+    amplification,
+    amplification_map,
+    critical_line,
+    fixed_point_of,
+    transformer_map,
+    zoo_function,
+)
 from criticality.phases.maps import MomentTable
 from criticality.pointwise import FUNCTIONS, Pointwise
-from criticality.theory import make_norm
+from criticality.theory import MLP, Attention, LayerNorm, SymmetricKernel, make_norm, propagate, transformer
+from criticality.theory.network import scale_weights
 
 
 @pytest.mark.parametrize("name", ["tanh", "erf", "gelu", "arctan"])
@@ -29,8 +38,8 @@ def test_a_map_of_residual_networks_is_those_networks():
             step = ResidualStep(make_norm("dyt", alpha), weight, 0.1)
             variance, total = 1.0, 0.0
             for _ in range(500):
-                f, g = step.both(variance)
-                variance, total = variance + f, total + g
+                grown, gain = step.change(np.array([[math.log(variance)], [0.0]]))[:, 0]
+                variance, total = variance * math.exp(grown), total + gain
             assert log_j[i, j] == pytest.approx(total, rel=1e-8)
             assert q[i, j] == pytest.approx(variance, rel=1e-8)
             assert log_j[i, j] == pytest.approx(float(amplification(step, [500])[0]), rel=1e-6)
@@ -108,3 +117,91 @@ def test_command_line(network, tmp_path):
     assert (tmp_path / "phases.png").stat().st_size > 5000
     refused = CliRunner().invoke(main, ["phases", network, "--depth", "0"])
     assert refused.exit_code == 2
+
+
+def vit(alpha=1.0, depth=1):
+    return transformer(make_norm("derf", alpha), Attention(), MLP(Pointwise("gelu"), out_variance=2.0), depth)
+
+
+def test_a_map_of_transformers_is_those_transformers():
+    alphas = np.array([0.1, 0.5, 1.7])
+    by_depth, exact = transformer_map(vit(), 40, alpha=alphas, tokens=50, rho0=0.3)
+    assert exact == 0.0
+    gains = np.linspace(0.6, 1.4, 5)
+    by_gain, error = transformer_map(vit(0.3), 40, alpha=alphas, gain=gains, tokens=50, rho0=0.3, nodes=20)
+    for i, alpha in enumerate(alphas):
+        inputs = SymmetricKernel.of(1.0, 0.3, 50)
+        for depth in (1, 7, 40):
+            log_j = float(propagate(vit(alpha, depth), inputs).log_apjn[0])
+            assert by_depth[depth - 1, i] == pytest.approx(log_j, rel=1e-6)
+        for j, gain in enumerate(gains):
+            log_j = float(propagate(scale_weights(vit(alpha, 40), float(gain)), inputs).log_apjn[0])
+            assert abs(by_gain[j, i] - log_j) < 2 * error * (1 + log_j) + 1e-6
+    assert 0 < error < 1e-3
+
+
+def test_an_interpolation_that_fails_says_so():
+    """Beyond condensation log J is not smooth in the gain: the error that is stated is large, and is the true one."""
+    _, error = transformer_map(
+        vit(), 200, alpha=np.array([0.5, 1.0]), gain=np.array([0.5, 3.0]), tokens=50, rho0=0.3, nodes=12
+    )
+    assert error > 0.01
+
+
+def test_fixed_points():
+    """Ordered, critical and chaotic tanh networks; lengths from the approach itself."""
+    tanh = zoo_function("tanh")
+    dead = fixed_point_of(tanh, 0.5, 0.0)
+    assert (dead.q, dead.chi, dead.rho) == (0.0, pytest.approx(0.5), 1.0)
+    chaotic = fixed_point_of(tanh, 2.5, 0.05)
+    assert chaotic.chi > 1 > chaotic.rho
+    pointwise, q, rho = Pointwise("tanh"), 1.5, 0.9
+    distances = []
+    for _ in range(200):
+        rho = (2.5 * float(pointwise.C(q, q, rho)) + 0.05) / (2.5 * float(pointwise.V(q)) + 0.05)
+        q = 2.5 * float(pointwise.V(q)) + 0.05
+        distances.append(abs(rho - chaotic.rho))
+    assert q == pytest.approx(chaotic.q, rel=1e-12)
+    assert 10 / math.log(distances[149] / distances[159]) == pytest.approx(chaotic.correlation_length, rel=0.01)
+    line = float(critical_line(tanh, np.array([0.2]))[0])
+    near = [fixed_point_of(tanh, (line * f) ** 2, 0.04).gradient_length for f in (0.99, 0.999)]
+    assert near[1] > 5 * near[0] > 50
+    with pytest.raises(ValueError, match=r"weight_variance=2.0 must leave a finite variance"):
+        fixed_point_of(zoo_function("identity"), 2.0, 0.1)
+
+
+def test_layer_norm_has_maps_too():
+    log_j, _, _ = amplification_map(LayerNorm(epsilon=0.0), 100, weight_variance=np.array([0.5, 2.0]), skip=1.0)
+    np.testing.assert_allclose(log_j, np.log1p(100 * np.array([0.5, 2.0])), rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("network", "over"),
+    [
+        ("resnet", "sigma_w,skip"),
+        ("resnet", "sigma_w,scale"),
+        ("transformer", "alpha,depth"),
+        ("transformer", "alpha,gain"),
+    ],
+)
+def test_every_map_is_drawn(network, over, tmp_path):
+    command = ["phases", network, "--over", over, "--function", "erf", "--depth", "12", "--points", "9", "--json"]
+    result = CliRunner().invoke(main, [*command, "--out", str(tmp_path)])
+    record = json.loads(result.stdout)
+    assert np.isfinite(record["log_apjn"]).all()
+    assert (tmp_path / "phases.png").stat().st_size > 5_000
+
+
+def test_maps_that_do_not_exist_are_refused():
+    for arguments, message in [
+        (["mlp", "--over", "alpha,depth"], "over='alpha,depth' of mlp must be one of 'sigma_w,sigma_b'"),
+        (["mlp", "--function", "ln"], "must be a pointwise function"),
+        (["transformer", "--function", "ln"], "must be a pointwise function"),
+    ]:
+        result = CliRunner().invoke(main, ["phases", *arguments])
+        assert result.exit_code == 2
+        assert message in result.stderr
+    with pytest.raises(ValueError, match="must be pre-norm with pointwise norms of one alpha"):
+        transformer_map(
+            transformer(make_norm("ln"), Attention(), MLP(Pointwise("gelu")), 1), 3, alpha=np.array([1.0, 2.0])
+        )

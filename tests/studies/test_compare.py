@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from criticality.schema import read_dataset, write_dataset
-from criticality.studies import Comparison, compare, steps_per_case, summary
+from criticality.studies.compare import Comparison, compare, steps_per_case, summary
 from criticality.theory import Attention, Network, propagate
 
 TINY = {"depth": 2, "width": 64, "image_size": 64, "seeds": 2, "samples": 4}

@@ -13,8 +13,8 @@ from criticality.cli.output import emit, table
 from criticality.cli.progress import bar
 from criticality.reports import write_report
 from criticality.schema import read_dataset
-from criticality.studies import Comparison, steps_per_case, summary
-from criticality.studies import compare as run_comparison
+from criticality.studies.compare import Comparison, steps_per_case, summary
+from criticality.studies.compare import compare as run_comparison
 
 
 @click.command()

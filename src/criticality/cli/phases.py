@@ -2,52 +2,154 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 import numpy as np
 
 from criticality.cli.options import common
 from criticality.cli.output import emit, save_json, table
-from criticality.phases import amplification_map, critical_line, zoo_function
+from criticality.phases import amplification_map, critical_line, transformer_map, zoo_function
+from criticality.pointwise import Pointwise, PointwiseFunction
 from criticality.reports.figures import map_figure, save_figure
+from criticality.theory import MLP, Attention, PointwiseNorm, transformer
+from criticality.theory.norms import LAYER_NORMS, RMS_NORMS, LayerNorm
+
+
+@dataclass(frozen=True)
+class Map:
+    """A map, as it is drawn and written."""
+
+    x_name: str
+    y_name: str
+    value_name: str
+    x: np.ndarray
+    y: np.ndarray
+    values: np.ndarray
+    line: np.ndarray | None = None
+    log_x: bool = False
+    log_y: bool = False
+    error: float | None = None
+
+
+_LABELS = {
+    "alpha": r"$\alpha$",
+    "sigma_w": r"$\sigma_w$",
+    "sigma_b": r"$\sigma_b$",
+    "skip": r"skip scale $s$",
+    "scale": r"branch scale $\lambda$",
+    "depth": r"block $l$",
+    "gain": r"gain of all weights",
+    "log_chi": r"$\log\,\chi$",
+}
+
+
+def _mlp(function: PointwiseFunction | LayerNorm, depth: int, points: int) -> Map:
+    if isinstance(function, LayerNorm):
+        raise ValueError("function='ln' of mlp must be a pointwise function: with LayerNorm chi is 1 everywhere")
+    x, y = np.linspace(0.3, 3.0, points), np.linspace(0.02, 1.5, points)
+    _, _, values = amplification_map(
+        function, depth, weight_variance=x[None, :] ** 2, bias_variance=y[:, None] ** 2, skip=0.0
+    )
+    return Map("sigma_w", "sigma_b", "log_chi", x, y, values, line=critical_line(function, y))
+
+
+def _resnet_alpha(function: PointwiseFunction | LayerNorm, depth: int, points: int) -> Map:
+    x, y = np.logspace(-1.5, 0.7, points), np.linspace(0.1, 3.0, points)
+    values, _, _ = amplification_map(function, depth, weight_variance=y[:, None] ** 2, alpha=x[None, :])
+    return Map("alpha", "sigma_w", "log_apjn", x, y, values, log_x=True)
+
+
+def _resnet_skip(function: PointwiseFunction | LayerNorm, depth: int, points: int) -> Map:
+    x, y = np.linspace(0.1, 3.0, points), np.linspace(0.5, 1.0, points)
+    values, _, _ = amplification_map(function, depth, weight_variance=x[None, :] ** 2, skip=y[:, None])
+    return Map("sigma_w", "skip", "log_apjn", x, y, values)
+
+
+def _resnet_scale(function: PointwiseFunction | LayerNorm, depth: int, points: int) -> Map:
+    x, y = np.linspace(0.1, 3.0, points), np.logspace(-2, 0, points)
+    values, _, _ = amplification_map(function, depth, weight_variance=(x[None, :] * y[:, None]) ** 2)
+    return Map("sigma_w", "scale", "log_apjn", x, y, values, log_y=True)
+
+
+def _transformer(function: PointwiseFunction | LayerNorm, depth: int, points: int, over_gain: bool) -> Map:
+    if isinstance(function, LayerNorm):
+        raise ValueError("function='ln' of transformer must be a pointwise function, which has an alpha")
+    norm = PointwiseNorm(Pointwise(function))
+    network = transformer(norm, Attention(), MLP(Pointwise("gelu"), out_variance=2.0), depth)
+    x = np.logspace(-1.3, 0.5, points)
+    gain = np.geomspace(0.5, 1.5, points) if over_gain else None
+    values, error = transformer_map(network, depth, alpha=x, gain=gain, tokens=197, rho0=0.3)
+    if gain is not None:
+        return Map("alpha", "gain", "log_apjn", x, gain, values, log_x=True, log_y=True, error=error)
+    return Map("alpha", "depth", "log_apjn", x, np.arange(1.0, depth + 1), values, log_x=True, log_y=True)
+
+
+_MAPS: dict[str, dict[str, Callable[[PointwiseFunction | LayerNorm, int, int], Map]]] = {
+    "mlp": {"sigma_w,sigma_b": _mlp},
+    "resnet": {"alpha,sigma_w": _resnet_alpha, "sigma_w,skip": _resnet_skip, "sigma_w,scale": _resnet_scale},
+    "transformer": {
+        "alpha,depth": lambda function, depth, points: _transformer(function, depth, points, False),
+        "alpha,gain": lambda function, depth, points: _transformer(function, depth, points, True),
+    },
+}
 
 
 @click.command()
-@click.argument("network", type=click.Choice(["mlp", "resnet"]))
-@click.option("--function", "name", default="tanh", show_default=True, help="A built-in function or one of the zoo.")
-@click.option("--depth", type=int, default=100, show_default=True, help="Layers.")
+@click.argument("network", type=click.Choice([*_MAPS]))
+@click.option("--over", help="What the map is over: " + "; ".join(f"{n}: {' | '.join(m)}" for n, m in _MAPS.items()))
+@click.option("--function", "name", default="tanh", show_default=True, help="ln, built-in, or one of the zoo.")
+@click.option("--depth", type=int, default=100, show_default=True, help="Layers, or blocks of a transformer.")
 @click.option("--points", type=click.IntRange(2, 2048), default=128, show_default=True, help="To each side of the map.")
 @common
 def phases(
-    network: Literal["mlp", "resnet"], name: str, depth: int, points: int, as_json: bool, seed: int, out: Path | None
+    network: str, over: str | None, name: str, depth: int, points: int, as_json: bool, seed: int, out: Path | None
 ) -> None:
-    """Map the phases of plain MLPs over (sigma_w, sigma_b), or log J of residual nets over (alpha, sigma_w).
+    """Map the phases of plain MLPs, or log J(0 -> L) of residual nets and transformers.
 
-    mlp: log chi after --depth layers, and the critical line chi = 1, traced by root finding. resnet: x + W phi(alpha x).
-    --out DIR gets phases.json, phases.png and phases.svg. Nothing here is random: --seed changes nothing.
+    mlp: log chi after --depth layers and the correlation length 1/|log chi|, with the critical line chi = 1, traced by root
+    finding. resnet: x <- s x + lambda W phi(alpha x). transformer: pre-norm blocks of attention and GELU MLP with fan-in
+    weights, 197 tokens of correlation 0.3. --out DIR gets phases.json, phases.png and phases.svg. Nothing here is
+    random: --seed changes nothing.
     """
-    function = zoo_function(name)
-    record: dict[str, Any] = {"network": network, "function": name, "depth": depth}
-    if network == "mlp":
-        x, y = np.linspace(0.3, 3.0, points), np.linspace(0.02, 1.5, points)
-        _, _, values = amplification_map(
-            function, depth, weight_variance=x[None, :] ** 2, bias_variance=y[:, None] ** 2, skip=0.0
-        )
-        line = critical_line(function, y)
-        record |= {"sigma_w": x, "sigma_b": y, "log_chi": values, "critical_sigma_w": line}
-        figure = map_figure(x, y, values, r"$\sigma_w$", r"$\sigma_b$", r"$\log\,\chi$", line=line)
-        rows, heads = [[a, b] for a, b in zip(y, line, strict=True)], ["sigma_b", "critical sigma_w"]
+    kinds = _MAPS[network]
+    if over is not None and over not in kinds:
+        raise ValueError(f"over={over!r} of {network} must be one of {', '.join(map(repr, kinds))}")
+    if name.lower() in (*LAYER_NORMS, *RMS_NORMS):
+        function: PointwiseFunction | LayerNorm = LayerNorm(epsilon=0.0)
     else:
-        x, y = np.logspace(-1.5, 0.7, points), np.linspace(0.1, 3.0, points)
-        values, _, _ = amplification_map(function, depth, weight_variance=y[:, None] ** 2, alpha=x[None, :])
-        record |= {"alpha": x, "sigma_w": y, "log_apjn": values}
-        label = rf"$\log\,J(0 \to {depth})$"
-        figure = map_figure(x, y, values, r"$\alpha$", r"$\sigma_w$", label, log_x=True)
-        rows = [[a, *values[[points // 4, points // 2, -1], i]] for i, a in enumerate(x)]
-        heads = ["alpha", *(f"sigma_w={y[i]:.3g}" for i in (points // 4, points // 2, -1))]
+        function = zoo_function(name)
+    over = over or next(iter(kinds))
+    drawn = kinds[over](function, depth, points)
+    record: dict[str, Any] = {"network": network, "over": over, "function": name, "depth": depth}
+    record |= {drawn.x_name: drawn.x, drawn.y_name: drawn.y, drawn.value_name: drawn.values}
+    if drawn.error is not None:
+        record["interpolation_error"] = drawn.error
+    if drawn.line is not None:
+        with np.errstate(divide="ignore"):
+            record |= {"critical_sigma_w": drawn.line, "correlation_length": 1 / np.abs(drawn.values)}
+    label = _LABELS.get(drawn.value_name, rf"$\log\,J(0 \to {'l' if drawn.y_name == 'depth' else depth})$")
+    figure = map_figure(
+        drawn.x,
+        drawn.y,
+        drawn.values,
+        _LABELS[drawn.x_name],
+        _LABELS[drawn.y_name],
+        label,
+        line=drawn.line,
+        log_x=drawn.log_x,
+        log_y=drawn.log_y,
+    )
     if out is not None:
         save_json(record, out / "phases.json")
         save_figure(figure, out / "phases")
-    emit(record, as_json, table(rows[:: max(1, points // 12)], heads))
+    if drawn.line is not None:
+        rows, heads = [[a, b] for a, b in zip(drawn.y, drawn.line, strict=True)], ["sigma_b", "critical sigma_w"]
+    else:
+        some = sorted({len(drawn.y) // 4, len(drawn.y) // 2, len(drawn.y) - 1})
+        rows = [[a, *drawn.values[some, i]] for i, a in enumerate(drawn.x)]
+        heads = [drawn.x_name, *(f"{drawn.y_name}={drawn.y[i]:.3g}" for i in some)]
+    emit(record, as_json, table(rows[:: max(1, len(rows) // 12)], heads))

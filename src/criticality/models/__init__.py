@@ -5,8 +5,9 @@ Names are imported when they are first used: a Hugging Face model does not wait 
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from criticality.lazy import lazy_names
 
 if TYPE_CHECKING:
     from criticality.models.conversion import Conversion, Replacement, replace_norms, write_weights
@@ -28,18 +29,7 @@ _MODULES = {
     "text": ("random_tokens", "source_bytes"),
     "timm_vit": ("ViTDescription", "embedding_kernels", "vit_network"),
 }
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
-
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
 __all__ = [
     "INITS",

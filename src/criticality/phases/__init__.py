@@ -1,21 +1,25 @@
 """Phases of deep networks: how log J grows with depth, for any depth, and why."""
 
 from criticality.phases.classification import Classification, classify
-from criticality.phases.depth import ResidualStep, amplification
-from criticality.phases.maps import amplification_map, critical_line
+from criticality.phases.depth import BlockStep, ResidualStep, amplification
+from criticality.phases.maps import FixedPoint, amplification_map, critical_line, fixed_point_of, transformer_map
 from criticality.phases.tails import Tail, tail_of
 from criticality.phases.zoo import ZOO, zoo_function, zoo_table
 
 __all__ = [
     "ZOO",
+    "BlockStep",
     "Classification",
+    "FixedPoint",
     "ResidualStep",
     "Tail",
     "amplification",
     "amplification_map",
     "classify",
     "critical_line",
+    "fixed_point_of",
     "tail_of",
+    "transformer_map",
     "zoo_function",
     "zoo_table",
 ]

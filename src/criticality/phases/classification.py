@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from criticality.phases.depth import ResidualStep, amplification
-from criticality.phases.tails import tail_of
-from criticality.theory.norms import LayerNorm, PointwiseNorm
+from criticality.phases.depth import BlockStep, ResidualStep, amplification
+from criticality.phases.tails import slope_diverges, tail_of
+from criticality.theory.network import Network
+from criticality.theory.norms import LayerNorm, NoNorm, Norm, PointwiseNorm
 
-Class = Literal["exponential", "stretched", "power", "decaying"]
+Class = Literal["exponential", "stretched", "power", "decaying", "divergent"]
 
 DEPTHS = (12, 48, 192, 1000)
 """Depths at which ``log J`` is given."""
@@ -26,14 +27,16 @@ class Classification:
     """How ``log J(0 -> L)`` of a residual network grows.
 
     Attributes:
-        kind: the class that the profile over nine decades of depth shows.
+        kind: the class that the profile over nine decades of depth shows; ``divergent`` where ``E phi'^2``, and with it
+            ``J``, is infinite at any depth, as the slope of ``phi`` is not square integrable at a kink.
         exponent: of ``L`` in ``log J`` (``stretched``: below one; ``exponential``: 1), or ``zeta`` of ``J ~ L^zeta``.
         coefficient: of ``L^exponent`` in ``log J``; nan for a power law.
         interval: of the exponent, from how much it still moves over the last three decades.
         crossover_depth: depth from which the profile is nearer to its asymptotic class than to exponential growth; nan for
             an exponential.
-        analytic: class, exponent and coefficient from the tail of the function, ``None`` where none is known.
-        agrees: whether both classes are one and the analytic exponent lies in the interval.
+        analytic: class, exponent and coefficient from the tail of the function, ``None`` where none is known; exponent
+            and coefficient are nan where they depend on more than tails.
+        agrees: whether both classes are one and the analytic exponent, if known, lies in the interval.
         log_apjn: ``log J`` at ``DEPTHS``.
     """
 
@@ -52,24 +55,34 @@ class Classification:
         return {"class": fields.pop("kind"), **fields}
 
 
-def classify(step: ResidualStep, q0: float = 1.0) -> Classification:
-    """Classify ``x <- x + W norm(x) + b`` (docs/theory, section 7).
+def classify(network: ResidualStep | Network, q0: float = 1.0, *, rho0: float = 0.0, tokens: int = 1) -> Classification:
+    """Classify ``x <- x + W norm(x) + b``, or a whole network (docs/theory, section 7).
 
     The profile alone cannot tell a stretched exponential with a tiny exponent from a power law: that is what the
     analytic class is for, and both are reported.
 
+    Args:
+        network: one layer, or a network whose last block is repeated to any depth.
+        q0: variance of the input.
+        rho0, tokens: of a network with attention: correlation at the input and number of equivalent tokens.
+
     Raises:
-        ValueError: as ``amplification`` and ``tail_of``.
+        ValueError: as ``amplification`` and ``tail_of``; a network that tells tokens apart.
     """
+    step = BlockStep(network, tokens, rho0) if isinstance(network, Network) else network
+    if any(slope_diverges(norm.pointwise.phi) for norm in _norms(network) if isinstance(norm, PointwiseNorm)):
+        nan, infinite = math.nan, dict.fromkeys(DEPTHS, math.inf)
+        return Classification("divergent", nan, nan, (nan, nan), nan, ("divergent", nan, nan), True, infinite)
     depths = np.unique(_DECADES.round())
     log_j = amplification(step, [*depths, *DEPTHS], q0)
     profile, at_depths = log_j[: len(depths)], log_j[len(depths) :]
     kind, exponent, coefficient, interval, crossover = _read(depths, profile)
-    analytic, slack = _analytic(step)
+    analytic, slack = _of_blocks(network) if isinstance(network, Network) else _analytic(network)
     agrees = None
     if analytic is not None:
         low, high = interval
-        agrees = analytic[0] == kind and low - slack <= analytic[1] <= high + slack
+        known = not math.isnan(analytic[1])
+        agrees = analytic[0] == kind and (not known or low - slack <= analytic[1] <= high + slack)
     return Classification(
         kind,
         exponent,
@@ -80,6 +93,13 @@ def classify(step: ResidualStep, q0: float = 1.0) -> Classification:
         agrees,
         {depth: float(value) for depth, value in zip(DEPTHS, at_depths, strict=True)},
     )
+
+
+def _norms(network: ResidualStep | Network) -> list[Norm]:
+    """Those that are repeated with depth."""
+    if isinstance(network, Network):
+        return [sublayer.norm for sublayer in network.sublayers[-network.sublayers_per_block :]]
+    return [network.norm]
 
 
 def _read(depths: np.ndarray, profile: np.ndarray) -> tuple[Class, float, float, tuple[float, float], float]:
@@ -135,3 +155,27 @@ def _analytic(step: ResidualStep) -> tuple[tuple[str, float, float] | None, floa
             logarithms = tail.growth == "logarithmic" or (expected[0] == "stretched" and expected[1] == 0.0)
             return expected, 1.5 / math.log(_DECADES[-1]) if logarithms else 1e-6
     return None, 0.0
+
+
+def _of_blocks(network: Network) -> tuple[tuple[str, float, float] | None, float]:
+    """The analytic class of pre-norm blocks: one bounded norm anywhere keeps ``K`` linear and makes it stretched, one
+    branch without a norm makes it exponential, LayerNorms alone a power law."""
+    last = network.sublayers[-network.sublayers_per_block :]
+    if any(sublayer.placement != "pre" for sublayer in last):
+        return None, 0.0
+    kinds = set()
+    for norm in _norms(network):
+        if isinstance(norm, NoNorm):
+            kinds.add("exponential")
+        elif isinstance(norm, LayerNorm):
+            kinds.add("power")
+        elif isinstance(norm, PointwiseNorm):
+            tail = tail_of(norm.pointwise.phi)
+            if tail.growth != "bounded" or not math.isfinite(tail.slope_integral):
+                return None, 0.0
+            kinds.add("stretched")
+        else:
+            return None, 0.0
+    if "exponential" in kinds:
+        return ("exponential", 1.0, math.nan), 1e-6
+    return (("stretched", 0.5, math.nan), 1e-3) if "stretched" in kinds else (("power", math.nan, math.nan), 0.0)

@@ -1,9 +1,9 @@
-"""``log J(0 -> L)`` of ``x <- x + W norm(x) + b`` at any depth: the recursion at first, then its continuous equivalent.
+"""``log J(0 -> L)`` at any depth: the recursion at first, then its continuous equivalent.
 
-A step adds ``f(q)`` to the variance and ``g(q)`` to the logarithm.  Once ``f`` changes little from step to step, the
-sequence is the flow of ``dq/dl = F(q)`` at whole ``l``, with ``F = f - f f'/2 + f (f'^2/3 + f f''/12) + ...`` (backward
-error analysis), and sums over it are integrals of ``G = g - (F g')/2 + F (F g')'/12 + ...`` (Euler-Maclaurin).  Both are
-integrated over ``log l``, so that depth 10^9 costs about as much as a few hundred layers (docs/theory, section 7).
+A layer adds ``f(y)`` to a state ``y`` of a few numbers, ``log J`` among them.  Once ``f`` changes little from layer to
+layer, the sequence is the flow of ``dy/dl = F(y)`` at whole ``l``, with ``F = f - f'f/2 + f'f'f/3 + f''(f, f)/12 + ...``
+(backward error analysis).  It is integrated over ``log l``, so that depth 10^9 costs about as much as a few hundred layers
+(docs/theory, section 7).
 """
 
 from __future__ import annotations
@@ -11,30 +11,59 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 from jaxtyping import Float
 from scipy.integrate import solve_ivp
 
-from criticality.theory.kernels import SymmetricKernel
+from criticality.theory.attention import ScoreSampling
+from criticality.theory.kernels import Numbers, SymmetricKernel
+from criticality.theory.network import Network
 from criticality.theory.norms import Norm, PointwiseNorm
 
 _SMALL_CHANGE = 2e-3
-"""``f'`` below which the continuous equivalent takes over: its error is of order ``f'^3`` a step."""
+"""Relative change of ``f`` from layer to layer below which the continuous equivalent takes over."""
 
+_ROUNDING = 1e-13
 _LONGEST_LOOP = 200_000
-_LARGE = 1e100  # a variance beyond which chi has come to its limit
+_LARGE = math.log(1e100)  # of a variance: beyond it chi has come to its limit
+
+_NO_SAMPLES = ScoreSampling(2, 0)
+"""Equivalent tokens sample nothing."""
+
+State = Float[np.ndarray, "variables"]
+
+
+class Step(Protocol):
+    """One layer as a map of states; the first variable is ``log q``, the last is ``log J``."""
+
+    tolerance: ClassVar[float]
+    """At which its flow is integrated: above the noise of ``change``, or steps would become tiny."""
+
+    solver: ClassVar[str]
+    """Of ``scipy.integrate.solve_ivp``; an implicit one where some variables relax faster than others."""
+
+    def start(self, q0: float) -> State:
+        """The state at the input."""
+        ...
+
+    def change(self, states: Float[np.ndarray, "variables points"]) -> Float[np.ndarray, "variables points"]:
+        """What the layer adds to each of several states."""
+        ...
 
 
 @dataclass(frozen=True)
 class ResidualStep:
-    """One layer ``x <- x + W norm(x) + b`` at infinite width.
+    """One layer ``x <- x + W norm(x) + b`` at infinite width; its state is ``(log q, log J)``.
 
     Attributes:
         norm: any norm of the theory.
         weight_variance, bias_variance: ``sigma_w^2`` and ``sigma_b^2``.
     """
 
+    tolerance: ClassVar[float] = 1e-10
+    solver: ClassVar[str] = "DOP853"
     norm: Norm
     weight_variance: float = 1.0
     bias_variance: float = 0.0
@@ -45,27 +74,97 @@ class ResidualStep:
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name}={value!r} must be a finite variance, 0 or above")
 
-    def both(self, q: float) -> tuple[float, float]:
-        """``f(q)``, the growth of the variance, and ``g(q) = log chi``."""
-        if isinstance(self.norm, PointwiseNorm):
-            pointwise = self.norm.pointwise
-            value, slope = pointwise.equal(q, 1.0, False)[0], pointwise.equal(q, 1.0, True)[0]
-        else:
-            state = SymmetricKernel.of(q, 0.0, 1)
-            value, slope = float(self.norm.forward(state).q), float(self.norm.factor(state).q)
-        return self.weight_variance * value + self.bias_variance, math.log1p(self.weight_variance * slope)
+    def start(self, q0: float) -> State:
+        return np.array([math.log(q0), 0.0])
+
+    def change(self, states: Float[np.ndarray, "variables points"]) -> Float[np.ndarray, "variables points"]:
+        q = np.exp(states[0])
+        value, slope = self._moments(q)
+        return np.stack(
+            [np.log1p((self.weight_variance * value + self.bias_variance) / q), np.log1p(self.weight_variance * slope)]
+        )
+
+    def _moments(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        if not isinstance(self.norm, PointwiseNorm):
+            state = SymmetricKernel(q, np.zeros_like(q), 1)
+            return np.asarray(self.norm.forward(state).q), np.asarray(self.norm.factor(state).q)
+        pointwise = self.norm.pointwise
+        if len(q) == 1:  # without the overhead of arrays
+            both = [pointwise.equal(float(q[0]), 1.0, derivative)[0] for derivative in (False, True)]
+            return np.array(both[:1]), np.array(both[1:])
+        return pointwise.V(q), pointwise.D(q)
 
 
-def amplification(step: ResidualStep, depths: Sequence[float], q0: float = 1.0) -> Float[np.ndarray, " depths"]:
-    """``log J(0 -> L)`` for every depth, relative error about 1e-7.
+@dataclass(frozen=True)
+class BlockStep:
+    """One block of a network of equivalent tokens, repeated: that of its last sub-layers.
+
+    Its state is ``(log q, p / q, b / a, log a)``, where ``(a, b)`` is the first row of the product of the backward maps
+    ``(u, v) <- M (u, v)`` up to here: ``a = J(0 -> l)`` for every depth ``l`` in one pass forward.
+
+    Attributes:
+        network: all sub-layers of its last block are taken.
+        tokens: how many are equivalent.
+        rho0: their correlation at the input.
+        branch_scale: factor on every branch, one number or one for each state: ``phi(alpha x)`` in all norms is
+            ``phi(x)`` with every branch and the input scaled by ``alpha``.
+    """
+
+    tolerance: ClassVar[float] = 1e-7
+    solver: ClassVar[str] = "LSODA"
+    network: Network
+    tokens: int = 1
+    rho0: float = 0.0
+    branch_scale: Numbers = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tokens, bool) or int(self.tokens) != self.tokens or self.tokens < 1:
+            raise ValueError(f"tokens={self.tokens!r} must be a whole number, 1 or above")
+        if not abs(self.rho0) <= 1:
+            raise ValueError(f"rho0={self.rho0!r} must be a correlation in [-1, 1]")
+        if not (np.all(np.isfinite(self.branch_scale)) and np.all(np.asarray(self.branch_scale) > 0)):
+            raise ValueError(f"branch_scale={self.branch_scale!r} must be finite and above 0")
+        if np.any(self.branch_scale != 1.0) and any(part.placement == "post" for part in self.network.sublayers):
+            raise ValueError(f"branch_scale={self.branch_scale!r} must be 1 with post-norm sub-layers")
+
+    def start(self, q0: float) -> State:
+        return np.array([math.log(q0), 1.0 if self.tokens == 1 else self.rho0, 0.0, 0.0])
+
+    def change(self, states: Float[np.ndarray, "variables points"]) -> Float[np.ndarray, "variables points"]:
+        log_q, rho, ratio, _ = states
+        q = np.exp(log_q)
+        kernel = SymmetricKernel(q, q * np.clip(rho, -1.0, 1.0), self.tokens)
+        one, zero = np.ones_like(q), np.zeros_like(q)
+        a, b, square = one, ratio, np.square(self.branch_scale)
+        for sublayer in self.network.sublayers[-self.network.sublayers_per_block :]:
+            on_u, on_v = (
+                sublayer.backward(kernel, kernel.with_entries(*unit), _NO_SAMPLES)
+                for unit in ((one, zero), (zero, one))
+            )
+            a, b = (
+                a + square * (a * (on_u.q - 1) + b * on_u.p),
+                b + square * (a * on_v.q + b * (on_v.p - 1)),
+            )
+            after = sublayer.forward(kernel, _NO_SAMPLES)
+            kernel = kernel.with_entries(
+                kernel.q + square * (after.q - kernel.q), kernel.p + square * (after.p - kernel.p)
+            )
+        after_q, after_p = np.asarray(kernel.q), np.asarray(kernel.p)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.stack([np.log(after_q / q), after_p / after_q - rho, b / a - ratio, np.log(a)])
+
+
+def amplification(step: Step, depths: Sequence[float], q0: float = 1.0) -> Float[np.ndarray, " depths"]:
+    """``log J(0 -> L)`` for every depth, relative error about 1e-7 (1e-6 for a ``BlockStep``).
 
     Args:
-        step: the layer.
+        step: the layer, ``ResidualStep`` or ``BlockStep``.
         depths: whole numbers, in any order, as large as wanted.
         q0: variance of the input.
 
     Raises:
-        ValueError: a depth below 1 or a variance that is not positive and finite.
+        ValueError: a depth below 1 or a variance that is not positive and finite; a susceptibility that stops being
+            finite, as that of attention without any norm does once scores grow without bound.
     """
     wanted = np.asarray(depths, dtype=float)
     if wanted.size == 0 or not np.all((wanted >= 1) & np.isfinite(wanted)):
@@ -74,71 +173,76 @@ def amplification(step: ResidualStep, depths: Sequence[float], q0: float = 1.0) 
         raise ValueError(f"q0={q0!r} must be a finite variance above 0")
     order = np.sort(np.unique(wanted))
     found: dict[float, float] = {}
-    layer, q, total = _loop(step, order, q0, found)
+    layer, state = _loop(step, order, q0, found)
     rest = order[order > layer]
     if len(rest):
-        tail = _exponential(step, layer, q, total, rest) if layer >= _LONGEST_LOOP or q > _LARGE else None
-        found.update(zip(rest, _flow(step, layer, q, total, rest) if tail is None else tail, strict=True))
+        if layer >= _LONGEST_LOOP or state[0] > _LARGE:  # the variance grows exponentially: chi has come to its limit
+            state[0] = min(state[0], _LARGE)
+            values = state[-1] + (rest - layer) * step.change(state[:, None])[-1, 0]
+        else:
+            values = _flow(step, layer, state, rest)
+        found.update(zip(rest, values, strict=True))
     return np.array([found[depth] for depth in wanted])
 
 
-def _loop(
-    step: ResidualStep, order: Float[np.ndarray, " depths"], q: float, found: dict[float, float]
-) -> tuple[int, float, float]:
-    """The recursion, until all depths are found or the change from step to step is small; fills ``found``."""
-    layer, total, before = 0, 0.0, math.inf
+def _loop(step: Step, order: Float[np.ndarray, " depths"], q0: float, found: dict[float, float]) -> tuple[int, State]:
+    """The recursion, until all depths are found or the change from layer to layer is small; fills ``found``."""
+    layer, state, before = 0, step.start(q0), np.full(1, math.inf)
     asked = set(order.tolist())
     while layer < order[-1]:
-        f, g = step.both(q)
-        slow = layer >= 64 and abs(f - before) <= _SMALL_CHANGE * before and f <= 0.05 * q
-        if (slow and order[-1] > 2 * layer) or layer >= _LONGEST_LOOP or q > _LARGE:
+        added = step.change(state[:, None])[:, 0]
+        if not np.all(np.isfinite(added)):
+            raise ValueError(
+                f"network must have a finite susceptibility at every depth, but has none after {layer} layers"
+            )
+        slow = (
+            layer >= 64
+            and added[0] <= 0.05
+            and float(np.max(np.abs(added - before))) <= max(_SMALL_CHANGE * float(np.max(np.abs(added))), _ROUNDING)
+        )
+        if (slow and order[-1] > 2 * layer) or layer >= _LONGEST_LOOP or state[0] > _LARGE:
             break
-        q, total, before, layer = q + f, total + g, f, layer + 1
+        state, before, layer = state + added, added, layer + 1
         if layer in asked:
-            found[float(layer)] = total
-    return layer, q, total
+            found[float(layer)] = float(state[-1])
+    return layer, state
 
 
-def _exponential(
-    step: ResidualStep, layer: int, q: float, total: float, rest: Float[np.ndarray, " depths"]
-) -> Float[np.ndarray, " depths"]:
-    """Where the variance itself grows exponentially, chi has come to its limit."""
-    return total + (rest - layer) * step.both(min(q, _LARGE))[1]
+def _flow(step: Step, layer: int, state: State, rest: Float[np.ndarray, " depths"]) -> Float[np.ndarray, " depths"]:
+    reach = 0.02
+    along = reach * np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    across = reach * np.array([-1.0, 1.0])
 
+    def moved(direction: State) -> np.ndarray:
+        """Without ``log J``, on which nothing depends."""
+        return np.append(direction[:-1], 0.0)[:, None]
 
-def _flow(
-    step: ResidualStep, layer: int, q: float, total: float, rest: Float[np.ndarray, " depths"]
-) -> Float[np.ndarray, " depths"]:
-    def derivatives(q: float) -> tuple[float, float]:
-        """``F`` and ``G`` from values at five points around ``q``, differences of fourth order in ``log q``."""
-        h = 0.02
-        points = [step.both(q * math.exp(k * h)) for k in (-2, -1, 0, 1, 2)]
-        f, g = ([value[i] for value in points] for i in (0, 1))
-        f1, f2 = _differences(f, h, q)
-        g1, g2 = _differences(g, h, q)
-        flow = f[2] * (1 - f1 / 2 + f1 * f1 / 3 + f[2] * f2 / 12)
-        slope = f1 * (1 - f1 / 2)  # of F, to the order that is needed below
-        return flow, g[2] - flow * g1 / 2 + flow * (slope * g1 + flow * g2) / 12
+    def derivative(y: State) -> State:
+        """``F`` from ``f`` at five points along ``f`` and two along ``f'f``."""
+        f = step.change(y[:, None])[:, 0]
+        size = float(np.max(np.abs(f[:-1])))
+        if size < _ROUNDING:  # a fixed point
+            return f
+        a, b, c, d, e = (step.change(y[:, None] + moved(f) / size * along)).T
+        first = (a - 8 * b + 8 * d - e) / (12 * reach) * size
+        second = (-a + 16 * b - 30 * c + 16 * d - e) / (12 * reach**2) * size**2
+        bend = float(np.max(np.abs(first[:-1])))
+        third = np.zeros_like(f)
+        if bend > 0.0:
+            left, right = (step.change(y[:, None] + moved(first) / bend * across)).T
+            third = (right - left) / (2 * reach) * bend
+        whole: State = f - first / 2 + third / 3 + second / 12
+        return whole
 
-    def right(s: float, y: np.ndarray) -> list[float]:
-        flow, gain = derivatives(math.exp(y[0]))
-        depth = math.exp(s)
-        return [depth * flow / math.exp(y[0]), depth * gain]
+    def right_side(s: float, y: State) -> State:
+        """Nan, on which the solver takes a shorter step, where a trial step leads out of what states can be."""
+        possible = bool(np.all(np.isfinite(y))) and abs(y[0]) < 2 * _LARGE
+        return math.exp(s) * derivative(y) if possible else np.full_like(y, np.nan)
 
-    start = math.log(layer)
     ends = np.log(rest)
-    solution = solve_ivp(
-        right, (start, float(ends[-1])), [math.log(q), total], method="DOP853", t_eval=ends, rtol=1e-10, atol=1e-10
-    )
+    span, allowed = (math.log(layer), float(ends[-1])), step.tolerance
+    solution = solve_ivp(right_side, span, state, method=step.solver, t_eval=ends, rtol=allowed, atol=allowed)
     if not solution.success:
         raise ValueError(f"depths up to {rest[-1]:g} must be reached, but integration stopped: {solution.message}")
-    values: np.ndarray = solution.y[1]
+    values: np.ndarray = solution.y[-1]
     return values
-
-
-def _differences(values: Sequence[float], h: float, q: float) -> tuple[float, float]:
-    """First and second derivative by ``q`` from values at ``q exp(k h)``, ``k = -2 .. 2``."""
-    a, b, c, d, e = values
-    by_log = (a - 8 * b + 8 * d - e) / (12 * h)
-    by_log2 = (-a + 16 * b - 30 * c + 16 * d - e) / (12 * h * h)
-    return by_log / q, (by_log2 - by_log) / (q * q)

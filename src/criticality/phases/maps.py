@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
+from scipy.optimize import brentq, fixed_point
 
+from criticality.phases.depth import BlockStep
 from criticality.pointwise import Pointwise, PointwiseFunction
+from criticality.theory.network import Network, check_whole, scale_weights
+from criticality.theory.norms import LayerNorm, PointwiseNorm
 
 _STEP = 1 / 24
 _CHUNK = 1 << 14
@@ -65,6 +69,18 @@ class MomentTable:
         return float(max(np.max(np.abs(a / b - 1)) for a, b in zip(found, exact, strict=True)))
 
 
+class NormTable:
+    """``MomentTable`` of LayerNorm or RMSNorm, where both are known: ``V = q / (q + epsilon)``, ``D = 1 / (q + epsilon)``."""
+
+    def __init__(self, norm: LayerNorm):
+        self.norm = norm
+
+    def both(self, log_q: Float[np.ndarray, " points"]) -> tuple[np.ndarray, np.ndarray]:
+        q = np.exp(log_q)
+        slope = self.norm.gamma**2 / (q + self.norm.epsilon)
+        return q * slope + self.norm.beta**2, slope
+
+
 def _cubic(table: np.ndarray, index: np.ndarray, place: np.ndarray) -> np.ndarray:
     c = table[index]
     value: np.ndarray = ((c[:, 3] * place + c[:, 2]) * place + c[:, 1]) * place + c[:, 0]
@@ -72,7 +88,7 @@ def _cubic(table: np.ndarray, index: np.ndarray, place: np.ndarray) -> np.ndarra
 
 
 def amplification_map(
-    function: PointwiseFunction,
+    function: PointwiseFunction | LayerNorm,
     depth: int,
     *,
     weight_variance: ArrayLike = 1.0,
@@ -85,7 +101,7 @@ def amplification_map(
     """``log J(0 -> depth)``, the last variance ``q`` and the last ``log chi`` of every network of a grid.
 
     Args:
-        function: ``phi``; its derivative must not vanish everywhere.
+        function: ``phi``, whose derivative must not vanish everywhere, or LayerNorm.
         depth: layers.
         weight_variance, bias_variance, alpha, skip, q0: arrays that broadcast, of the shape of the results.
         threads: how many share the work.
@@ -106,7 +122,11 @@ def amplification_map(
             bad = array[~((array >= lowest) & np.isfinite(array))].flat[0]
             raise ValueError(f"{name}={bad:g} must be finite and {'above' if lowest else 'at least'} 0")
     flat = [array.ravel() for array in arrays]
-    table = MomentTable(function, *_range(function, depth, *flat))
+    table = (
+        NormTable(function)
+        if isinstance(function, LayerNorm)
+        else MomentTable(function, *_range(function, depth, *flat))
+    )
     pieces = [[array[i : i + _CHUNK] for array in flat] for i in range(0, flat[0].size, _CHUNK)]
     with ThreadPoolExecutor(threads) as pool:
         done = list(pool.map(lambda piece: _run(table, depth, *piece), pieces))
@@ -131,7 +151,7 @@ def _range(function: PointwiseFunction, depth: int, *arrays: np.ndarray) -> tupl
 
 
 def _run(
-    table: MomentTable,
+    table: MomentTable | NormTable,
     depth: int,
     weight: np.ndarray,
     bias: np.ndarray,
@@ -170,8 +190,8 @@ def critical_line(
 
     def variances(log_q: float) -> tuple[float, float]:
         q = math.exp(log_q)
-        weight = 1 / float(pointwise.D(q))
-        return weight, q - weight * float(pointwise.V(q))
+        weight = 1 / pointwise.equal(q, 1.0, True)[0]
+        return weight, q - weight * pointwise.equal(q, 1.0, False)[0]
 
     line = np.empty(len(bias_deviations))
     for i, bias in enumerate(np.asarray(bias_deviations, dtype=float)):
@@ -191,3 +211,171 @@ def critical_line(
         else:
             line[i] = math.sqrt(variances(brentq(excess, low, high, xtol=1e-13, rtol=1e-13))[0])
     return line
+
+
+@dataclass(frozen=True)
+class FixedPoint:
+    """Where a plain MLP goes with depth.
+
+    Attributes:
+        q: variance; 0 where every signal dies out.
+        chi: susceptibility ``sigma_w^2 alpha^2 D`` of equal inputs: below 1 ordered, above 1 chaotic.
+        rho: correlation that different inputs come to: 1 in the ordered phase.
+        variance_length, correlation_length: layers over which variance and correlation approach the fixed point,
+            ``1 / |log slope|`` of their maps there (Schoenholz et al. 2017, equations 7 and 9).
+        gradient_length: ``1 / |log chi|``, layers over which gradients change by a factor of e.
+    """
+
+    q: float
+    chi: float
+    rho: float
+    variance_length: float
+    correlation_length: float
+    gradient_length: float
+
+
+def fixed_point_of(
+    function: PointwiseFunction, weight_variance: float, bias_variance: float, alpha: float = 1.0
+) -> FixedPoint:
+    """The fixed point of ``x <- W phi(alpha x) + b`` and the correlation lengths there.
+
+    Raises:
+        ValueError: variances that are negative or not finite, or a variance that grows without bound.
+    """
+    for name, value in (("weight_variance", weight_variance), ("bias_variance", bias_variance)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name}={value!r} must be a finite variance, 0 or above")
+    pointwise = Pointwise(function, alpha=alpha)
+
+    def next_variance(q: float) -> float:
+        return weight_variance * float(pointwise.V(q)) + bias_variance
+
+    q = 1.0
+    for _ in range(400):
+        before, q = q, next_variance(q)
+        if not 1e-200 < q < 1e12:
+            break
+        if abs(q - before) < 1e-15 * q:
+            break
+    if q >= 1e12:
+        raise ValueError(
+            f"weight_variance={weight_variance!r} must leave a finite variance, but it grows without bound"
+        )
+    if q > 1e-9 and abs(next_variance(q) - q) > 1e-14 * q:
+        q = float(np.exp(fixed_point(lambda y: np.log(next_variance(float(np.exp(y)))), math.log(q), xtol=1e-14)))
+    if q <= 1e-9 and bias_variance == 0:
+        chi = weight_variance * alpha**2 * float(function.derivative(np.zeros(1))[0]) ** 2
+        return FixedPoint(0.0, chi, 1.0, *(_length(chi),) * 3)
+    chi = weight_variance * float(pointwise.D(q))
+    h = 1e-4
+    slope = (next_variance(q * (1 + h)) - next_variance(q * (1 - h))) / (2 * h * q)
+    rho, rho_slope = 1.0, chi
+    if chi > 1:
+
+        def next_correlation(r: float) -> float:
+            return (weight_variance * float(pointwise.C(q, q, r)) + bias_variance) / q
+
+        rho = float(brentq(lambda r: next_correlation(r) - r, -1.0, 1 - 1e-9, xtol=1e-14))
+        rho_slope = weight_variance * float(pointwise.Cd(q, q, rho))
+    return FixedPoint(q, chi, rho, _length(slope), _length(rho_slope), _length(chi))
+
+
+def _length(slope: float) -> float:
+    return 1 / abs(math.log(abs(slope))) if slope not in (0.0, 1.0, -1.0) else (0.0 if slope == 0.0 else math.inf)
+
+
+def transformer_map(
+    network: Network,
+    depth: int,
+    *,
+    alpha: Float[np.ndarray, " alphas"],
+    gain: Float[np.ndarray, " gains"] | None = None,
+    tokens: int = 64,
+    q0: float = 1.0,
+    rho0: float = 0.0,
+    nodes: int = 32,
+    threads: int = 2,
+) -> tuple[np.ndarray, float]:
+    """``log J(0 -> l)`` of pre-norm networks of pointwise norms (DyT, Derf) over ``alpha`` and depth, or weight gain.
+
+    The last block of ``network`` is repeated, for many ``alpha`` at once.  Over ``gain``, ``log J`` is computed at
+    Chebyshev nodes and interpolated by the polynomial through them: it is a smooth function of both logarithms as long
+    as scores are not so large that few tokens dominate the softmax (docs/theory, section 4).  The error says whether.
+
+    Args:
+        network: its norms' own ``alpha`` is replaced.
+        depth: blocks.
+        alpha: of all norms, increasing.
+        gain: factor on all weights, increasing; without it the map is over depths ``1 .. depth``.
+        tokens, q0, rho0: equivalent tokens, their variance and correlation at the input.
+        nodes: to each side of a map over ``gain``.
+        threads: how many share the work.
+
+    Returns:
+        ``log J`` of shape ``(depth, alphas)``, or ``(gains, alphas)`` at the full depth, and the error of the
+        interpolation (0 without one): the largest deviation half-way between nodes, relative to ``1 + log J``.
+
+    Raises:
+        ValueError: norms that are not pointwise, or values that are not positive and increasing.
+    """
+    check_whole("depth", depth)
+    last = network.sublayers[-network.sublayers_per_block :]
+    alphas = {part.norm.pointwise.alpha for part in last if isinstance(part.norm, PointwiseNorm)}
+    if len(alphas) != 1 or not all(isinstance(part.norm, PointwiseNorm) and part.placement == "pre" for part in last):
+        raise ValueError(f"network {network.name!r} must be pre-norm with pointwise norms of one alpha")
+    own = alphas.pop()
+
+    def profile(scales: np.ndarray, weight_gain: float, every: bool) -> np.ndarray:
+        """``(depth or 1, scales)``."""
+        step = BlockStep(scale_weights(network, weight_gain), tokens, rho0, branch_scale=scales / own)
+        state = np.tile(step.start(q0)[:, None], len(scales))
+        state[0] += 2 * np.log(scales / own)
+        kept = np.empty((depth if every else 1, len(scales)))
+        for layer in range(depth):
+            state = state + step.change(state)
+            if every or layer == depth - 1:
+                kept[layer if every else 0] = state[-1]
+        return kept
+
+    along = _Chebyshev("alpha", alpha, nodes)
+    if gain is None:
+        return profile(np.asarray(alpha, dtype=float), 1.0, True), 0.0
+    across = _Chebyshev("gain", gain, nodes)
+    with ThreadPoolExecutor(threads) as pool:
+        rows = list(pool.map(lambda g: profile(along.points, float(g), False)[0], across.points))
+    exact = np.array(rows)
+    check, gains = along.between(), across.between()[:: max(1, nodes // 6)]
+    direct = np.concatenate([profile(check, float(g), False) for g in gains])
+    error = _relative(across.at(along.at(exact, check).T, gains).T, direct)
+    return across.at(along.at(exact, alpha).T, gain).T, error
+
+
+def _relative(found: np.ndarray, exact: np.ndarray) -> float:
+    return float(np.max(np.abs(found - exact) / (1 + np.abs(exact))))
+
+
+class _Chebyshev:
+    """Polynomial interpolation in the logarithm of a parameter, along the last axis."""
+
+    def __init__(self, name: str, values: Float[np.ndarray, " values"], nodes: int):
+        values = np.asarray(values, dtype=float)
+        if values.ndim != 1 or len(values) < 2 or not np.all(values > 0) or not np.all(np.diff(values) > 0):
+            raise ValueError(f"{name} must be two or more positive, increasing numbers")
+        self.low, self.high = math.log(values[0]), math.log(values[-1])
+        self.unit = np.cos(np.pi * (np.arange(nodes) + 0.5) / nodes)
+        self._inverse = np.linalg.inv(np.polynomial.chebyshev.chebvander(self.unit, nodes - 1))
+        self.points = self._from_unit(self.unit)
+
+    def _from_unit(self, unit: np.ndarray) -> np.ndarray:
+        logarithms: np.ndarray = (self.low + self.high) / 2 + (self.high - self.low) / 2 * unit
+        return np.exp(logarithms)
+
+    def between(self) -> np.ndarray:
+        """Half-way between the nodes."""
+        return self._from_unit(np.cos(np.pi * np.arange(1, len(self.unit)) / len(self.unit)))
+
+    def at(self, values: Float[np.ndarray, "... nodes"], places: Float[np.ndarray, " places"]) -> np.ndarray:
+        unit = (2 * np.log(places) - self.low - self.high) / (self.high - self.low)
+        table = np.polynomial.chebyshev.chebvander(unit, len(self.unit) - 1) @ self._inverse
+        result: np.ndarray = values @ table.T
+        return result

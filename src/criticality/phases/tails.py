@@ -94,6 +94,21 @@ def tail_of(function: PointwiseFunction) -> Tail:
     return Tail("power", power, scale, integral)
 
 
+def slope_diverges(function: PointwiseFunction) -> bool:
+    """Whether ``int phi'^2`` diverges at a kink, as that of ``1 - exp(-sqrt(x))`` does at 0: then ``E phi'^2`` is infinite
+    at any variance.  Seen from panels that halve, twice a hundred times, towards each kink."""
+    nodes, weights = np.polynomial.legendre.leggauss(16)
+    edges = 2.0 ** np.arange(-200, -150)
+    half, middle = np.diff(edges) / 2, (edges[1:] + edges[:-1]) / 2
+    for kink in function.kinks:
+        for sign in (1.0, -1.0):
+            x = kink + sign * (middle[:, None] + half[:, None] * nodes)
+            panels = half * (function.derivative(x.ravel()).reshape(x.shape) ** 2 @ weights)
+            if panels[0] > 0.98 * panels[1] > 0:
+                return True
+    return False
+
+
 def _power_of_slope(derivative: ArrayFunction, sign: float) -> float:
     """``p`` from ``phi' ~ x^(p-1)``: constants that are added to ``phi`` do not delay it."""
     near, far = np.abs(derivative(sign * _FAR[[-5, -1]]))
@@ -113,8 +128,8 @@ def _mean_square_slope(derivative: ArrayFunction) -> float:
 def _slope_integral(derivative: ArrayFunction, kinks: tuple[float, ...]) -> float:
     """``int phi'^2`` by panels that double, and their geometric series beyond; infinite where they do not fall off."""
     nodes, weights = np.polynomial.legendre.leggauss(32)
-    edges = np.concatenate([[0.0], 2.0 ** np.arange(-6, 41)])
-    cuts = np.unique(np.concatenate([-edges, edges, *[k + np.concatenate([-edges[:8], edges[:8]]) for k in kinks]]))
+    edges = np.concatenate([[0.0], 2.0 ** np.arange(-200, 41)])
+    cuts = np.unique(np.concatenate([-edges, edges, *[k + np.concatenate([-edges[:202], edges[:202]]) for k in kinks]]))
     half, middle = np.diff(cuts) / 2, (cuts[1:] + cuts[:-1]) / 2
     values = derivative((middle[:, None] + half[:, None] * nodes).ravel()).reshape(len(middle), -1) ** 2
     panels = half * (values @ weights)

@@ -1,13 +1,15 @@
 """The pointwise functions that were tried in the place of a norm, and others that show what their class depends on.
 
-Functions of 'Stronger Normalization-Free Transformers' (arXiv:2512.10938) are named as there and written as their names say;
-relsign, smoothsign, exproot and clipped smoothsign, whose formulas were not at hand, are left out. All are odd, with ``x > 0``
-written out; ``sign`` and ``|x|`` do the rest.
+Functions of 'Stronger Normalization-Free Transformers' (arXiv:2512.10938) are named as there and are those of its published
+code (github.com/zlab-princeton/Derf); its arctan is ``arctan_scaled`` here, as ``arctan`` is the plain one, its clipped
+smoothsign is smoothsign, which stays below one by itself. All are odd, with ``x > 0`` written out; ``sign`` and ``|x|`` do the
+rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ import numpy as np
 from criticality.phases.classification import DEPTHS, classify
 from criticality.phases.depth import ResidualStep
 from criticality.pointwise import FUNCTIONS, Pointwise, PointwiseFunction, get_function
-from criticality.pointwise.closed_forms import SineFormula
+from criticality.pointwise.closed_forms import ClippedPowerFormula, SineFormula
 from criticality.pointwise.quadrature import ArrayFunction
 from criticality.theory.norms import PointwiseNorm
 
@@ -46,23 +48,41 @@ def _clipped(name: str, value: ArrayFunction, slope: ArrayFunction, end: float) 
     )
 
 
+def _cube_of_inverse(x: np.ndarray) -> np.ndarray:
+    return np.maximum(x, 1e-100) ** -3.0
+
+
+def _cubsign_slope(x: np.ndarray) -> np.ndarray:
+    """``3 x^2 / (1 + x^3)^2``, without overflow."""
+    near = np.minimum(x, 1e50)
+    return 3 * near**2 / (1 + near**3) ** 2
+
+
 _ENTRIES = (
     _odd(
         "satursin", lambda x: np.sin(np.minimum(x, np.pi / 2)), lambda x: np.cos(np.minimum(x, np.pi / 2)), (np.pi / 2,)
     ),
+    PointwiseFunction("arctan_scaled", lambda x: 2 / np.pi * np.arctan(x), lambda x: 2 / np.pi / (1 + x * x)),
     _odd("expsign", lambda x: -np.expm1(-x), lambda x: np.exp(-x)),
-    _odd("cubsign", lambda x: x / np.cbrt(1 + x**3), lambda x: (1 + x**3) ** (-4 / 3)),
+    _odd("cubsign", lambda x: 1 / (1 + _cube_of_inverse(x)), _cubsign_slope),
+    PointwiseFunction(
+        "relsign", lambda x: x / (np.sqrt(x * x + 1) + 1), lambda x: 1 / (np.sqrt(x * x + 1) * (np.sqrt(x * x + 1) + 1))
+    ),
+    _odd("smoothsign", lambda x: x / (1 + x), lambda x: (1 + x) ** -2.0),
+    _odd(
+        "exproot",
+        lambda x: -np.expm1(-np.sqrt(x)),
+        lambda x: np.exp(-np.sqrt(x)) / (2 * np.sqrt(np.maximum(x, 1e-300))),
+    ),
     _odd("saturlog", lambda x: np.log1p(x) / (1 + np.log1p(x)), lambda x: 1 / ((1 + x) * (1 + np.log1p(x)) ** 2)),
     _clipped("linear_clip", lambda x: x, np.ones_like, 1.0),
-    _clipped("log_clip", np.log1p, lambda x: 1 / (1 + x), float(np.e - 1)),
-    _clipped(
-        "logquad_clip",
-        lambda x: np.log1p(x + x * x),
-        lambda x: (1 + 2 * x) / (1 + x + x * x),
-        float((np.sqrt(4 * np.e - 3) - 1) / 2),
-    ),
-    _clipped(
-        "power23_clip", lambda x: (1 + x) ** (2 / 3) - 1, lambda x: 2 / 3 * (1 + x) ** (-1 / 3), float(2**1.5 - 1)
+    _clipped("logsign_clip", np.log1p, lambda x: 1 / (1 + x), float(np.e - 1)),
+    _clipped("logquad_clip", lambda x: np.log1p(x * x), lambda x: 2 * x / (1 + x * x), float(np.sqrt(np.e - 1))),
+    replace(
+        _clipped("power23_clip", np.cbrt, np.cbrt, 1.0),
+        value=lambda x: np.sign(x) * np.minimum(np.cbrt(x * x), 1.0),
+        derivative=lambda x: np.where(np.abs(x) < 1, 2 / 3 / np.cbrt(np.maximum(np.abs(x), 1e-300)), 0.0),
+        formula=ClippedPowerFormula(2 / 3),
     ),
     _odd("softsign", lambda x: x / (1 + x), lambda x: (1 + x) ** -2.0),
     _odd("logsign", np.log1p, lambda x: 1 / (1 + x)),

@@ -160,24 +160,34 @@ def map_figure(
     *,
     line: np.ndarray | None = None,
     log_x: bool = False,
+    log_y: bool = False,
 ) -> Figure:
     """A map over two parameters; with ``line``, the ``x`` of the critical line at each ``y``, colours part at zero there."""
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(5.2, 4.0), layout="constrained")
         axes = figure.subplots()
-        if line is None:
-            image = axes.pcolormesh(x, y, values, cmap="cividis", shading="nearest", rasterized=True)
+        reach = float(np.nanmax(np.abs(values[np.isfinite(values)])))
+        signed = line is not None or values.min() < 0 < values.max()
+        if not signed:
+            wide = values.min() > 0 and values.max() > 50 * values.min()
+            image = axes.pcolormesh(
+                x, y, values, cmap="cividis", norm="log" if wide else None, shading="nearest", rasterized=True
+            )
         else:
-            reach = float(np.nanmax(np.abs(values[np.isfinite(values)])))
             image = axes.pcolormesh(
                 x, y, values, cmap="PuOr_r", vmin=-reach, vmax=reach, shading="nearest", rasterized=True
             )
+        if signed and line is None:
+            axes.contour(x, y, values, levels=[0.0], colors="black", linewidths=1.8)
+        if line is not None:
             axes.plot(line, y, color="black", lw=1.8)
             axes.set_xlim(x[0], x[-1])
             axes.text(0.3, 0.92, "ordered", transform=axes.transAxes)
             axes.text(0.95, 0.08, "chaotic", transform=axes.transAxes, ha="right")
         if log_x:
             axes.set_xscale("log")
+        if log_y:
+            axes.set_yscale("log")
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         figure.colorbar(image, ax=axes, label=label)

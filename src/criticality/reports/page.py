@@ -12,7 +12,7 @@ import xarray as xr
 
 from criticality.reports.figures import NORM_NAMES, apjn_figure, correlation_figure, kernel_figure, save_figure
 from criticality.schema import write_text
-from criticality.studies import summary
+from criticality.studies.compare import summary
 
 _FIGURES = (
     (

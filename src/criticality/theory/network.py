@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
@@ -129,6 +129,32 @@ def check_whole(name: str, value: object) -> None:
     """
     if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
         raise ValueError(f"{name}={value!r} must be a whole number, 1 or above")
+
+
+def scale_weights(network: Network, gain: float) -> Network:
+    """The network with every weight (not bias, norm or LayerScale) multiplied by ``gain``.
+
+    Raises:
+        ValueError: a ``gain`` that is not finite and positive.
+    """
+    if not (math.isfinite(gain) and gain > 0):
+        raise ValueError(f"gain={gain!r} must be a finite number above 0")
+    return cast(Network, _scaled(network, gain**2))
+
+
+def _scaled(part: Any, factor: float) -> Any:
+    if isinstance(part, tuple):
+        return tuple(_scaled(entry, factor) for entry in part)
+    if not is_dataclass(part) or isinstance(part, type):
+        return part
+    changes = {}
+    for f in fields(part):
+        value = getattr(part, f.name)
+        if f.name.endswith("_variance") and "bias" not in f.name:
+            changes[f.name] = value * factor
+        elif f.name in ("sublayers", "branch", "branches"):
+            changes[f.name] = _scaled(value, factor)
+    return replace(part, **changes)
 
 
 T = TypeVar("T")
