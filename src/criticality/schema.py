@@ -23,9 +23,11 @@ further dimensions in front (``case``).
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,17 @@ def write_text(text: str, path: str | os.PathLike[str]) -> Path:
     with whole_or_absent(path) as file:
         file.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+@cache
+def source_digest(*packages: str) -> str:
+    """Of the library's own code in ``packages``, all without any: what older code computed is computed again."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        if not packages or path.relative_to(root).parts[0] in packages:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def read_dataset(path: str | os.PathLike[str]) -> xr.Dataset:

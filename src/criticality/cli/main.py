@@ -9,7 +9,7 @@ import click
 
 from criticality import __version__
 
-VERBS = ("classify", "compare", "convert", "measure", "moments", "phases", "predict", "zoo")
+VERBS = ("claims", "classify", "compare", "convert", "measure", "moments", "phases", "predict", "zoo")
 
 
 class _Refusal(click.ClickException):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from criticality.models.images import photographs
     from criticality.models.initialization import INITS, InitializationRecorder, initialize
     from criticality.models.normalizers import DynamicPointwise
+    from criticality.models.residual import ResidualNetwork, gaussian_inputs
     from criticality.models.text import random_tokens, source_bytes
     from criticality.models.timm_vit import ViTDescription, embedding_kernels, vit_network
 
@@ -26,6 +27,7 @@ _MODULES = {
     "images": ("photographs",),
     "initialization": ("INITS", "InitializationRecorder", "initialize"),
     "normalizers": ("DynamicPointwise",),
+    "residual": ("ResidualNetwork", "gaussian_inputs"),
     "text": ("random_tokens", "source_bytes"),
     "timm_vit": ("ViTDescription", "embedding_kernels", "vit_network"),
 }
@@ -40,9 +42,11 @@ __all__ = [
     "ModelDescription",
     "OwnDescription",
     "Replacement",
+    "ResidualNetwork",
     "ViTDescription",
     "describe_model",
     "embedding_kernels",
+    "gaussian_inputs",
     "huggingface_network",
     "initialize",
     "photographs",

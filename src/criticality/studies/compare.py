@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ import timm
 import torch
 import xarray as xr
 
-import criticality
 from criticality import __version__
 from criticality.measurement import input_kernels, measure_ensemble
 from criticality.models import ModelDescription, describe_model
-from criticality.schema import SCHEMA, read_dataset, write_dataset, write_text
+from criticality.schema import SCHEMA, read_dataset, source_digest, write_dataset, write_text
 from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
 from criticality.theory.network import mean_description
 from criticality.theory.norms import takes_alpha
@@ -134,19 +132,14 @@ def case_label(case: ModelDescription) -> str:
     return f"{case.norm or OWN_NORM}{alpha} {case.init}"
 
 
-@cache
-def _source_digest() -> str:
-    """Of the library's own code: a case that older code computed is computed again."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(criticality.__file__).parent.rglob("*.py")):
-        if path.parent.name in ("pointwise", "theory", "measurement", "models"):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def _key(comparison: Comparison, case: ModelDescription) -> str:
     settings = {name: getattr(comparison, name) for name in ("seeds", "seed", "probes", "samples")}
-    made_by = {"criticality": __version__, "source": _source_digest(), "timm": timm.__version__, "schema": SCHEMA}
+    made_by = {
+        "criticality": __version__,
+        "source": source_digest("pointwise", "theory", "measurement", "models"),
+        "timm": timm.__version__,
+        "schema": SCHEMA,
+    }
     described = {"kind": type(case).__name__, **asdict(case)}  # type: ignore[call-overload]
     text = json.dumps({**described, **settings, **made_by}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
