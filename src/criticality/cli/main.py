@@ -9,7 +9,19 @@ import click
 
 from criticality import __version__
 
-VERBS = ("claims", "classify", "compare", "convert", "measure", "moments", "phases", "predict", "zoo")
+VERBS = (
+    "check",
+    "claims",
+    "classify",
+    "compare",
+    "convert",
+    "measure",
+    "moments",
+    "phases",
+    "predict",
+    "prescribe",
+    "zoo",
+)
 
 
 class _Refusal(click.ClickException):

@@ -40,14 +40,19 @@ def residual_points(model: nn.Module, points: Points = None) -> list[ResidualPoi
     if callable(points):
         points = points(model)
     if points is None:
-        name, blocks = _find_blocks(model)
+        name, blocks = find_blocks(model)
         points = [f"{name}.0:input", *(f"{name}.{i}" for i in range(len(blocks)))]
     if isinstance(points, str) or len(points) < 2:
         raise ValueError(f"points={points!r} must name at least two modules of the residual stream")
     return [_point(model, str(point)) for point in points]
 
 
-def _find_blocks(model: nn.Module) -> tuple[str, nn.Sequential | nn.ModuleList]:
+def find_blocks(model: nn.Module) -> tuple[str, nn.Sequential | nn.ModuleList]:
+    """Name and list of the blocks on the residual stream: of lists with the usual names the longest.
+
+    Raises:
+        ValueError: there is none.
+    """
     found = [
         (name, module)
         for name, module in model.named_modules()

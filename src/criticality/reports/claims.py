@@ -134,9 +134,7 @@ def _boundedness(axes: Sequence[Axes], data: Data) -> None:
     axes[0].legend(fontsize=6.5)
     _line(axes[1], data["alpha"], data["crossing"], 0, r"same $\alpha$")
     _line(axes[1], data["alpha"], data["crossing_same_slope"], 1, "same slope at 0")
-    axes[1].set(
-        xscale="log", yscale="log", xlabel=r"$\alpha$ of tanh", ylabel="depth from which $p = 2/3$ amplifies less"
-    )
+    axes[1].set(xscale="log", yscale="log", xlabel=r"$\alpha$ of tanh", ylabel="depth from which $p = 2/3$ wins")
     axes[1].set_xticks(data["alpha"], [f"{alpha:g}" for alpha in data["alpha"]])
     axes[1].xaxis.set_minor_formatter(NullFormatter())
     axes[1].legend()

@@ -1,0 +1,142 @@
+"""``criticality prescribe``: what makes a model critical, set on its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+
+from criticality.cli.options import SAMPLES, common, model_changes, model_norm
+from criticality.cli.output import emit, save_json, table
+from criticality.cli.progress import bar
+from criticality.measurement import measure_ensemble
+from criticality.models import describe_model, write_weights
+from criticality.prescription.apply import Change, apply_prescription, planned_changes, schedule_from_data
+from criticality.prescription.solve import KINDS, Kind, Prescription, least_amplification, trade_off
+from criticality.prescription.solve import prescribe as solve
+
+
+@click.command()
+@click.argument("model")
+@model_norm
+@click.option(
+    "--target",
+    default="preln",
+    show_default=True,
+    help="log J(0->L), preln, preln-tokens, or share=0.9 (least log J at it).",
+)
+@click.option("--kind", type=click.Choice([*KINDS]), default="schedule", show_default=True)
+@click.option(
+    "--from-data", is_flag=True, help="Set the schedule by one forward pass on real inputs, not by the theory."
+)
+@click.option(
+    "--apply", "weights", type=click.Path(path_type=Path), help="Write the model's weights, prescription set."
+)
+@click.option(
+    "--verify", type=click.IntRange(min=0), default=0, help="Weight seeds to measure the prescribed model with."
+)
+@SAMPLES
+@model_changes
+@common
+def prescribe(
+    model: str,
+    target: str,
+    kind: Kind,
+    from_data: bool,
+    weights: Path | None,
+    verify: int,
+    samples: int,
+    as_json: bool,
+    seed: int,
+    out: Path | None,
+    **changes: Any,
+) -> None:
+    """Solve for what gives MODEL (see predict) a log J at initialization, and list what it changes.
+
+    constant: one alpha for all norms. schedule: alpha_l = c / sqrt(K_l). branch-scale: output weights of every branch. gain: all
+    weights of the blocks. Nothing is written without --apply (safetensors; the weights are random, from --seed) or --out (the
+    prescription as JSON).
+    """
+    if from_data and kind != "schedule":
+        raise ValueError(f"kind={kind!r} must be 'schedule' with --from-data")
+    description = describe_model(model, **changes)
+    network, inputs = description.describe(seed)
+    if target.startswith("share="):
+        found = least_amplification(network, inputs, _share(target), samples=samples, seed=seed)
+    else:
+        found = solve(network, inputs, target, kind, samples=samples, seed=seed)
+    curve = trade_off(
+        network, inputs, found.kind, [found.value * factor for factor in (0.25, 0.5, 0.71, 1, 1.41, 2, 4)]
+    )
+
+    def build(number: int) -> torch.nn.Module:
+        torch.manual_seed(number)
+        built = description.build()
+        made = _set(found, built, description.inputs(number), from_data)
+        planned.append(made)
+        return built
+
+    planned: list[list[Change]] = []
+    measured: dict[str, float] = {}
+    if verify:
+        batch = description.inputs(seed)
+        with bar(verify, "verify") as advance:
+            profile = measure_ensemble(
+                build,
+                batch,
+                range(seed, seed + verify),
+                points=description.points,
+                progress=lambda number: advance(f"seed {number}", 1),
+            )
+        measured = {
+            "log_apjn_measured": float(profile.log_apjn[0]),
+            "log_apjn_measured_se": float(profile.log_apjn_se[0]),
+        }
+    if weights is not None:
+        with torch.random.fork_rng():
+            click.echo(f"wrote {write_weights(build(seed), weights)}", err=True)
+    if not planned:
+        with torch.random.fork_rng():
+            build(seed)
+    rows = [{"name": c.name, "what": c.what, "before": c.before, "after": c.after} for c in planned[0]]
+    record = {"model": model, **{k: changes[k] for k in ("norm", "init", "depth")}, **found.record(), **measured}
+    record |= {"changes": rows, "trade_off": curve}
+    save_json(record, out)
+    emit(record, as_json, _text(found, rows, curve, measured))
+
+
+def _share(target: str) -> float:
+    try:
+        return float(target.removeprefix("share="))
+    except ValueError:
+        raise ValueError(f"target={target!r} must be share= and a number between 0 and 1") from None
+
+
+def _set(found: Prescription, model: torch.nn.Module, batch: Any, from_data: bool) -> list[Change]:
+    """Set it, and return what was changed."""
+    if from_data:
+        return list(schedule_from_data(model, batch, found.value).changes)
+    planned = planned_changes(found, model)
+    apply_prescription(found, model)
+    return planned
+
+
+def _text(
+    found: Prescription, rows: list[dict[str, Any]], curve: list[dict[str, float]], measured: dict[str, float]
+) -> str:
+    shown = (
+        rows if len(rows) <= 12 else [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, 12).round().astype(int))]
+    )
+    parts = [
+        f"{found.kind}: {found.value:.4f}. {found.why}.",
+        f"log J(0->L) = {found.log_apjn:.3f} (before: {found.log_apjn_before:.3f}), branch share {found.branch_share:.3f}",
+        table([list(row.values()) for row in shown], ["module", "what", "before", "after"])
+        + f"\n({len(rows)} changes)",
+        table([list(row.values()) for row in curve], [found.kind, "log J, tokens alike", "branch share"]),
+    ]
+    if measured:
+        parts.insert(2, "measured: {log_apjn_measured:.3f} ± {log_apjn_measured_se:.3f}".format(**measured))
+    return "\n\n".join(parts)

@@ -1,0 +1,44 @@
+"""Prescriptions that make a network critical, set on real models, and a monitor for training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from criticality.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from criticality.prescription.apply import Applied, Change, apply_prescription, planned_changes, schedule_from_data
+    from criticality.prescription.callbacks import lightning_callback, trainer_callback
+    from criticality.prescription.monitor import CriticalityWarning, Monitor, to_tensorboard
+    from criticality.prescription.solve import Prescription, least_amplification, prescribe, trade_off
+    from criticality.prescription.tune import Tuning, power_law
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "apply": ("Applied", "Change", "apply_prescription", "planned_changes", "schedule_from_data"),
+        "callbacks": ("lightning_callback", "trainer_callback"),
+        "monitor": ("CriticalityWarning", "Monitor", "to_tensorboard"),
+        "solve": ("Prescription", "least_amplification", "prescribe", "trade_off"),
+        "tune": ("Tuning", "power_law"),
+    },
+)
+
+__all__ = [
+    "Applied",
+    "Change",
+    "CriticalityWarning",
+    "Monitor",
+    "Prescription",
+    "Tuning",
+    "apply_prescription",
+    "least_amplification",
+    "lightning_callback",
+    "planned_changes",
+    "power_law",
+    "prescribe",
+    "schedule_from_data",
+    "to_tensorboard",
+    "trade_off",
+    "trainer_callback",
+]

@@ -1,0 +1,358 @@
+"""Solve for alpha, a depth schedule of alpha, branch scales or weight gains that give a network the log J one asks for.
+
+``schedule`` is ``alpha_l = c / sqrt(K_l)`` with ``K_l`` the variance that the norm sees: ``alpha^2 K`` is the same at every depth,
+as after LayerNorm, and so the growth of ``log J`` is a power law again (docs/theory, section 10).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from scipy.optimize import brentq, minimize_scalar
+from scipy.special import gammaln
+
+from criticality.pointwise import Pointwise
+from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
+from criticality.theory.attention import ScoreSampling
+from criticality.theory.kernels import Kernel
+from criticality.theory.network import Sublayer, scale_weights
+from criticality.theory.norms import LayerNorm, PointwiseNorm
+
+Kind = Literal["constant", "schedule", "branch-scale", "gain"]
+
+KINDS: tuple[Kind, ...] = ("constant", "schedule", "branch-scale", "gain")
+
+PRE_LAYER_NORM = "preln"
+"""The target that matches the same network with LayerNorm, all its tokens alike: a class token, whose variance is small at the
+input, inflates LayerNorm's ``log J`` there by a term that is no growth with depth (docs/theory, section 10)."""
+
+PRE_LAYER_NORM_TOKENS = "preln-tokens"
+"""The same with the tokens as they are, class token included."""
+
+_LOWEST, _HIGHEST = 1e-3, 1e2
+_CLOSE_ENOUGH = 0.01
+
+
+@dataclass(frozen=True)
+class Prescription:
+    """What to set so that a network at initialization has a given ``log J``.
+
+    Attributes:
+        kind: ``constant`` alpha, ``schedule`` ``alpha_l = value / sqrt(K_l)``, ``branch-scale`` (output weights of every
+            branch times value) or ``gain`` (all weights of the blocks times value).
+        value: the one number that was solved for.
+        alphas: of the norms of the blocks, in order; empty where they are left alone.
+        final_alpha: of norms after the last block, ``None`` where they are left alone.
+        branch_scale, gain: 1 where they are left alone.
+        log_apjn: ``log J(0 -> L)`` predicted with it.
+        log_apjn_before: and without.
+        target: that was asked for.
+        branch_share: ``1 - K_0 / K_L`` predicted with it: what of the final variance the branches hold.
+        why: in a sentence.
+    """
+
+    kind: Kind
+    value: float
+    alphas: tuple[float, ...]
+    final_alpha: float | None
+    branch_scale: float
+    gain: float
+    log_apjn: float
+    log_apjn_before: float
+    target: float
+    branch_share: float
+    why: str
+
+    def record(self) -> dict[str, Any]:
+        """As it is printed and written."""
+        return asdict(self)
+
+
+def prescribe(
+    network: Network,
+    inputs: Kernel | Sequence[Kernel],
+    target: float | str = PRE_LAYER_NORM,
+    kind: Kind = "schedule",
+    *,
+    samples: int = 8,
+    seed: int = 0,
+) -> Prescription:
+    """Solve for the value of one kind of prescription.
+
+    A root of the cheap theory of equivalent tokens starts the search, and its slope the steps of Newton's method on the
+    full theory of the inputs given.  ``log J`` rises with every kind's value, so that this is also the largest value
+    that stays within the target.
+
+    Args:
+        network: with pointwise norms (``constant``, ``schedule``) or any.
+        inputs: kernels at its start, as for ``propagate``.
+        target: ``log J(0 -> L)``, or that of the same network with LayerNorm: ``"preln"``, or ``"preln-tokens"`` with its
+            class token's share.
+        kind: what is to be changed.
+        samples, seed: of the theory of attention.
+
+    Raises:
+        ValueError: an unknown kind; a target that is not positive or out of reach; a network without pointwise norms.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r} must be one of {', '.join(map(repr, KINDS))}")
+    kernels = [inputs] if isinstance(inputs, Kernel) else list(inputs)
+
+    def exact(changed: Network) -> Any:
+        return propagate(changed, kernels, samples=samples, seed=seed)
+
+    wanted = log_apjn_of_target(network, kernels, target, samples=samples, seed=seed)
+    cheap = _cheap_theory(network, kernels)
+
+    def cheap_at(log_value: float) -> float:
+        changed = changed_network(network, cheap.inputs, kind, math.exp(log_value))
+        return float(cheap.profile(changed).log_apjn[0]) - wanted
+
+    low, high = math.log(_LOWEST), math.log(_HIGHEST)
+    start = _root(cheap_at, low, high, kind, wanted)
+    slope = (cheap_at(start + 0.02) - cheap_at(start - 0.02)) / 0.04
+    log_value = start
+    for _ in range(8):
+        changed = changed_network(network, kernels, kind, math.exp(log_value))
+        profile = exact(changed)
+        miss = float(profile.log_apjn[0]) - wanted
+        if abs(miss) < _CLOSE_ENOUGH:
+            break
+        log_value -= float(np.clip(miss / slope, -0.7, 0.7))
+    else:
+        raise ValueError(f"target={target!r} must be reached by kind={kind!r}, but the search ends {miss:+.3f} from it")
+    value = math.exp(log_value)
+    before = float(exact(network).log_apjn[0])
+    return _prescription(network, changed, profile, kind, value, before, wanted, _why(kind, value, target, wanted))
+
+
+def log_apjn_of_target(
+    network: Network, kernels: Sequence[Kernel], target: float | str, *, samples: int = 8, seed: int = 0
+) -> float:
+    """The number that a target stands for.
+
+    Raises:
+        ValueError: a target that is neither a positive, finite number nor one of those names.
+    """
+    if target == PRE_LAYER_NORM:
+        return float(_cheap_theory(network, kernels).profile(with_layer_norm(network)).log_apjn[0])
+    if target == PRE_LAYER_NORM_TOKENS:
+        return float(propagate(with_layer_norm(network), kernels, samples=samples, seed=seed).log_apjn[0])
+    try:
+        wanted = float(target)
+    except ValueError:
+        wanted = math.nan
+    if not (math.isfinite(wanted) and wanted > 0):
+        raise ValueError(f"target={target!r} must be a log J above 0, 'preln' or 'preln-tokens'")
+    return wanted
+
+
+def with_layer_norm(network: Network) -> Network:
+    """The same network with LayerNorm in the place of every pointwise norm of the stream."""
+    return _with_norms(network, lambda norm: LayerNorm(gamma=norm.pointwise.gamma, beta=norm.pointwise.beta))
+
+
+def changed_network(network: Network, inputs: Sequence[Kernel], kind: Kind, value: float) -> Network:
+    """The network with one kind of prescription applied, its norms' alphas set one after the other along the stream.
+
+    Raises:
+        ValueError: ``constant`` or ``schedule`` for a network without pointwise norms, ``branch-scale`` for post-norm.
+    """
+    if kind == "gain":
+        return scale_weights(network, value)
+    if kind == "branch-scale":
+        if any(part.placement == "post" for part in network.sublayers):
+            raise ValueError(
+                "kind='branch-scale' must be used with pre-norm: post-norm undoes a scale of both summands"
+            )
+        scaled = tuple(replace(part, scale=part.scale * value) for part in network.sublayers)
+        return replace(network, sublayers=scaled)
+    if not any(isinstance(part.norm, PointwiseNorm) for part in network.sublayers):
+        raise ValueError(f"kind={kind!r} must be used with pointwise norms, and network {network.name!r} has none")
+    if kind == "constant":
+        return _with_norms(network, lambda norm: _with_alpha(norm, value))
+    sampling, kernels, parts = ScoreSampling(2, 0), list(inputs), []
+    for layer, part in enumerate(network.sublayers):
+        if isinstance(part.norm, PointwiseNorm):
+            variance = float(np.mean([kernel.mean_diagonal() for kernel in kernels]))
+            part = replace(part, norm=_with_alpha(part.norm, value / math.sqrt(variance)))
+        parts.append(part)
+        kernels = [_forward(part, kernel, sampling.at(layer)) for kernel in kernels]
+    return replace(network, sublayers=tuple(parts))
+
+
+def _forward(part: Sublayer, kernel: Kernel, sampling: ScoreSampling) -> Kernel:
+    if isinstance(kernel, SymmetricKernel):
+        return part.forward(kernel, sampling)
+    assert isinstance(kernel, TokenKernel)
+    return part.forward(kernel, sampling)
+
+
+def _with_norms(network: Network, change: Callable[[PointwiseNorm], Any]) -> Network:
+    changed = tuple(
+        replace(part, norm=change(part.norm)) if isinstance(part.norm, PointwiseNorm) else part
+        for part in network.sublayers
+    )
+    return replace(network, sublayers=changed)
+
+
+def _with_alpha(norm: PointwiseNorm, alpha: float) -> PointwiseNorm:
+    own = norm.pointwise
+    return PointwiseNorm(Pointwise(own.phi, alpha=alpha, gamma=own.gamma, beta=own.beta, shift=own.shift))
+
+
+@dataclass(frozen=True)
+class _Theory:
+    """A theory that is quick enough to look for a root with."""
+
+    inputs: list[Kernel]
+    samples: int
+
+    def profile(self, network: Network) -> Any:
+        return propagate(network, self.inputs, samples=self.samples)
+
+
+def _cheap_theory(network: Network, kernels: Sequence[Kernel]) -> _Theory:
+    """Equivalent tokens where the network allows, else two score samples."""
+    mean = [float(np.mean([getattr(k, f"mean_{part}")() for k in kernels])) for part in ("diagonal", "off_diagonal")]
+    tokens = kernels[0].tokens
+    symmetric = SymmetricKernel.of(mean[0], mean[1] if tokens > 1 else mean[0], tokens)
+    try:
+        propagate(network, symmetric)
+    except ValueError:
+        return _Theory(list(kernels), 2)
+    return _Theory([symmetric], 2)
+
+
+def _root(function: Callable[[float], float], low: float, high: float, kind: str, wanted: float) -> float:
+    """By Brent's method, from an interval that grows from one upwards and downwards until it holds the root."""
+    left = right = 0.0
+    at_left = at_right = function(0.0)
+    while at_left > 0 and left > low:
+        left -= 0.5
+        at_left = function(left)
+    while at_right < 0 and right < high:
+        right += 0.5
+        at_right = function(right)
+    if at_left > 0 or at_right < 0:
+        raise ValueError(
+            f"target={wanted:.4g} must be within reach of kind={kind!r}: log J from {wanted + at_left:.3g} at value"
+            f" {math.exp(left):.2g} to {wanted + at_right:.3g} at {math.exp(right):.2g}"
+        )
+    return left if left == right else float(brentq(function, left, right, xtol=1e-4))
+
+
+def _prescription(
+    network: Network, changed: Network, profile: Any, kind: Kind, value: float, before: float, target: float, why: str
+) -> Prescription:
+    sets_alpha = kind in ("constant", "schedule")
+    q = profile.q.values
+    final = {"constant": value, "schedule": value / math.sqrt(float(q[-1]))}.get(kind)
+    return Prescription(
+        kind,
+        value,
+        alphas_of(changed) if sets_alpha else (),
+        final,
+        value if kind == "branch-scale" else 1.0,
+        value if kind == "gain" else 1.0,
+        float(profile.log_apjn[0]),
+        before,
+        target,
+        float(1 - q[0] / q[-1]),
+        why,
+    )
+
+
+def alphas_of(network: Network) -> tuple[float, ...]:
+    """Of the pointwise norms of the stream, in order."""
+    return tuple(part.norm.pointwise.alpha for part in network.sublayers if isinstance(part.norm, PointwiseNorm))
+
+
+def _why(kind: Kind, value: float, target: float | str, wanted: float) -> str:
+    aim = f"log J(0->L) = {wanted:.2f}" + (
+        ", that of the same network with LayerNorm" if target in (PRE_LAYER_NORM, PRE_LAYER_NORM_TOKENS) else ""
+    )
+    reasons = {
+        "constant": f"the largest alpha within {aim}, as log J rises with alpha",
+        "schedule": f"alpha_l = {value:.3f} / sqrt(K_l) keeps alpha^2 K the same at every depth, which makes log J"
+        " a power law of"
+        f" depth; {value:.3f} gives {aim}",
+        "branch-scale": f"branches scaled by {value:.3f} add less variance and less gradient; this one gives {aim}",
+        "gain": f"weights scaled by {value:.3f} make every susceptibility smaller or larger; this gain gives {aim}",
+    }
+    return reasons[kind]
+
+
+def trade_off(
+    network: Network, inputs: Kernel | Sequence[Kernel], kind: Kind, values: Sequence[float]
+) -> list[dict[str, float]]:
+    """What each value costs and buys: ``value``, ``log_apjn`` and ``branch_share``, by the cheap theory.
+
+    Raises:
+        ValueError: as ``changed_network``.
+    """
+    cheap = _cheap_theory(network, [inputs] if isinstance(inputs, Kernel) else list(inputs))
+    rows = []
+    for value in values:
+        profile = cheap.profile(changed_network(network, cheap.inputs, kind, value))
+        share = float(1 - profile.q[0] / profile.q[-1])
+        rows.append({"value": value, "log_apjn": float(profile.log_apjn[0]), "branch_share": share})
+    return rows
+
+
+def least_amplification(
+    network: Network, inputs: Kernel | Sequence[Kernel], branch_share: float, *, samples: int = 8, seed: int = 0
+) -> Prescription:
+    """The constant alpha and branch scale that amplify least while the branches hold a given share of the variance.
+
+    For each alpha the scale is solved for the share, by the cheap theory; alpha is then the minimum of ``log J``.
+
+    Raises:
+        ValueError: a share outside (0, 1), out of reach, or a network without pointwise norms.
+    """
+    if not 0 < branch_share < 1:
+        raise ValueError(f"branch_share={branch_share!r} must be between 0 and 1")
+    kernels = [inputs] if isinstance(inputs, Kernel) else list(inputs)
+    cheap = _cheap_theory(network, kernels)
+
+    def scaled(log_alpha: float, log_scale: float) -> Network:
+        changed = changed_network(network, cheap.inputs, "constant", math.exp(log_alpha))
+        return changed_network(changed, cheap.inputs, "branch-scale", math.exp(log_scale))
+
+    def scale_for(log_alpha: float) -> float:
+        def excess(log_scale: float) -> float:
+            q = cheap.profile(scaled(log_alpha, log_scale)).q.values
+            return float(1 - q[0] / q[-1]) - branch_share
+
+        return _root(excess, math.log(_LOWEST), math.log(_HIGHEST), "branch-scale", branch_share)
+
+    def cost(log_alpha: float) -> float:
+        return float(cheap.profile(scaled(log_alpha, scale_for(log_alpha))).log_apjn[0])
+
+    best = minimize_scalar(cost, bounds=(math.log(0.05), math.log(5.0)), method="bounded", options={"xatol": 1e-2})
+    alpha, scale = math.exp(best.x), math.exp(scale_for(best.x))
+    changed = changed_network(changed_network(network, kernels, "constant", alpha), kernels, "branch-scale", scale)
+    profile = propagate(changed, kernels, samples=samples, seed=seed)
+    before = float(propagate(network, kernels, samples=samples, seed=seed).log_apjn[0])
+    why = f"of all alphas and branch scales that leave {branch_share:.0%} of the variance to the branches, those of least log J"
+    found = _prescription(network, changed, profile, "constant", alpha, before, float(profile.log_apjn[0]), why)
+    return replace(found, branch_scale=scale)
+
+
+def scheduled_log_apjn(
+    pointwise: Pointwise, c: float, depth: int, weight_variance: float = 1.0, q0: float = 1.0
+) -> float:
+    """``log J(0 -> depth)`` of ``x + W phi(alpha_l x)``, ``alpha_l = c / sqrt(K_l)``, in closed form.
+
+    ``K_l = q_0 + l v``, ``v = sigma^2 V(c^2)``, and ``chi_l = 1 + a / K_l``, ``a = sigma^2 c^2 D(c^2)``: a ratio of Gamma
+    functions, ``J ~ L^(a / v)``.
+    """
+    unit = Pointwise(pointwise.phi, alpha=1.0)
+    v = weight_variance * float(unit.V(c * c))
+    a = weight_variance * c * c * float(unit.D(c * c))
+    x, y = q0 / v, (q0 + a) / v
+    return float(gammaln(depth + y) - gammaln(y) - gammaln(depth + x) + gammaln(x))

@@ -1,0 +1,209 @@
+"""One model checked: phase, amplification, worst blocks, what to expect and what to do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+
+from criticality.measurement import measure_ensemble
+from criticality.models import ModelDescription, describe_model
+from criticality.phases import classify
+from criticality.prescription.solve import PRE_LAYER_NORM, log_apjn_of_target, prescribe
+from criticality.theory import LayerNorm, Network, TokenKernel, propagate
+from criticality.theory.norms import NoNorm, PointwiseNorm
+
+_MARGIN = 0.5
+
+
+@dataclass(frozen=True)
+class CheckUp:
+    """What was found out about a model.
+
+    Attributes:
+        model, depth, norms: what it is.
+        phase: class of growth with depth.
+        log_apjn, log_apjn_se: ``log J(0 -> L)``; no error where it is predicted.
+        source: ``theory`` or ``measurement``.
+        log_apjn_layer_norm: of the same network with LayerNorm, tokens alike; ``None`` where that is not known.
+        budget, within_budget: the verdict.
+        worst_blocks: numbers of the three blocks that amplify most, and by which factor each.
+        expect: in a sentence.
+        prescription: in a sentence.
+    """
+
+    model: str
+    depth: int
+    norms: str
+    phase: str
+    log_apjn: float
+    log_apjn_se: float | None
+    source: str
+    log_apjn_layer_norm: float | None
+    budget: float
+    within_budget: bool
+    worst_blocks: tuple[tuple[int, float], ...]
+    expect: str
+    prescription: str
+
+    def record(self) -> dict[str, Any]:
+        """As it is printed."""
+        return asdict(self)
+
+
+def check_up(
+    model: str,
+    changes: Mapping[str, Any],
+    *,
+    budget: float | None = None,
+    seeds: int = 2,
+    samples: int = 16,
+    seed: int = 0,
+) -> CheckUp:
+    """Check a model by name.
+
+    Args:
+        model, changes: as ``describe_model`` takes them.
+        budget: largest ``log J(0 -> L)`` [default: that of the same network with LayerNorm, plus 0.5; a network with
+            LayerNorm is its own reference].
+        seeds: to measure a model that the theory does not read with.
+        samples, seed: of the theory, and of what is random.
+
+    Raises:
+        ValueError: as ``describe_model`` and ``measure``; a model that is not read without a budget.
+    """
+    if budget is not None and not math.isfinite(budget):
+        raise ValueError(f"budget={budget!r} must be a finite log J")
+    description = describe_model(model, **changes)
+    try:
+        network, inputs = description.describe(seed)
+    except ValueError as refusal:
+        return _measured(model, description, budget, seeds, seed, str(refusal))
+    profile = propagate(network, inputs, samples=samples, seed=seed)
+    blocks = profile.sel(block=np.arange(network.depth + 1.0))
+    log_apjn = float(blocks.log_apjn[0])
+    layer_norm = log_apjn_of_target(network, inputs, PRE_LAYER_NORM)
+    normed = all(isinstance(part.norm, LayerNorm) for part in network.sublayers)
+    reference = log_apjn if normed else layer_norm  # its class token's share is LayerNorm's own
+    allowed = reference + _MARGIN if budget is None else budget
+    return CheckUp(
+        model,
+        network.depth,
+        _norms(network),
+        _phase(network, inputs),
+        log_apjn,
+        None,
+        "theory",
+        layer_norm,
+        allowed,
+        log_apjn <= allowed,
+        _worst(blocks),
+        _expect(network, log_apjn, allowed),
+        _advice(network, inputs, log_apjn, allowed, samples, seed),
+    )
+
+
+def _measured(
+    model: str, description: ModelDescription, budget: float | None, seeds: int, seed: int, refusal: str
+) -> CheckUp:
+    if budget is None:
+        raise ValueError(f"budget=None must be given for a model that the theory does not read: {refusal}")
+
+    def build(number: int) -> torch.nn.Module:
+        return description.build()
+
+    batch = description.inputs(seed)
+    profile = measure_ensemble(build, batch, range(seed, seed + seeds), points=description.points, probes=2)
+    log_apjn, depth = float(profile.log_apjn[0]), profile.sizes["block"] - 1
+    return CheckUp(
+        model,
+        depth,
+        "not read",
+        "unknown: the theory does not read this model",
+        log_apjn,
+        float(profile.log_apjn_se[0]),
+        f"measured, {seeds} seeds",
+        None,
+        budget,
+        log_apjn <= budget,
+        _worst(profile),
+        _size(log_apjn, budget),
+        "tune the gains of its blocks: criticality.prescription.tune.tune(model, batch, target=budget)",
+    )
+
+
+def _norms(network: Network) -> str:
+    found = []
+    for part in network.sublayers:
+        norm = part.norm
+        if isinstance(norm, PointwiseNorm):
+            found.append(norm.pointwise.phi.name)
+        else:
+            found.append({LayerNorm: "LayerNorm or RMSNorm", NoNorm: "none"}.get(type(norm), type(norm).__name__))
+    alphas = [part.norm.pointwise.alpha for part in network.sublayers if isinstance(part.norm, PointwiseNorm)]
+    span = ""
+    if alphas:
+        low, high = min(alphas), max(alphas)
+        span = f", alpha {low:.3g}" + (f" to {high:.3g}" if high > low else "")
+    return f"{', '.join(dict.fromkeys(found))}{span}; {network.sublayers[0].placement}-norm"
+
+
+def _phase(network: Network, inputs: list[TokenKernel]) -> str:
+    q = float(np.mean([kernel.mean_diagonal() for kernel in inputs]))
+    tokens = inputs[0].tokens
+    rho = float(np.mean([kernel.mean_correlation() for kernel in inputs])) if tokens > 1 else 1.0
+    try:
+        found = classify(network, q, rho0=rho, tokens=tokens)
+    except ValueError as refusal:
+        return f"not classified: {refusal}"
+    names = {"power": f"power law, J ~ L^{found.exponent:.2f}", "decaying": "ordered: gradients decay"}
+    names["stretched"] = f"stretched exponential, log J ~ L^{found.exponent:.2f}"
+    names["exponential"] = f"exponential, log J ~ {found.coefficient:.3g} L"
+    late = found.kind == "stretched" and found.crossover_depth > network.depth
+    near = f"; still exponential at this depth (until block {found.crossover_depth:.0f})" if late else ""
+    return names.get(found.kind, found.kind) + near
+
+
+def _worst(profile: xr.Dataset) -> tuple[tuple[int, float], ...]:
+    steps = np.diff(-profile.log_apjn.values)
+    return tuple((int(block), float(np.exp(steps[block]))) for block in np.argsort(-steps)[:3])
+
+
+def _size(log_apjn: float, allowed: float) -> str:
+    factor = f"mean squared gradients at the input are e^{log_apjn:.1f} = {math.exp(min(log_apjn, 700)):.3g} x those at the end"
+    if log_apjn < -1:
+        return f"{factor}: they vanish, and early blocks learn slowly"
+    return f"{factor}" + (
+        "" if log_apjn <= allowed else ": early blocks move most, watch for divergence at large learning rates"
+    )
+
+
+def _expect(network: Network, log_apjn: float, allowed: float) -> str:
+    sentence = _size(log_apjn, allowed)
+    bounded = any(isinstance(part.norm, PointwiseNorm) for part in network.sublayers)
+    if bounded and log_apjn > allowed:
+        sentence += "; a smaller alpha or a schedule lowers it"
+    return sentence
+
+
+def _advice(
+    network: Network, inputs: list[TokenKernel], log_apjn: float, allowed: float, samples: int, seed: int
+) -> str:
+    if log_apjn <= allowed:
+        return "none needed"
+    pointwise = any(isinstance(part.norm, PointwiseNorm) for part in network.sublayers)
+    try:
+        found = prescribe(
+            network, inputs, allowed, "schedule" if pointwise else "branch-scale", samples=samples, seed=seed
+        )
+    except ValueError as refusal:
+        return f"none found: {refusal}"
+    if pointwise:
+        span = f"{max(found.alphas):.3f} (first) to {min(found.alphas):.3f} (last)"
+        return f"alpha_l = {found.value:.3f} / sqrt(K_l), {span}, gives log J = {found.log_apjn:.2f}: criticality prescribe"
+    return f"branches x {found.value:.3f} give log J = {found.log_apjn:.2f}: criticality prescribe --kind branch-scale"
