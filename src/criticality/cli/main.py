@@ -20,6 +20,8 @@ VERBS = (
     "phases",
     "predict",
     "prescribe",
+    "sweep",
+    "train",
     "zoo",
 )
 

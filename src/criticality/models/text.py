@@ -29,6 +29,11 @@ def source_bytes(sequences: int, tokens: int, seed: int = 0) -> Int[np.ndarray, 
     return np.array([np.frombuffer(text, np.uint8, tokens, int(start)) for start in starts], dtype=np.int64)
 
 
+def standard_library(limit: int) -> Int[np.ndarray, " bytes"]:
+    """The first ``limit`` bytes of those files, in alphabetical order."""
+    return np.frombuffer(_source(), np.uint8, min(limit, len(_source()))).copy()
+
+
 def random_tokens(sequences: int, tokens: int, vocabulary: int, seed: int = 0) -> Int[np.ndarray, "sequences tokens"]:
     """Independent uniform token numbers below ``vocabulary``."""
     return np.random.default_rng([seed, 8]).integers(0, vocabulary, (sequences, tokens))

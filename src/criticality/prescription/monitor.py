@@ -19,7 +19,7 @@ from criticality.measurement.points import Points, find_blocks
 from criticality.models.conversion import HEAD_NORMS
 from criticality.models.normalizers import DynamicPointwise
 from criticality.pointwise import get_function
-from criticality.schema import SCHEMA, write_dataset
+from criticality.schema import SCHEMA, profile_dataset, write_dataset
 
 Log = Callable[[dict[str, float], int], None]
 """Called with the scalars of a record and its step."""
@@ -139,6 +139,34 @@ class Monitor:
             long_name = "mean square of what the block adds, relative to the stream after it"
             result["branch_share"] = (("step", "branch"), np.array(self._shares), {"long_name": long_name})
         return result.assign_attrs(source="measurement", schema=SCHEMA, every=self.every)
+
+    def state(self) -> dict[str, Any]:
+        """What was recorded so far, as plain numbers, for a checkpoint."""
+        return {
+            "steps": list(self._steps),
+            "profiles": [
+                {name: values.values.tolist() for name, values in profile.data_vars.items()}
+                for profile in self._profiles
+            ],
+            "norms": [{name: list(pair) for name, pair in record.items()} for record in self._norms],
+            "shares": [list(shares) for shares in self._shares],
+            "alarms": [list(alarm) for alarm in self.alarms],
+            "budget": self.budget,
+        }
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take up what ``state`` returned."""
+        self._steps = list(state["steps"])
+        self._profiles = []
+        for arrays in state["profiles"]:
+            values = {name: np.array(entry) for name, entry in arrays.items() if name != "log_susceptibility"}
+            self._profiles.append(
+                profile_dataset(range(len(values["log_apjn"])), source="measurement", attrs={}, **values)
+            )
+        self._norms = [{name: (pair[0], pair[1]) for name, pair in record.items()} for record in state["norms"]]
+        self._shares = [list(shares) for shares in state["shares"]]
+        self.alarms = [(int(step), str(kind)) for step, kind in state["alarms"]]
+        self.budget = state["budget"]
 
     def _blocks(self) -> list[nn.Module]:
         try:

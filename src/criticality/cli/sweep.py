@@ -1,0 +1,109 @@
+"""``criticality sweep``: studies over grids, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from criticality.cli.options import common
+from criticality.cli.output import emit, table
+from criticality.cli.progress import bar
+from criticality.sweeps.run import Report, export_study, run_study
+from criticality.sweeps.store import STATES, Store
+from criticality.sweeps.study import Study, read_study
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _running(function: F) -> F:
+    for option in (
+        click.option(
+            "--retry", is_flag=True, help="Compute cells that failed, returned nan or ran out of memory again."
+        ),
+        click.option(
+            "--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes started here."
+        ),
+        click.option("--scheduler", help="Of a Dask cluster, tcp://HOST:PORT [default: processes on this machine]."),
+    ):
+        function = option(function)
+    return function
+
+
+@click.group()
+def sweep() -> None:
+    """Studies over grids of networks, through Dask, kept cell by cell in a Zarr store."""
+
+
+@sweep.command()
+@click.argument("study", type=click.Path(path_type=Path))
+@_running
+@common
+def run(study: Path, as_json: bool, seed: int, out: Path | None, **options: Any) -> None:
+    """Run STUDY (YAML) into the Zarr store --out [default: the study's name + .zarr]; takes up what is there.
+
+    Seeds are parameters of a study: --seed changes nothing.
+    """
+    described = read_study(study)
+    _run(described, out or Path(f"{described.name}.zarr"), as_json, options)
+
+
+@sweep.command()
+@click.argument("store", type=click.Path(path_type=Path))
+@_running
+@common
+def resume(store: Path, as_json: bool, seed: int, out: Path | None, **options: Any) -> None:
+    """Go on with the study that STORE holds."""
+    _run(Store(store).study, store, as_json, options)
+
+
+def _run(study: Study, store: Path, as_json: bool, options: dict[str, Any]) -> None:
+    total = sum(1 for _ in study.cells())
+    try:
+        with bar(total, study.name) as advance:
+            if store.exists():
+                counts = Store(store).counts()
+                advance("resumed", counts["done"] if options["retry"] else total - counts["open"])
+            report = run_study(study, store, progress=lambda steps, status: advance(status, steps), **options)
+    except KeyboardInterrupt:
+        click.echo(f"finished cells are in {store}; criticality sweep resume {store}", err=True)
+        raise
+    _emit(study, store, report, as_json)
+
+
+def _emit(study: Study, store: Path, report: Report, as_json: bool) -> None:
+    record = {
+        "study": study.name,
+        "store": str(store),
+        **report.counts,
+        "computed": report.computed,
+        "not_written": report.not_written,
+    }
+    emit(record, as_json, table([[key, value] for key, value in record.items()], ["", ""]))
+    if report.not_written:
+        raise ValueError(f"store {str(store)!r} must have room, but {report.not_written} cells could not be written")
+
+
+@sweep.command()
+@click.argument("store", type=click.Path(path_type=Path))
+@common
+def status(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
+    """How many cells of STORE are done, open or failed, and why."""
+    found = Store(store)
+    messages = found.messages()
+    failed = [{"cell": found.cells[i], "status": STATES[found.status()[i]], "why": why} for i, why in messages.items()]
+    record = {"study": found.study.name, **found.counts(), "failed_cells": failed}
+    lines = [[key, value] for key, value in record.items() if key != "failed_cells"]
+    lines += [[entry["status"], f"{entry['cell']}: {entry['why']}"] for entry in failed[:10]]
+    emit(record, as_json, table(lines, ["", ""]))
+
+
+@sweep.command()
+@click.argument("store", type=click.Path(path_type=Path))
+@common
+def export(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
+    """Write STORE as NetCDF or CSV, by the ending of --out [default: STORE with .nc]."""
+    written = export_study(store, out or store.with_suffix(".nc"))
+    emit({"wrote": str(written)}, as_json, f"wrote {written}")

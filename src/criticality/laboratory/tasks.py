@@ -1,0 +1,173 @@
+"""What is trained: a ViT on the digits of scikit-learn, a GPT on the source code of Python's standard library."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from criticality.models.initialization import initialize
+from criticality.theory import Network, TokenKernel
+
+CONTEXT = 64
+"""Bytes that the GPT sees."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model, its data and its loss.
+
+    Attributes:
+        build: ``(depth, width)`` to a model with LayerNorm, from torch's random state.
+        batch: ``(size, generator)`` to a training batch.
+        validation: the whole held-out batch.
+        loss: ``(model, batch)`` to the mean loss.
+        score: ``(model, batch)`` to what counts at the end: accuracy, or loss in bits per byte with the sign that more is better.
+        read: a model and a batch to its network and the kernels at its start.
+    """
+
+    build: Callable[[int, int], nn.Module]
+    batch: Callable[[int, torch.Generator], Any]
+    validation: Callable[[], Any]
+    loss: Callable[[nn.Module, Any], Tensor]
+    score: Callable[[nn.Module, Any], float]
+    read: Callable[[nn.Module, Any], tuple[Network, list[TokenKernel]]]
+    inputs: Callable[[Any], Any]
+
+
+def task(name: str) -> Task:
+    """``digits`` or ``code``.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name not in _TASKS:
+        raise ValueError(f"task={name!r} must be one of {', '.join(map(repr, _TASKS))}")
+    return _TASKS[name]()
+
+
+@cache
+def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    order = np.random.default_rng(0).permutation(len(data.images))
+    images = torch.from_numpy((data.images[order] / 8.0 - 1.0).astype(np.float32))[:, None]
+    labels = torch.from_numpy(data.target[order].astype(np.int64))
+    return images[:1437], labels[:1437], images[1437:], labels[1437:]
+
+
+def _vit(depth: int, width: int) -> nn.Module:
+    from timm.models.vision_transformer import VisionTransformer
+
+    model: nn.Module = VisionTransformer(
+        img_size=8,
+        patch_size=2,
+        in_chans=1,
+        num_classes=10,
+        embed_dim=width,
+        depth=depth,
+        num_heads=max(1, width // 32),
+        class_token=False,
+        global_pool="avg",
+    )
+    initialize(model.blocks, "fan-in")  # type: ignore[arg-type]
+    return model
+
+
+def _digits_batch(size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    images, labels, _, _ = _digits()
+    chosen = torch.randint(0, len(images), (size,), generator=generator)
+    return images[chosen], labels[chosen]
+
+
+def _accuracy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> float:
+    return float((model(batch[0]).argmax(-1) == batch[1]).float().mean())
+
+
+def _digits_task() -> Task:
+    from criticality.measurement import input_kernels
+    from criticality.models.timm_vit import vit_network
+
+    return Task(
+        _vit,
+        _digits_batch,
+        lambda: _digits()[2:],
+        lambda model, batch: functional.cross_entropy(model(batch[0]), batch[1]),
+        _accuracy,
+        lambda model, batch: (
+            vit_network(model),
+            [TokenKernel.of(np.mean(input_kernels(model, batch[0][:16]), axis=0))],
+        ),
+        lambda batch: batch[0],
+    )
+
+
+@cache
+def _code() -> Tensor:
+    from criticality.models.text import standard_library
+
+    return torch.from_numpy(standard_library(4_000_000).astype(np.int64))
+
+
+def _gpt(depth: int, width: int) -> nn.Module:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = GPT2Config(
+        vocab_size=256,
+        n_positions=CONTEXT,
+        n_embd=width,
+        n_layer=depth,
+        n_head=max(1, width // 32),
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
+    model: nn.Module = GPT2LMHeadModel(config)
+    initialize(model.transformer.h, "fan-in")  # type: ignore[union-attr, arg-type]
+    return model
+
+
+def _code_batch(size: int, generator: torch.Generator) -> Tensor:
+    text = _code()[: len(_code()) * 9 // 10]
+    starts = torch.randint(0, len(text) - CONTEXT - 1, (size,), generator=generator)
+    return torch.stack([text[start : start + CONTEXT + 1] for start in starts.tolist()])
+
+
+def _code_validation() -> Tensor:
+    text = _code()[len(_code()) * 9 // 10 :]
+    return text[: 128 * (CONTEXT + 1)].reshape(128, CONTEXT + 1)
+
+
+def _code_loss(model: nn.Module, batch: Tensor) -> Tensor:
+    logits = model(input_ids=batch[:, :-1]).logits
+    return functional.cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+
+
+def _code_task() -> Task:
+    from criticality.measurement import input_kernels
+    from criticality.models.huggingface import huggingface_network
+
+    return Task(
+        _gpt,
+        _code_batch,
+        _code_validation,
+        _code_loss,
+        lambda model, batch: -float(_code_loss(model, batch)) / np.log(2),
+        lambda model, batch: (
+            huggingface_network(model),
+            [TokenKernel.of(k) for k in input_kernels(model, {"input_ids": batch[:2, :-1]})],
+        ),
+        lambda batch: {"input_ids": batch[:, :-1]},
+    )
+
+
+_TASKS: dict[str, Callable[[], Task]] = {"digits": _digits_task, "code": _code_task}

@@ -1,0 +1,282 @@
+"""One training run, deterministic by its seed, with its APJN profile, alphas and gradient norms; resumable."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import nn
+
+from criticality.laboratory.tasks import task as task_named
+from criticality.models.conversion import check_norm, replace_norms
+from criticality.prescription.apply import apply_prescription
+from criticality.prescription.monitor import Monitor
+from criticality.prescription.solve import Kind, prescribe
+from criticality.schema import SCHEMA, whole_or_absent
+from criticality.theory.network import check_whole
+from criticality.theory.norms import takes_alpha
+
+DIVERGED_FACTOR = 1.5
+"""A run has diverged when its loss stops being finite, or when the mean of the last ten losses exceeds the first loss by this
+factor."""
+
+_WINDOW = 10
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is trained, and how.
+
+    Attributes:
+        task: ``digits`` (ViT, 8 x 8 images, 16 tokens) or ``code`` (GPT, bytes of Python's standard library).
+        norm, alpha: as everywhere; ``ln``, ``rms``, ``dyt``, ``derf``, ...
+        prescription: kind of prescription for ``target``, none if ``None``.
+        target: log J or ``preln``.
+        depth, width: blocks and channels; fan-in initialization.
+        optimizer: ``adamw`` or ``muon`` (torch's own; matrices by Muon, the rest by AdamW at a tenth of the rate).
+        learning_rate: peak; constant after a linear warm-up.
+        warm_up: steps of it.
+        steps, batch: optimizer steps and batch size.
+        clip: largest gradient norm, 0 for none.
+        seed: of weights and data.
+        dtype: ``float32`` or ``bfloat16`` (autocast).
+        every: steps between records of the monitor.
+    """
+
+    task: str = "digits"
+    norm: str = "dyt"
+    alpha: float | None = None
+    prescription: Kind | None = None
+    target: float | str = "preln"
+    depth: int = 12
+    width: int = 64
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = 1e-3
+    warm_up: int = 0
+    steps: int = 200
+    batch: int = 64
+    clip: float = 0.0
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    every: int = 50
+
+    def __post_init__(self) -> None:
+        task_named(self.task)
+        check_norm(self.norm, self.alpha)
+        for name in ("depth", "width", "steps", "batch", "every"):
+            check_whole(name, getattr(self, name))
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"optimizer={self.optimizer!r} must be 'adamw' or 'muon'")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype={self.dtype!r} must be 'float32' or 'bfloat16'")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"learning_rate={self.learning_rate!r} must be a finite number above 0")
+        if not (math.isfinite(self.clip) and self.clip >= 0) or self.warm_up < 0:
+            raise ValueError(f"clip={self.clip!r} and warm_up={self.warm_up!r} must be 0 or above")
+
+
+def train(
+    run: Run,
+    *,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 100,
+    progress: Callable[[int, float], None] | None = None,
+    device: str = "cpu",
+) -> xr.Dataset:
+    """Train, and return what was recorded.
+
+    Args:
+        run: what and how.
+        checkpoint: file that the state is written to every ``checkpoint_every`` steps, whole or not at all, and from which
+            an interrupted run goes on, to the same losses bit for bit.
+        checkpoint_every: steps.
+        progress: called with the step and its loss.
+        device: of torch; run on the CPU only so far.
+
+    Returns:
+        Dataset with ``loss``, ``gradient_norm`` and ``step_seconds`` over ``train_step``, the monitor's profiles over ``step`` and
+        ``block``, and the scalars ``score``, ``diverged``, ``diverged_at`` and ``log_apjn_initial``.
+
+    Raises:
+        ValueError: a checkpoint of another run, or one that cannot be read.
+    """
+    made = task_named(run.task)
+    torch.manual_seed(run.seed)
+    generator = torch.Generator().manual_seed(run.seed)
+    model = _model(run, made).to(device)
+    optimizers = _optimizers(run, model)
+    monitor = Monitor(
+        model,
+        made.inputs(_on(made.batch(4, torch.Generator().manual_seed(12345)), device)),
+        every=run.every,
+        budget=1e9,
+    )
+    losses, norms, seconds, start = [], [], [], 0
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and path.exists():
+        state = _load(path, run)
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        generator.set_state(state["generator"])
+        losses, norms, seconds, start = state["losses"], state["norms"], state["seconds"], state["step"]
+        monitor.load_state(state["monitor"])
+    diverged_at = -1
+    if start == 0:
+        monitor.record(0)
+    for step in range(start, run.steps):
+        began = time.perf_counter()
+        rate = run.learning_rate * min(1.0, (step + 1) / max(1, run.warm_up))
+        loss, norm = _step(run, made, model, optimizers, _on(made.batch(run.batch, generator), device), rate, device)
+        losses.append(loss)
+        norms.append(norm)
+        seconds.append(time.perf_counter() - began)
+        if progress is not None:
+            progress(step, loss)
+        if _has_diverged(losses):
+            diverged_at = step
+            break
+        if (step + 1) % run.every == 0:
+            try:
+                monitor.record(step + 1)
+            except ValueError:  # the stream is no longer finite
+                diverged_at = step
+                break
+        if path is not None and (step + 1) % checkpoint_every == 0:
+            _save(path, run, model, optimizers, generator, losses, norms, seconds, step + 1, monitor)
+    return _dataset(run, made, model, monitor, losses, norms, seconds, diverged_at, device)
+
+
+def _model(run: Run, made: Any) -> nn.Module:
+    model: nn.Module = made.build(run.depth, run.width)
+    if run.norm.lower() not in ("ln", "layernorm"):
+        replace_norms(model, run.norm, run.alpha)
+    if run.prescription is not None:
+        batch = made.batch(16, torch.Generator().manual_seed(54321))
+        network, inputs = made.read(model, batch)
+        apply_prescription(prescribe(network, inputs, run.target, run.prescription, samples=4), model)
+    return model
+
+
+def _optimizers(run: Run, model: nn.Module) -> list[torch.optim.Optimizer]:
+    if run.optimizer == "adamw":
+        return [torch.optim.AdamW(model.parameters(), lr=run.learning_rate, weight_decay=0.0)]
+    hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and ("blocks" in name or ".h." in name)]
+    chosen = {id(p) for p in hidden}
+    others = [p for p in model.parameters() if id(p) not in chosen]
+    return [
+        torch.optim.Muon(hidden, lr=run.learning_rate, weight_decay=0.0),
+        torch.optim.AdamW(others, lr=run.learning_rate / 10, weight_decay=0.0),
+    ]
+
+
+def _step(
+    run: Run, made: Any, model: nn.Module, optimizers: list[torch.optim.Optimizer], batch: Any, rate: float, device: str
+) -> tuple[float, float]:
+    model.train()
+    for optimizer, factor in zip(optimizers, (1.0, 0.1), strict=False):
+        for group in optimizer.param_groups:
+            group["lr"] = rate * factor
+        optimizer.zero_grad()
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=run.dtype == "bfloat16"):
+        loss = made.loss(model, batch)
+    loss.backward()
+    norm = float(nn.utils.clip_grad_norm_(model.parameters(), run.clip if run.clip else math.inf))
+    for optimizer in optimizers:
+        optimizer.step()
+    return float(loss.detach()), norm
+
+
+def _has_diverged(losses: list[float]) -> bool:
+    if not math.isfinite(losses[-1]):
+        return True
+    return len(losses) > _WINDOW and float(np.mean(losses[-_WINDOW:])) > DIVERGED_FACTOR * losses[0]
+
+
+def _on(batch: Any, device: str) -> Any:
+    if isinstance(batch, tuple):
+        return tuple(part.to(device) for part in batch)
+    return batch.to(device)
+
+
+def _save(
+    path: Path,
+    run: Run,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    generator: torch.Generator,
+    losses: list[float],
+    norms: list[float],
+    seconds: list[float],
+    step: int,
+    monitor: Monitor,
+) -> None:
+    state = {
+        "run": {key: value for key, value in asdict(run).items() if key != "steps"},
+        "model": model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "generator": generator.get_state(),
+        "losses": losses,
+        "norms": norms,
+        "seconds": seconds,
+        "step": step,
+        "monitor": monitor.state(),
+    }
+    with whole_or_absent(path) as file:
+        torch.save(state, file)
+
+
+def _load(path: Path, run: Run) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True)
+    except Exception as error:
+        raise ValueError(f"checkpoint {str(path)!r} must be a whole checkpoint of criticality: {error}") from error
+    wanted = {key: value for key, value in asdict(run).items() if key != "steps"}
+    if state.get("run") != wanted:
+        other = [key for key, value in wanted.items() if state.get("run", {}).get(key) != value]
+        raise ValueError(f"checkpoint {str(path)!r} must be of this run, but is of one with other {', '.join(other)}")
+    return state
+
+
+def _dataset(
+    run: Run,
+    made: Any,
+    model: nn.Module,
+    monitor: Monitor,
+    losses: list[float],
+    norms: list[float],
+    seconds: list[float],
+    diverged_at: int,
+    device: str,
+) -> xr.Dataset:
+    result = monitor.dataset()
+    model.eval()
+    with torch.no_grad():
+        score = float(made.score(model, _on(made.validation(), device)))
+    padded = {
+        name: np.concatenate([values, np.full(run.steps - len(values), np.nan)])
+        for name, values in (("loss", losses), ("gradient_norm", norms), ("step_seconds", seconds))
+    }
+    for name, values in padded.items():
+        result[name] = ("train_step", values)
+    result["score"] = score if math.isfinite(score) else math.nan
+    result["diverged"] = diverged_at >= 0
+    result["diverged_at"] = diverged_at
+    result["log_apjn_initial"] = float(result.log_apjn[0, 0])
+    settings = {key: ("" if value is None else value) for key, value in asdict(run).items()}
+    return result.assign_attrs(source="training", schema=SCHEMA, **settings)
+
+
+def label(run: Run) -> str:
+    """Short name of the norm of a run: ``dyt 0.5``, ``ln``, ``dyt schedule``."""
+    if run.prescription is not None:
+        return f"{run.norm} {run.prescription}"
+    return f"{run.norm} {run.alpha if run.alpha is not None else 1.0:g}" if takes_alpha(run.norm) else run.norm

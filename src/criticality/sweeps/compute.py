@@ -1,0 +1,124 @@
+"""One cell computed, in a worker: what came out, or how it failed."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from criticality.sweeps.study import Cell, Values
+
+DONE, FAILED, NOT_A_NUMBER, OUT_OF_MEMORY = "done", "failed", "nan", "memory"
+
+
+def compute_cell(compute: str, cell: Cell, memory_gb: float | None) -> tuple[str, Values, str, float]:
+    """``(status, values, message, seconds)``; nothing that a cell does is raised."""
+    began = time.perf_counter()
+    try:
+        with _limited(memory_gb):
+            found = _function(compute)(dict(cell))
+            values = {name: np.asarray(value, dtype=float) for name, value in _named(found).items()}
+    except MemoryError:
+        return OUT_OF_MEMORY, {}, f"needed more than memory_gb={memory_gb}", time.perf_counter() - began
+    except Exception as error:
+        if isinstance(error, RuntimeError) and "allocate" in str(error):  # torch's own out of memory
+            return OUT_OF_MEMORY, {}, f"needed more than memory_gb={memory_gb}", time.perf_counter() - began
+        return FAILED, {}, f"{type(error).__name__}: {error}"[:500], time.perf_counter() - began
+    bad = [name for name, value in values.items() if value.ndim == 0 and math.isnan(value)]
+    if bad:
+        return NOT_A_NUMBER, values, f"{bad[0]} is nan", time.perf_counter() - began
+    return DONE, values, "", time.perf_counter() - began
+
+
+def compute_cells(
+    compute: str, cells: list[tuple[int, Cell]], memory_gb: float | None
+) -> list[tuple[int, tuple[str, Values, str, float]]]:
+    """Several cells in one task, which is cheaper where they are quick."""
+    return [(index, compute_cell(compute, cell, memory_gb)) for index, cell in cells]
+
+
+def _named(found: Any) -> dict[str, Any]:
+    return found if isinstance(found, dict) else {"value": found}
+
+
+@contextmanager
+def _limited(memory_gb: float | None) -> Iterator[None]:
+    """A limit on the data segment, which makes allocations beyond it fail."""
+    if memory_gb is None:
+        yield
+        return
+    with open("/proc/self/status") as status:
+        now = next(int(line.split()[1]) for line in status if line.startswith("VmData")) * 1024
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (now + int(memory_gb * 2**30), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def _function(compute: str) -> Callable[[Cell], Any]:
+    if compute.startswith("module:"):
+        from criticality.python_file import load_name
+
+        function: Callable[[Cell], Any] = load_name(compute.removeprefix("module:"))
+        return function
+    return {"predict": _predict, "measure": _measure, "train": _train}[compute]
+
+
+def _predict(cell: Cell) -> dict[str, Any]:
+    """``log_apjn`` and ``q_final`` of a residual net (without ``model``) or of a model by name."""
+    from criticality.theory import SymmetricKernel, make_norm, propagate, resnet
+
+    if "model" not in cell:
+        norm = make_norm(cell.get("norm", "dyt"), cell.get("alpha"))
+        network = resnet(norm, cell["depth"], cell.get("sigma_w", 1.0) ** 2, cell.get("sigma_b", 0.0) ** 2)
+        profile = propagate(network, SymmetricKernel.of(cell.get("q0", 1.0)))
+    else:
+        from criticality.models import describe_model
+
+        seed = cell.get("seed", 0)
+        described = describe_model(**{key: value for key, value in cell.items() if key not in ("seed", "samples")})
+        profile = propagate(*described.describe(seed), samples=cell.get("samples", 8), seed=seed)
+    return {"log_apjn": float(profile.log_apjn[0]), "q_final": float(profile.q[-1])}
+
+
+def _measure(cell: Cell) -> dict[str, Any]:
+    import torch
+
+    from criticality.measurement import measure
+    from criticality.models import describe_model
+
+    seed = cell.get("seed", 0)
+    described = describe_model(**{key: value for key, value in cell.items() if key not in ("seed", "probes")})
+    torch.manual_seed(seed)
+    profile = measure(
+        described.build(), described.inputs(), points=described.points, seed=seed, probes=cell.get("probes", 1)
+    )
+    return {"log_apjn": float(profile.log_apjn[0]), "q_final": float(profile.q[-1])}
+
+
+def _train(cell: Cell) -> dict[str, Any]:
+    import torch
+
+    from criticality.laboratory.train import Run, train
+
+    torch.set_num_threads(1)
+    result = train(Run(**cell))
+    losses = result.loss.values
+    finite = losses[np.isfinite(losses)]
+    diverged = bool(result.diverged)
+    return {
+        "log_apjn": float(result.log_apjn_initial),
+        "first_loss": float(losses[0]),
+        "last_loss": math.inf if diverged else float(np.mean(finite[-10:])),
+        "score": -math.inf if diverged or not np.isfinite(result.score) else float(result.score),
+        "diverged": float(diverged),
+        "largest_gradient": float(np.nanmax(np.append(result.gradient_norm.values, 0.0))),
+        "step_seconds": float(np.nanmedian(result.step_seconds.values)),
+    }

@@ -1,0 +1,109 @@
+"""A study: a grid of cells and what is computed in each."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from criticality import __version__
+from criticality.schema import source_digest
+
+Cell = dict[str, Any]
+Values = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is computed over which grid.
+
+    Attributes:
+        name: of the study.
+        compute: ``predict`` (theory of a residual net or a model), ``measure`` (a model), ``train`` (the laboratory), or
+            ``module:PATH.py:FUNCTION``, a function of a cell that returns a number or a dict of numbers and arrays.
+        grid: values of each parameter; cells are all combinations.
+        fixed: parameters that are the same in all cells.
+        cases: alternatives to be crossed with the grid, each a set of parameters, for those that do not cross (a norm without
+            alpha).
+        memory_gb: data that a cell may allocate, none if ``None``.
+    """
+
+    name: str
+    compute: str
+    grid: Mapping[str, list[Any]] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    cases: tuple[Mapping[str, Any], ...] = ({},)
+    memory_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.compute not in ("predict", "measure", "train") and not self.compute.startswith("module:"):
+            raise ValueError(
+                f"compute={self.compute!r} must be 'predict', 'measure', 'train' or 'module:PATH.py:FUNCTION'"
+            )
+        for name, values in self.grid.items():
+            if not isinstance(values, list) or not values:
+                raise ValueError(f"grid {name!r} must be a list of values, got {values!r}")
+        if self.memory_gb is not None and not (math.isfinite(self.memory_gb) and self.memory_gb > 0):
+            raise ValueError(f"memory_gb={self.memory_gb!r} must be a finite number above 0")
+
+    def cells(self) -> Iterator[Cell]:
+        """Every cell, in the order of the grid."""
+        for case in self.cases:
+            for values in itertools.product(*self.grid.values()):
+                yield {**self.fixed, **case, **dict(zip(self.grid, values, strict=True))}
+
+    def key(self) -> str:
+        """Of the study's content, of the library's version and of the code that computes it."""
+        text = json.dumps(
+            [self.record(), __version__, source_digest(*_COMPUTING), _own_code(self.compute)], sort_keys=True
+        )
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def record(self) -> dict[str, Any]:
+        """As it is in YAML."""
+        return {
+            "name": self.name,
+            "compute": self.compute,
+            "grid": {name: list(values) for name, values in self.grid.items()},
+            "fixed": dict(self.fixed),
+            "cases": [dict(case) for case in self.cases],
+            "memory_gb": self.memory_gb,
+        }
+
+
+_COMPUTING = ("pointwise", "theory", "measurement", "models", "phases", "prescription", "laboratory")
+
+
+def _own_code(compute: str) -> str:
+    """Digest of a user's file."""
+    if not compute.startswith("module:"):
+        return ""
+    path = Path(compute.removeprefix("module:").rpartition(":")[0])
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def read_study(path: str | Path) -> Study:
+    """Read a study from YAML.
+
+    Raises:
+        ValueError: no such file, not YAML, or not a study.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"study {str(file)!r} must exist, and does not")
+    try:
+        content = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"study {str(file)!r} must be YAML: {error}") from error
+    known = set(Study.__dataclass_fields__)
+    if not isinstance(content, dict) or not {"name", "compute"} <= set(content) <= known:
+        raise ValueError(f"study {str(file)!r} must hold name and compute, and of {', '.join(sorted(known))} only")
+    return Study(**{**content, "cases": tuple(content.get("cases") or ({},))})
