@@ -18,7 +18,7 @@ lint: .venv/ready
 	$(BIN)/mypy
 
 benchmarks: .venv/ready
-	for file in apjn_profile theory_cost normalizers phase_maps monitor; do $(BIN)/python benchmarks/$$file.py; done
+	for file in apjn_profile theory_cost normalizers phase_maps monitor sweeps; do $(BIN)/python benchmarks/$$file.py; done
 
 # pip, not uv: see CONTRIBUTING.md.
 .venv/ready: pyproject.toml

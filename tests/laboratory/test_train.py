@@ -1,0 +1,113 @@
+"""Trainings: deterministic, resumable to the bit, honest about divergence."""
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from criticality.cli.main import main
+from criticality.laboratory.tasks import task
+from criticality.laboratory.train import Run, train
+from criticality.prescription import prescribe
+from criticality.schema import read_dataset
+
+SMALL = {"depth": 2, "width": 32, "steps": 40, "batch": 16, "every": 20}
+
+
+def test_the_same_seed_gives_the_same_losses_and_another_does_not():
+    first, second, other = (train(Run(**SMALL, norm="dyt", alpha=0.5, seed=seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first.loss, second.loss)
+    np.testing.assert_array_equal(first.log_apjn, second.log_apjn)
+    assert not np.array_equal(first.loss, other.loss)
+    assert first.step.values.tolist() == [0, 20, 40]
+    assert first.alpha.sizes == {"step": 3, "norm": 4}
+
+
+def test_a_vit_learns_digits():
+    result = train(Run(**{**SMALL, "batch": 64}, norm="ln", learning_rate=3e-3))
+    assert float(result.loss[-5:].mean()) < float(result.loss[0]) - 0.3
+    assert float(result.score) > 0.2
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_interrupted_run_goes_on_to_the_same_losses(tmp_path, optimizer):
+    run, path = Run(**SMALL, norm="derf", optimizer=optimizer, learning_rate=3e-3), tmp_path / "state.pt"
+
+    class StopError(Exception):
+        pass
+
+    def interrupt(step, loss):
+        if step == 33:
+            raise StopError
+
+    with pytest.raises(StopError):
+        train(run, checkpoint=path, checkpoint_every=10, progress=interrupt)
+    resumed = train(run, checkpoint=path, checkpoint_every=10)
+    whole = train(run)
+    np.testing.assert_array_equal(resumed.loss, whole.loss)
+    np.testing.assert_array_equal(resumed.gradient_norm, whole.gradient_norm)
+    np.testing.assert_array_equal(resumed.log_apjn, whole.log_apjn)
+    np.testing.assert_array_equal(resumed.alpha, whole.alpha)
+    assert float(resumed.score) == float(whole.score)
+    with pytest.raises(ValueError, match="must be of this run, but is of one with other learning_rate"):
+        train(Run(**SMALL, norm="derf", optimizer=optimizer, learning_rate=1e-3), checkpoint=path)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="must be a whole checkpoint"):
+        train(run, checkpoint=path)
+
+
+def test_divergence_is_said():
+    result = train(Run(**SMALL, norm="none", learning_rate=10.0))
+    assert bool(result.diverged)
+    assert 0 <= int(result.diverged_at) < 40
+
+
+def test_prescriptions_are_set_before_training():
+    run = Run(**SMALL, prescription="schedule", target=0.8)
+    result = train(run)
+    assert float(result.log_apjn_initial) == pytest.approx(0.8, abs=0.4)
+    made = task("digits")
+    import torch
+
+    torch.manual_seed(0)
+    model = made.build(2, 32)
+    network, inputs = made.read(model, made.batch(16, torch.Generator().manual_seed(0)))
+    assert prescribe(network, inputs, 0.8, "gain").log_apjn == pytest.approx(0.8, abs=0.011)
+
+
+@pytest.mark.slow
+def test_code_and_bfloat16():
+    result = train(Run(task="code", norm="rms", **{**SMALL, "steps": 30}, dtype="bfloat16"))
+    assert float(result.loss[-5:].mean()) < float(result.loss[0]) - 0.5
+    assert -9 < float(result.score) < 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"task": "nope"}, "task='nope' must be one of"),
+        ({"norm": "nope"}, "norm 'nope' is unknown"),
+        ({"alpha": -1.0}, "alpha=-1.0"),
+        ({"optimizer": "sgd"}, "optimizer='sgd' must be"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 must be"),
+        ({"steps": 0}, "steps=0 must be a whole number"),
+        ({"dtype": "float16"}, "dtype='float16' must be"),
+    ],
+)
+def test_bad_input_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Run(**settings)
+
+
+def test_command_line(tmp_path):
+    command = ["train", "digits", "--depth", "2", "--width", "32", "--steps", "12", "--batch", "8", "--norm", "derf"]
+    out = tmp_path / "run.nc"
+    record = json.loads(CliRunner().invoke(main, [*command, "--json", "--out", str(out)]).stdout)
+    assert record["diverged"] is False
+    stored = read_dataset(out)
+    assert stored.sizes["train_step"] == 12
+    assert stored.attrs["norm"] == "derf"
+    refused = CliRunner().invoke(main, [*command, "--alpha", "-1"])
+    assert refused.exit_code == 2
+    assert "alpha=-1.0" in refused.stderr

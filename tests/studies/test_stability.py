@@ -1,0 +1,61 @@
+"""What is read off a study of trainings, on made-up trainings whose answer is known."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from criticality.studies.stability import choices, correlation
+
+
+def made_up(limit):
+    """Runs that train below the learning rate ``limit(log_apjn)``, for ten alphas, five rates and three seeds."""
+    rows = []
+    for alpha in np.linspace(0.25, 2.5, 10):
+        log_apjn = 2 * alpha
+        for rate in (1e-4, 1e-3, 1e-2, 1e-1, 1.0):
+            for seed in range(3):
+                trains = rate <= limit(log_apjn)
+                rows.append(
+                    ("dyt", alpha, "", 12, rate, seed, log_apjn, 2.3, 1.0 if trains else 2.3, 0.9 if trains else 0.1)
+                )
+    names = [
+        "norm",
+        "alpha",
+        "prescription",
+        "depth",
+        "learning_rate",
+        "seed",
+        "log_apjn",
+        "first_loss",
+        "last_loss",
+        "score",
+    ]
+    columns = {name: ("cell", np.array([row[i] for row in rows])) for i, name in enumerate(names)}
+    columns["status"] = ("cell", np.full(len(rows), "done"))
+    columns["diverged"] = ("cell", np.zeros(len(rows)))
+    columns["step_seconds"] = ("cell", np.ones(len(rows)))
+    data = xr.Dataset(columns)
+    return data.set_coords(["norm", "alpha", "prescription", "depth", "learning_rate", "seed", "status"])
+
+
+def test_largest_stable_rates():
+    found = choices(made_up(lambda log_apjn: 0.2 if log_apjn < 2.1 else 2e-3))
+    assert [choice.largest_stable for choice in found] == [0.1] * 4 + [1e-3] * 6
+    assert found[0].label == "dyt 0.25"
+    assert found[0].best_score == pytest.approx(0.9)
+    never = choices(made_up(lambda log_apjn: 0.0))
+    assert {choice.largest_stable for choice in never} == {0.0}
+
+
+def test_correlations_see_what_is_there_and_only_that():
+    falls = correlation(made_up(lambda log_apjn: 10 ** (1 - log_apjn)), lambda c: c.largest_stable)
+    assert falls.value < -0.9
+    assert falls.high < 0
+    rises = correlation(made_up(lambda log_apjn: 10 ** (log_apjn - 5)), lambda c: c.largest_stable)
+    assert rises.low > 0
+    same = correlation(made_up(lambda log_apjn: 0.05), lambda c: c.largest_stable)
+    assert (same.value, same.low, same.high) == (0.0, 0.0, 0.0)
+    with pytest.raises(ValueError, match="at least four choices"):
+        correlation(made_up(lambda log_apjn: 0.05), lambda c: c.largest_stable, keep=lambda c: c.log_apjn < 1)
+    with pytest.raises(ValueError, match="must be one of trainings"):
+        choices(xr.Dataset())
