@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from side_by_side import machine
 
 from criticality.sweeps.run import run_study
 from criticality.sweeps.store import Store
 from criticality.sweeps.study import Study
+from side_by_side import machine
 
 BUSY = """
 import time

@@ -117,10 +117,9 @@ def write(rows: list[dict]) -> None:
     for norm, choice in names:
         mine = {r["depth"]: r for r in rows if (r["norm"], r["choice"]) == (norm, choice)}
         cells = [f"{r['predicted']:.2f} / {r['measured']:.2f} ± {r['measured_se']:.2f}" for r in mine.values()]
-        label = {"dyt": "DyT", "derf": "Derf", "LayerNorm": "LayerNorm"}[norm]
+        label = {"dyt": "DyT", "derf": "Derf", "ln": "LayerNorm"}[norm]
         lines.append(
-            f"| {label} | {'' if norm == 'LayerNorm' else choice} | {' | '.join(cells)} |"
-            f" {mine[24]['branch_share']:.3f} |"
+            f"| {label} | {'' if norm == 'ln' else choice} | {' | '.join(cells)} | {mine[24]['branch_share']:.3f} |"
         )
     misses = [abs(r["predicted"] - r["measured"]) - 3 * r["measured_se"] for r in rows]
     lines += [
@@ -134,23 +133,27 @@ def write(rows: list[dict]) -> None:
     ]
     (DOCS / "prescriptions.md").write_text("\n".join(lines))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 3.6), layout="constrained")
+        figure = Figure(figsize=(9.4, 3.6), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)
         for panel, norm in zip(axes, ("dyt", "derf"), strict=True):
-            shown = [("LayerNorm", rows[0]["choice"]), *(pair for pair in names if pair[0] == norm)]
+            shown = [("ln", "LayerNorm"), *(pair for pair in names if pair[0] == norm)]
             for style, (kind, choice) in enumerate(shown):
                 mine = [r for r in rows if (r["norm"], r["choice"]) == (kind, choice)]
-                colour = COLOURS[style % len(COLOURS)]
+                colour = "#777777" if style == 0 else COLOURS[style - 1]
                 depth = [r["depth"] for r in mine]
-                label = "LayerNorm" if kind == "LayerNorm" else choice
+                label = choice
                 panel.plot(
-                    depth, [r["predicted"] for r in mine], color=colour, dashes=DASHES[style % len(DASHES)], lw=1.5
+                    depth,
+                    [r["predicted"] for r in mine],
+                    color=colour,
+                    dashes=DASHES[style - 1] if style else (),
+                    lw=1.5,
                 )
                 panel.errorbar(
                     depth,
                     [r["measured"] for r in mine],
                     yerr=[r["measured_se"] for r in mine],
-                    fmt=MARKERS[style % len(MARKERS)],
+                    fmt=MARKERS[style - 1] if style else "*",
                     color=colour,
                     mfc="white",
                     ms=4.5,
@@ -161,7 +164,7 @@ def write(rows: list[dict]) -> None:
             panel.set_xticks(DEPTHS, [str(d) for d in DEPTHS])
             panel.minorticks_off()
         axes[0].set_ylabel(r"$\log\,J(0 \to L)$")
-        axes[0].legend(fontsize=6.5)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7.5)
     save_figure(figure, DOCS / "figures" / "prescriptions")
     (DOCS / "figures" / "prescriptions.svg").unlink()
 

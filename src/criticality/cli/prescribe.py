@@ -135,7 +135,7 @@ def _text(
         f"log J(0->L) = {found.log_apjn:.3f} (before: {found.log_apjn_before:.3f}), branch share {found.branch_share:.3f}",
         table([list(row.values()) for row in shown], ["module", "what", "before", "after"])
         + f"\n({len(rows)} changes)",
-        table([list(row.values()) for row in curve], [found.kind, "log J, tokens alike", "branch share"]),
+        table([list(row.values()) for row in curve], [found.kind, "log J (quick theory)", "branch share"]),
     ]
     if measured:
         parts.insert(2, "measured: {log_apjn_measured:.3f} ± {log_apjn_measured_se:.3f}".format(**measured))

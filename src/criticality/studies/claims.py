@@ -643,7 +643,8 @@ def training(seed: int) -> Outcome:
     return Outcome(
         "not tested",
         "Nothing: whether log J at initialization predicts stability and final quality is decided by trainings.",
-        "Open until the stability study is run; the library does not claim it.",
+        "Open. A first study of 150 short trainings (docs/studies/stability.md) does not decide it: neither correlation with"
+        " log J excludes 0. The library does not claim it.",
         {},
     )
 

@@ -122,10 +122,11 @@ def correlation(
     quantity: Callable[[Choice], float],
     *,
     keep: Callable[[Choice], bool] = lambda choice: True,
+    order: Callable[[Choice], float] = lambda choice: choice.log_apjn,
     resamples: int = 300,
     seed: int = 0,
 ) -> Correlation:
-    """Of ``log J`` at initialization and a quantity of the choices, over all that are kept.
+    """Of ``log J`` at initialization, or another ``order``, and a quantity of the choices, over all that are kept.
 
     Raises:
         ValueError: fewer than four choices.
@@ -138,7 +139,7 @@ def correlation(
     seeds = len(np.unique(study.seed.values))
 
     def of(found: list[Choice]) -> float:
-        x, y = [choice.log_apjn for choice in found], [quantity(choice) for choice in found]
+        x, y = [order(choice) for choice in found], [quantity(choice) for choice in found]
         return float(spearmanr(x, y)[0]) if len(set(x)) > 1 and len(set(y)) > 1 else 0.0
 
     drawn = []
