@@ -41,7 +41,7 @@ def main() -> None:
         theory = Study("theory", "predict", {"depth": depths, "alpha": alphas}, {"norm": "dyt"})
         wall, own = timed(theory, root / "theory.zarr", 2)
         count = len(depths) * len(alphas)
-        overhead = 1000 * (wall - own / 2) / count
+        overhead = 1000 * (wall - own / 2) / count  # two cores, both busy
         print(
             f"{count} theory cells, two workers: {wall:.1f} s, own work {own:.1f} s, overhead {overhead:.2f} ms a cell"
         )

@@ -95,14 +95,14 @@ def test_cells_that_fail_do_not_stop_the_rest(tmp_path, cells):
 
 def test_a_full_disk_loses_only_what_it_cannot_hold(tmp_path, cells, monkeypatch):
     study = Study("full", f"module:{cells}:counted", {"x": list(range(6))}, {"log": str(tmp_path / "log")})
-    real, broken = Store.write, {2, 3}
+    real, broken = Store._write_run, {2, 3}
 
-    def write(self, index, *rest):
-        if index in broken:
+    def write(self, run):
+        if broken & {index for index, _ in run}:
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(self, index, *rest)
+        real(self, run)
 
-    monkeypatch.setattr(Store, "write", write)
+    monkeypatch.setattr(Store, "_write_run", write)
     report = run_study(study, tmp_path / "s.zarr")
     assert (report.counts["done"], report.counts["open"], report.not_written) == (4, 2, 2)
     broken.clear()

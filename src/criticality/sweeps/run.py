@@ -47,7 +47,7 @@ def run_study(
         path: the Zarr store, made when missing.
         scheduler: address of a Dask scheduler, ``tcp://...``; without, worker processes are started here.
         workers: how many.
-        progress: called with the number of cells that were done and the state of the last.
+        progress: called with a number of cells that were done and the state of the last of them.
         retry: compute cells again that failed, returned nan or exceeded their memory.
 
     Raises:
@@ -115,16 +115,13 @@ def _drive(
     for _ in range(3 * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))):
         submit()
     for future in running:
-        for index, (status, values, message, seconds) in future.result():
-            try:
-                store.write(index, status, values, message, seconds)
-                computed += 1
-            except OSError:
-                not_written += 1
-            wanted = int(_TASK_SECONDS / max(seconds, 1e-6))
-            together = max(1, min(_MOST_TOGETHER, wanted, 2 * together))
-            if progress is not None:
-                progress(1, status)
+        results = future.result()
+        lost = store.write(results)
+        computed, not_written = computed + len(results) - lost, not_written + lost
+        slowest = max(seconds for _, (_, _, _, seconds) in results)
+        together = max(1, min(_MOST_TOGETHER, int(_TASK_SECONDS / max(slowest, 1e-6)), 2 * together))
+        if progress is not None:
+            progress(len(results), results[-1][1][0])
         future.release()
         submit()
     return computed, not_written

@@ -18,6 +18,9 @@ from criticality.schema import SCHEMA
 from criticality.sweeps.compute import DONE, FAILED, NOT_A_NUMBER, OUT_OF_MEMORY
 from criticality.sweeps.study import Study, Values
 
+Result = tuple[int, tuple[str, Values, str, float]]
+"""Number of a cell, and what ``compute_cell`` returned."""
+
 STATES = ("open", DONE, FAILED, NOT_A_NUMBER, OUT_OF_MEMORY)
 _KIND = "criticality study"
 _MESSAGE = 200
@@ -100,18 +103,30 @@ class Store:
         status = self.status()
         return {name: int(np.sum(status == number)) for number, name in enumerate(STATES)}
 
-    def write(self, index: int, status: str, values: Values, message: str, seconds: float) -> None:
-        """One cell: values, then status.
+    def write(self, results: Sequence[Result]) -> int:
+        """Cells: values, then status; neighbours together. Returns how many could not be written, as the disk is full."""
+        lost = 0
+        for run in _neighbours(results):
+            try:
+                self._write_run(run)
+            except OSError:
+                for result in run if len(run) > 1 else []:
+                    lost += self.write([result])
+                lost += len(run) == 1
+        return lost
 
-        Raises:
-            OSError: the disk is full or cannot be written.
-        """
-        for name, value in {**values, "seconds": np.asarray(seconds)}.items():
-            self._array(name, value)[index] = value
-        if message:
-            padded = np.frombuffer(message.encode()[:_MESSAGE].ljust(_MESSAGE), dtype=np.uint8)
-            self._array("message", padded, "uint8")[index] = padded
-        self.group["status"][index] = STATES.index(status)
+    def _write_run(self, run: Sequence[Result]) -> None:
+        first, count = run[0][0], len(run)
+        place = slice(first, first + count)
+        for name in run[0][1][1]:
+            self._array(name, run[0][1][1][name])[place] = np.stack([values[name] for _, (_, values, _, _) in run])
+        self._array("seconds", np.asarray(0.0))[place] = np.array([seconds for _, (_, _, _, seconds) in run])
+        if any(message for _, (_, _, message, _) in run):
+            rows = [
+                np.frombuffer(message.encode()[:_MESSAGE].ljust(_MESSAGE), np.uint8) for _, (_, _, message, _) in run
+            ]
+            self._array("message", rows[0], "uint8")[place] = np.stack(rows)
+        self.group["status"][place] = np.array([STATES.index(status) for _, (status, _, _, _) in run], dtype="int8")
 
     def _array(self, name: str, value: np.ndarray, dtype: str = "float64") -> Any:
         if name not in self.group:
@@ -147,6 +162,19 @@ class Store:
         attrs = {"source": "study", "schema": SCHEMA, "study": self.group.attrs["study"], "version": __version__}
         clashing = {name: variable for name, variable in variables.items() if name not in coordinates}
         return xr.Dataset(clashing, coordinates, attrs)
+
+
+def _neighbours(results: Sequence[Result]) -> list[list[Result]]:
+    """Runs of cells that follow each other and hold values of the same names and shapes."""
+    runs: list[list[Result]] = []
+    before: Any = None
+    for index, (status, values, message, seconds) in sorted(results, key=lambda result: result[0]):
+        shape = {name: value.shape for name, value in values.items()}, bool(message)
+        if before != (index - 1, shape):
+            runs.append([])
+        runs[-1].append((index, (status, values, message, seconds)))
+        before = (index, shape)
+    return runs
 
 
 def _column(cells: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
