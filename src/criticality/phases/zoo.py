@@ -8,6 +8,7 @@ rest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -76,8 +77,8 @@ _ENTRIES = (
     ),
     _odd("saturlog", lambda x: np.log1p(x) / (1 + np.log1p(x)), lambda x: 1 / ((1 + x) * (1 + np.log1p(x)) ** 2)),
     _clipped("linear_clip", lambda x: x, np.ones_like, 1.0),
-    _clipped("logsign_clip", np.log1p, lambda x: 1 / (1 + x), float(np.e - 1)),
-    _clipped("logquad_clip", lambda x: np.log1p(x * x), lambda x: 2 * x / (1 + x * x), float(np.sqrt(np.e - 1))),
+    _clipped("logsign_clip", np.log1p, lambda x: 1 / (1 + x), math.e - 1),
+    _clipped("logquad_clip", lambda x: np.log1p(x * x), lambda x: 2 * x / (1 + x * x), math.sqrt(math.e - 1)),
     replace(
         _clipped("power23_clip", np.cbrt, np.cbrt, 1.0),
         value=lambda x: np.sign(x) * np.minimum(np.cbrt(x * x), 1.0),
