@@ -14,7 +14,7 @@ from criticality.cli.output import emit, save_json, table
 from criticality.cli.progress import bar
 from criticality.measurement import measure_ensemble
 from criticality.models import describe_model, write_weights
-from criticality.prescription.apply import Change, apply_prescription, planned_changes, schedule_from_data
+from criticality.prescription.apply import Change, apply_prescription, schedule_from_data
 from criticality.prescription.solve import KINDS, Kind, Prescription, least_amplification, trade_off
 from criticality.prescription.solve import prescribe as solve
 
@@ -75,7 +75,7 @@ def prescribe(
     def build(number: int) -> torch.nn.Module:
         torch.manual_seed(number)
         built = description.build()
-        made = _set(found, built, description.inputs(number), from_data)
+        made = _set(found, built, description.inputs(number) if from_data else None)
         planned.append(made)
         return built
 
@@ -115,13 +115,10 @@ def _share(target: str) -> float:
         raise ValueError(f"target={target!r} must be share= and a number between 0 and 1") from None
 
 
-def _set(found: Prescription, model: torch.nn.Module, batch: Any, from_data: bool) -> list[Change]:
-    """Set it, and return what was changed."""
-    if from_data:
-        return list(schedule_from_data(model, batch, found.value).changes)
-    planned = planned_changes(found, model)
-    apply_prescription(found, model)
-    return planned
+def _set(found: Prescription, model: torch.nn.Module, batch: Any) -> list[Change]:
+    """Set it, by the batch if there is one, and return what was changed."""
+    applied = apply_prescription(found, model) if batch is None else schedule_from_data(model, batch, found.value)
+    return list(applied.changes)
 
 
 def _text(

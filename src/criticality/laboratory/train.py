@@ -22,7 +22,6 @@ from criticality.prescription.monitor import Monitor
 from criticality.prescription.solve import Kind, prescribe
 from criticality.schema import SCHEMA, whole_or_absent
 from criticality.theory.network import check_whole
-from criticality.theory.norms import takes_alpha
 
 DIVERGED_FACTOR = 1.5
 """A run has diverged when its loss stops being finite, or when the mean of the last ten losses exceeds the first loss by this
@@ -273,10 +272,3 @@ def _dataset(
     result["log_apjn_initial"] = float(result.log_apjn[0, 0])
     settings = {key: ("" if value is None else value) for key, value in asdict(run).items()}
     return result.assign_attrs(source="training", schema=SCHEMA, **settings)
-
-
-def label(run: Run) -> str:
-    """Short name of the norm of a run: ``dyt 0.5``, ``ln``, ``dyt schedule``."""
-    if run.prescription is not None:
-        return f"{run.norm} {run.prescription}"
-    return f"{run.norm} {run.alpha if run.alpha is not None else 1.0:g}" if takes_alpha(run.norm) else run.norm

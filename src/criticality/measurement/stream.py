@@ -66,6 +66,13 @@ def placed(
             module._buffers[name] = buffer
 
 
+def call_model(model: nn.Module, inputs: Any) -> Any:
+    """``model`` of a tensor, a tuple of positional or a dict of keyword arguments."""
+    if isinstance(inputs, dict):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+
+
 def run_stream(model: nn.Module, inputs: Any, points: list[ResidualPoint], visit: Visit) -> None:
     """Run ``model(inputs)`` up to the last point, calling ``visit`` at every point in turn.
 
@@ -123,10 +130,7 @@ def run_stream(model: nn.Module, inputs: Any, points: list[ResidualPoint], visit
                 handle = point.module.register_forward_hook(after(index))
             stack.callback(handle.remove)
         try:
-            if isinstance(inputs, dict):
-                model(**inputs)
-            else:
-                model(*inputs) if isinstance(inputs, tuple) else model(inputs)
+            call_model(model, inputs)
         except _LastPoint:
             return
     raise ValueError(f"point '{points[seen]}' must be reached by the forward pass, and is not")

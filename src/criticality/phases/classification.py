@@ -98,7 +98,7 @@ def classify(network: ResidualStep | Network, q0: float = 1.0, *, rho0: float = 
 def _norms(network: ResidualStep | Network) -> list[Norm]:
     """Those that are repeated with depth."""
     if isinstance(network, Network):
-        return [sublayer.norm for sublayer in network.sublayers[-network.sublayers_per_block :]]
+        return [sublayer.norm for sublayer in network.last_block]
     return [network.norm]
 
 
@@ -160,8 +160,7 @@ def _analytic(step: ResidualStep) -> tuple[tuple[str, float, float] | None, floa
 def _of_blocks(network: Network) -> tuple[tuple[str, float, float] | None, float]:
     """The analytic class of pre-norm blocks: one bounded norm anywhere keeps ``K`` linear and makes it stretched, one
     branch without a norm makes it exponential, LayerNorms alone a power law."""
-    last = network.sublayers[-network.sublayers_per_block :]
-    if any(sublayer.placement != "pre" for sublayer in last):
+    if any(sublayer.placement != "pre" for sublayer in network.last_block):
         return None, 0.0
     kinds = set()
     for norm in _norms(network):

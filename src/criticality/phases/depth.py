@@ -136,7 +136,7 @@ class BlockStep:
         kernel = SymmetricKernel(q, q * np.clip(rho, -1.0, 1.0), self.tokens)
         one, zero = np.ones_like(q), np.zeros_like(q)
         a, b, square = one, ratio, np.square(self.branch_scale)
-        for sublayer in self.network.sublayers[-self.network.sublayers_per_block :]:
+        for sublayer in self.network.last_block:
             on_u, on_v = (
                 sublayer.backward(kernel, kernel.with_entries(*unit), _NO_SAMPLES)
                 for unit in ((one, zero), (zero, one))

@@ -319,7 +319,7 @@ def transformer_map(
         ValueError: norms that are not pointwise, or values that are not positive and increasing.
     """
     check_whole("depth", depth)
-    last = network.sublayers[-network.sublayers_per_block :]
+    last = network.last_block
     alphas = {part.norm.pointwise.alpha for part in last if isinstance(part.norm, PointwiseNorm)}
     if len(alphas) != 1 or not all(isinstance(part.norm, PointwiseNorm) and part.placement == "pre" for part in last):
         raise ValueError(f"network {network.name!r} must be pre-norm with pointwise norms of one alpha")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from criticality.measurement.points import find_blocks
-from criticality.measurement.stream import placed, untouched
+from criticality.measurement.stream import call_model, placed, untouched
 from criticality.models.conversion import HEAD_NORMS
 from criticality.models.normalizers import DynamicPointwise
 from criticality.prescription.solve import Prescription
@@ -64,6 +64,15 @@ class Applied:
                 tensor.copy_(value)
 
 
+def stream_norms(model: nn.Module) -> list[tuple[str, DynamicPointwise]]:
+    """Names and pointwise norms of a module, in order; norms of queries and keys left out."""
+    return [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, DynamicPointwise) and name.rpartition(".")[2] not in HEAD_NORMS
+    ]
+
+
 def block_norms(model: nn.Module) -> list[tuple[str, DynamicPointwise]]:
     """Names and pointwise norms of a model's blocks, in order; norms of queries and keys left out.
 
@@ -71,11 +80,7 @@ def block_norms(model: nn.Module) -> list[tuple[str, DynamicPointwise]]:
         ValueError: a model without blocks, or whose blocks have no pointwise norms.
     """
     stem, blocks = find_blocks(model)
-    found = [
-        (f"{stem}.{name}", module)
-        for name, module in blocks.named_modules()
-        if isinstance(module, DynamicPointwise) and name.rpartition(".")[2] not in HEAD_NORMS
-    ]
+    found = [(f"{stem}.{name}", module) for name, module in stream_norms(blocks)]
     if not found:
         raise ValueError(
             f"model {type(model).__name__} must have pointwise norms in its blocks, and has none: see replace_norms"
@@ -142,7 +147,11 @@ def apply_prescription(prescription: Prescription, model: nn.Module) -> Applied:
     Raises:
         ValueError: as ``planned_changes``; the model is then as it was.
     """
-    return _apply(planned_changes(prescription, model))
+    changes = planned_changes(prescription, model)
+    saved = tuple((tensor, tensor.detach().clone()) for change in changes for tensor in change.tensors)
+    for change in changes:
+        change.make()
+    return Applied(tuple(changes), saved)
 
 
 def schedule_from_data(model: nn.Module, inputs: Any, c: float, *, device: torch.device | str | None = None) -> Applied:
@@ -182,10 +191,7 @@ def schedule_from_data(model: nn.Module, inputs: Any, c: float, *, device: torch
     handles = [module.register_forward_pre_hook(at(name)) for name, module in norms]
     try:
         with placed(model, inputs, device, None) as ready, untouched(model), torch.no_grad():
-            if isinstance(ready, dict):
-                model(**ready)
-            else:
-                model(*ready) if isinstance(ready, tuple) else model(ready)
+            call_model(model, ready)
         missing = [name for name, _ in norms if name not in found]
         if missing:
             raise ValueError(f"norm {missing[0]!r} must be reached by the forward pass, and is not")
@@ -200,13 +206,6 @@ def schedule_from_data(model: nn.Module, inputs: Any, c: float, *, device: torch
         for (name, module), (_, before) in zip(norms, saved, strict=True)
     )
     return Applied(changes, tuple(saved))
-
-
-def _apply(changes: Sequence[Change]) -> Applied:
-    saved = tuple((tensor, tensor.detach().clone()) for change in changes for tensor in change.tensors)
-    for change in changes:
-        change.make()
-    return Applied(tuple(changes), saved)
 
 
 def _alpha(name: str, module: DynamicPointwise, alpha: float) -> Change:

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from criticality.measurement import measure
 from criticality.measurement.points import Points, find_blocks
-from criticality.models.conversion import HEAD_NORMS
-from criticality.models.normalizers import DynamicPointwise
 from criticality.pointwise import get_function
+from criticality.prescription.apply import stream_norms
 from criticality.schema import SCHEMA, profile_dataset, write_dataset
 
 Log = Callable[[dict[str, float], int], None]
@@ -95,9 +94,8 @@ class Monitor:
         norms: dict[str, tuple[float, float]] = {}
         shares: list[float] = []
         with ExitStack() as stack:
-            for name, module in self.model.named_modules():
-                if isinstance(module, DynamicPointwise) and name.rpartition(".")[2] not in HEAD_NORMS:
-                    stack.callback(module.register_forward_pre_hook(_note_norm(name, norms)).remove)
+            for name, module in stream_norms(self.model):
+                stack.callback(module.register_forward_pre_hook(_note_norm(name, norms)).remove)
             for block in self._blocks():
                 stack.callback(block.register_forward_hook(_note_share(shares)).remove)
             profile = measure(self.model, self.inputs, points=self.points, seed=self.seed)

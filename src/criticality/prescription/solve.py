@@ -100,7 +100,7 @@ def prescribe(
     """
     if kind not in KINDS:
         raise ValueError(f"kind={kind!r} must be one of {', '.join(map(repr, KINDS))}")
-    kernels = [inputs] if isinstance(inputs, Kernel) else list(inputs)
+    kernels = _listed(inputs)
 
     def exact(changed: Network) -> Any:
         return propagate(changed, kernels, samples=samples, seed=seed)
@@ -128,6 +128,10 @@ def prescribe(
     value = math.exp(log_value)
     before = float(exact(network).log_apjn[0])
     return _prescription(network, changed, profile, kind, value, before, wanted, _why(kind, value, target, wanted))
+
+
+def _listed(inputs: Kernel | Sequence[Kernel]) -> list[Kernel]:
+    return [inputs] if isinstance(inputs, Kernel) else list(inputs)
 
 
 def log_apjn_of_target(
@@ -295,7 +299,7 @@ def trade_off(
     Raises:
         ValueError: as ``changed_network``.
     """
-    cheap = _cheap_theory(network, [inputs] if isinstance(inputs, Kernel) else list(inputs))
+    cheap = _cheap_theory(network, _listed(inputs))
     rows = []
     for value in values:
         profile = cheap.profile(changed_network(network, cheap.inputs, kind, value))
@@ -316,7 +320,7 @@ def least_amplification(
     """
     if not 0 < branch_share < 1:
         raise ValueError(f"branch_share={branch_share!r} must be between 0 and 1")
-    kernels = [inputs] if isinstance(inputs, Kernel) else list(inputs)
+    kernels = _listed(inputs)
     cheap = _cheap_theory(network, kernels)
 
     def scaled(log_alpha: float, log_scale: float) -> Network:

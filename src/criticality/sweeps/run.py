@@ -106,11 +106,10 @@ def _drive(
     waiting = iter(todo)
     running = as_completed([])
 
-    def submit() -> bool:
+    def submit() -> None:
         batch = [(index, store.cells[index]) for index in islice(waiting, together)]
         if batch:
             running.add(client.submit(compute_cells, study.compute, batch, study.memory_gb, pure=False))
-        return bool(batch)
 
     for _ in range(3 * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))):
         submit()

@@ -160,8 +160,8 @@ class Store:
         coordinates: dict[str, Any] = {name: ("cell", _column(self.cells, name)) for name in names}
         coordinates["status"] = ("cell", np.array([STATES[number] for number in self.status()]))
         attrs = {"source": "study", "schema": SCHEMA, "study": self.group.attrs["study"], "version": __version__}
-        clashing = {name: variable for name, variable in variables.items() if name not in coordinates}
-        return xr.Dataset(clashing, coordinates, attrs)
+        apart = {name: variable for name, variable in variables.items() if name not in coordinates}
+        return xr.Dataset(apart, coordinates, attrs)
 
 
 def _neighbours(results: Sequence[Result]) -> list[list[Result]]:

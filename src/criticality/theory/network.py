@@ -91,6 +91,11 @@ class Network:
         return len(self.sublayers) // self.sublayers_per_block
 
     @property
+    def last_block(self) -> tuple[Sublayer, ...]:
+        """Sub-layers of the last block."""
+        return self.sublayers[-self.sublayers_per_block :]
+
+    @property
     def block_of_boundary(self) -> tuple[float, ...]:
         """Position of each sub-layer boundary in blocks: 0, 1/2, 1, ... for a transformer."""
         return tuple(i / self.sublayers_per_block for i in range(len(self.sublayers) + 1))
