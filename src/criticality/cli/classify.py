@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from criticality.cli.options import INIT, common, model_changes
 from criticality.cli.output import emit, save_json, table
-from criticality.phases import Classification, ResidualStep, zoo_function
+from criticality.phases import Classification, ResidualStep, equivalent_tokens, zoo_function
 from criticality.phases import classify as classify_network
 from criticality.pointwise import Pointwise, PointwiseFunction, pointwise_function
 from criticality.python_file import load_name
@@ -76,9 +75,8 @@ def _classify_model(model: str, q0: float | None, seed: int, **changes: Any) -> 
     from criticality.models import describe_model  # slow: torch
 
     network, inputs = describe_model(model, **changes).describe(seed)
-    tokens = inputs[0].tokens
-    q = float(np.mean([kernel.mean_diagonal() for kernel in inputs])) if q0 is None else q0
-    rho = float(np.mean([kernel.mean_correlation() for kernel in inputs])) if tokens > 1 else 1.0
+    mean, rho, tokens = equivalent_tokens(inputs)
+    q = mean if q0 is None else q0
     found = classify_network(network, q, rho0=rho, tokens=tokens)
     described = {
         "model": model,

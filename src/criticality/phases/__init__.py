@@ -1,6 +1,6 @@
 """Phases of deep networks: how log J grows with depth, for any depth, and why."""
 
-from criticality.phases.classification import Classification, classify
+from criticality.phases.classification import Classification, classify, equivalent_tokens
 from criticality.phases.depth import BlockStep, ResidualStep, amplification
 from criticality.phases.maps import FixedPoint, amplification_map, critical_line, fixed_point_of, transformer_map
 from criticality.phases.tails import Tail, tail_of
@@ -17,6 +17,7 @@ __all__ = [
     "amplification_map",
     "classify",
     "critical_line",
+    "equivalent_tokens",
     "fixed_point_of",
     "tail_of",
     "transformer_map",

@@ -13,7 +13,7 @@ import xarray as xr
 
 from criticality.measurement import measure_ensemble
 from criticality.models import ModelDescription, describe_model
-from criticality.phases import classify
+from criticality.phases import classify, equivalent_tokens
 from criticality.prescription.solve import PRE_LAYER_NORM, log_apjn_of_target, prescribe
 from criticality.theory import LayerNorm, Network, TokenKernel, propagate
 from criticality.theory.norms import NoNorm, PointwiseNorm
@@ -154,9 +154,7 @@ def _norms(network: Network) -> str:
 
 
 def _phase(network: Network, inputs: list[TokenKernel]) -> str:
-    q = float(np.mean([kernel.mean_diagonal() for kernel in inputs]))
-    tokens = inputs[0].tokens
-    rho = float(np.mean([kernel.mean_correlation() for kernel in inputs])) if tokens > 1 else 1.0
+    q, rho, tokens = equivalent_tokens(inputs)
     try:
         found = classify(network, q, rho0=rho, tokens=tokens)
     except ValueError as refusal:
