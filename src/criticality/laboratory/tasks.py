@@ -28,6 +28,8 @@ class Task:
         batch: ``(size, generator)`` to a training batch.
         validation: the whole held-out batch.
         loss: ``(model, batch)`` to the mean loss.
+        constant_loss: ``batch`` to the mean loss of the best prediction that does not look at the input, from how often each label
+            occurs in the training data.
         score: ``(model, batch)`` to what counts at the end: accuracy, or loss in bits per byte with the sign that more is better.
         read: a model and a batch to its network and the kernels at its start.
     """
@@ -36,6 +38,7 @@ class Task:
     batch: Callable[[int, torch.Generator], Any]
     validation: Callable[[], Any]
     loss: Callable[[nn.Module, Any], Tensor]
+    constant_loss: Callable[[Any], float]
     score: Callable[[nn.Module, Any], float]
     read: Callable[[nn.Module, Any], tuple[Network, list[TokenKernel]]]
     inputs: Callable[[Any], Any]
@@ -63,6 +66,12 @@ def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return images[:1437], labels[:1437], images[1437:], labels[1437:]
 
 
+def _surprise(labels: Tensor, classes: int) -> Tensor:
+    """``-log`` of the share of each class, none of them 0."""
+    counts = torch.bincount(labels, minlength=classes).double() + 1
+    return -torch.log(counts / counts.sum())
+
+
 def _vit(depth: int, width: int) -> nn.Module:
     from timm.models.vision_transformer import VisionTransformer
 
@@ -78,6 +87,7 @@ def _vit(depth: int, width: int) -> nn.Module:
         global_pool="avg",
     )
     initialize(model.blocks, "fan-in")  # type: ignore[arg-type]
+    nn.init.normal_(model.pos_embed)  # as large as the patches: with timm's 0.02 the places must be learned first
     return model
 
 
@@ -100,6 +110,7 @@ def _digits_task() -> Task:
         _digits_batch,
         lambda: _digits()[2:],
         lambda model, batch: functional.cross_entropy(model(batch[0]), batch[1]),
+        lambda batch: float(_surprise(_digits()[1], 10)[batch[1]].mean()),
         _accuracy,
         lambda model, batch: (
             vit_network(model),
@@ -130,14 +141,27 @@ def _gpt(depth: int, width: int) -> nn.Module:
         attn_pdrop=0.0,
         bos_token_id=0,
         eos_token_id=0,
+        tie_word_embeddings=False,
     )
     model: nn.Module = GPT2LMHeadModel(config)
-    initialize(model.transformer.h, "fan-in")  # type: ignore[union-attr, arg-type]
+    body = model.transformer
+    initialize(body.h, "fan-in")  # type: ignore[union-attr, arg-type]
+    for embedding in (body.wte, body.wpe):  # type: ignore[union-attr]
+        nn.init.normal_(embedding.weight)  # type: ignore[union-attr, arg-type] # a stream of variance 2, not 0.0008
     return model
 
 
+def _code_training() -> Tensor:
+    return _code()[: len(_code()) * 9 // 10]
+
+
+@cache
+def _code_surprise() -> Tensor:
+    return _surprise(_code_training(), 256)
+
+
 def _code_batch(size: int, generator: torch.Generator) -> Tensor:
-    text = _code()[: len(_code()) * 9 // 10]
+    text = _code_training()
     starts = torch.randint(0, len(text) - CONTEXT - 1, (size,), generator=generator)
     return torch.stack([text[start : start + CONTEXT + 1] for start in starts.tolist()])
 
@@ -161,6 +185,7 @@ def _code_task() -> Task:
         _code_batch,
         _code_validation,
         _code_loss,
+        lambda batch: float(_code_surprise()[batch[:, 1:]].mean()),
         lambda model, batch: -float(_code_loss(model, batch)) / np.log(2),
         lambda model, batch: (
             huggingface_network(model),

@@ -101,7 +101,8 @@ def train(
         device: of torch; run on the CPU only so far.
 
     Returns:
-        Dataset with ``loss``, ``gradient_norm`` and ``step_seconds`` over ``train_step``, the monitor's profiles over ``step`` and
+        Dataset with ``loss``, ``constant_loss`` (of the best prediction that ignores the input, on the same batch),
+        ``gradient_norm`` and ``step_seconds`` over ``train_step``, the monitor's profiles over ``step`` and
         ``block``, and the scalars ``score``, ``diverged``, ``diverged_at`` and ``log_apjn_initial``.
 
     Raises:
@@ -118,7 +119,7 @@ def train(
         every=run.every,
         budget=1e9,
     )
-    losses, norms, seconds, start = [], [], [], 0
+    losses, constant, norms, seconds, start = [], [], [], [], 0
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():
         state = _load(path, run)
@@ -126,7 +127,8 @@ def train(
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         generator.set_state(state["generator"])
-        losses, norms, seconds, start = state["losses"], state["norms"], state["seconds"], state["step"]
+        losses, constant, norms = state["losses"], state["constant"], state["norms"]
+        seconds, start = state["seconds"], state["step"]
         monitor.load_state(state["monitor"])
     diverged_at = -1
     if start == 0:
@@ -134,8 +136,10 @@ def train(
     for step in range(start, run.steps):
         began = time.perf_counter()
         rate = run.learning_rate * min(1.0, (step + 1) / max(1, run.warm_up))
-        loss, norm = _step(run, made, model, optimizers, _on(made.batch(run.batch, generator), device), rate, device)
+        batch = made.batch(run.batch, generator)
+        loss, norm = _step(run, made, model, optimizers, _on(batch, device), rate, device)
         losses.append(loss)
+        constant.append(made.constant_loss(batch))
         norms.append(norm)
         seconds.append(time.perf_counter() - began)
         if progress is not None:
@@ -150,8 +154,8 @@ def train(
                 diverged_at = step
                 break
         if path is not None and (step + 1) % checkpoint_every == 0:
-            _save(path, run, model, optimizers, generator, losses, norms, seconds, step + 1, monitor)
-    return _dataset(run, made, model, monitor, losses, norms, seconds, diverged_at, device)
+            _save(path, run, model, optimizers, generator, losses, constant, norms, seconds, step + 1, monitor)
+    return _dataset(run, made, model, monitor, losses, constant, norms, seconds, diverged_at, device)
 
 
 def _model(run: Run, made: Any) -> nn.Module:
@@ -167,7 +171,7 @@ def _model(run: Run, made: Any) -> nn.Module:
 
 def _optimizers(run: Run, model: nn.Module) -> list[torch.optim.Optimizer]:
     if run.optimizer == "adamw":
-        return [torch.optim.AdamW(model.parameters(), lr=run.learning_rate, weight_decay=0.0)]
+        return [torch.optim.AdamW(model.parameters(), lr=run.learning_rate, weight_decay=0.0, fused=True)]
     hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and ("blocks" in name or ".h." in name)]
     chosen = {id(p) for p in hidden}
     others = [p for p in model.parameters() if id(p) not in chosen]
@@ -213,6 +217,7 @@ def _save(
     optimizers: list[torch.optim.Optimizer],
     generator: torch.Generator,
     losses: list[float],
+    constant: list[float],
     norms: list[float],
     seconds: list[float],
     step: int,
@@ -224,6 +229,7 @@ def _save(
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "generator": generator.get_state(),
         "losses": losses,
+        "constant": constant,
         "norms": norms,
         "seconds": seconds,
         "step": step,
@@ -251,6 +257,7 @@ def _dataset(
     model: nn.Module,
     monitor: Monitor,
     losses: list[float],
+    constant: list[float],
     norms: list[float],
     seconds: list[float],
     diverged_at: int,
@@ -262,7 +269,12 @@ def _dataset(
         score = float(made.score(model, _on(made.validation(), device)))
     padded = {
         name: np.concatenate([values, np.full(run.steps - len(values), np.nan)])
-        for name, values in (("loss", losses), ("gradient_norm", norms), ("step_seconds", seconds))
+        for name, values in (
+            ("loss", losses),
+            ("constant_loss", constant),
+            ("gradient_norm", norms),
+            ("step_seconds", seconds),
+        )
     }
     for name, values in padded.items():
         result[name] = ("train_step", values)

@@ -184,7 +184,7 @@ def _resize(config: Any, width: int, heads: int | None) -> None:
 
 
 def huggingface_network(model: nn.Module, second_moment: SecondMoment = actual_second_moment) -> Network:
-    """Read a Hugging Face model as sub-layers with the variances of their own weights.
+    """Read a Hugging Face model, or its body if it has a head, as sub-layers with the variances of their own weights.
 
     Raises:
         ValueError: another family, or a part that the theory does not describe.
@@ -193,7 +193,8 @@ def huggingface_network(model: nn.Module, second_moment: SecondMoment = actual_s
     if kind not in FAMILIES:
         raise ValueError(f"model must be of a family that is read ({', '.join(sorted(FAMILIES))}), but is {kind!r}")
     family = FAMILIES[str(kind)]
-    sublayers = [sublayer for block in family.blocks(model) for sublayer in family.read(model, block, second_moment)]
+    body = getattr(model, "base_model", model)
+    sublayers = [sublayer for block in family.blocks(body) for sublayer in family.read(body, block, second_moment)]
     return Network(tuple(sublayers), sublayers_per_block=2, name=type(model).__name__)
 
 

@@ -13,6 +13,9 @@ import numpy as np
 
 from criticality.sweeps.study import Cell, Values
 
+_LOSS_WINDOW = 10
+"""Steps that one of a training's recorded ``losses`` averages."""
+
 DONE, FAILED, NOT_A_NUMBER, OUT_OF_MEMORY = "done", "failed", "nan", "memory"
 
 
@@ -110,13 +113,18 @@ def _train(cell: Cell) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     result = train(Run(**cell))
-    losses = result.loss.values
-    finite = losses[np.isfinite(losses)]
+    losses = result.loss.values[: int(result.loss.notnull().sum())]
     diverged = bool(result.diverged)
+    steps = result.sizes["train_step"]
+    windows = np.append(result.loss.values, np.full(-steps % _LOSS_WINDOW, np.nan)).reshape(-1, _LOSS_WINDOW)
     return {
         "log_apjn": float(result.log_apjn_initial),
+        "log_apjn_last": float(result.log_apjn.values[-1, 0]),
+        "losses": windows.mean(axis=1),
+        "first_gradient": float(result.gradient_norm.values[0]),
         "first_loss": float(losses[0]),
-        "last_loss": math.inf if diverged else float(np.mean(finite[-10:])),
+        "last_constant_loss": float(np.mean(result.constant_loss.values[: len(losses)][-10:])),
+        "last_loss": math.inf if diverged else float(np.mean(losses[-10:])),
         "score": -math.inf if diverged or not np.isfinite(result.score) else float(result.score),
         "diverged": float(diverged),
         "largest_gradient": float(np.nanmax(np.append(result.gradient_norm.values, 0.0))),
