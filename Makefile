@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint benchmarks clean
+.PHONY: demo test lint docs figures benchmarks clean
 
 # The main job: theory over measurement for LayerNorm, DyT and Derf, on two photographs (about five minutes).
 demo: .venv/ready
@@ -16,6 +16,16 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The site, offline, into build/site: warnings are errors, every notebook is executed (about two minutes).
+docs: .venv/ready
+	$(BIN)/sphinx-build -W --keep-going -b html -j 2 docs build/site
+	@echo "open build/site/index.html"
+
+# The article's figures from stored results, and a check that random parts of these are computed to the same values.
+figures: .venv/ready
+	$(BIN)/python examples/paper/paper.py
+	$(BIN)/python examples/paper/paper.py --check 12
 
 benchmarks: .venv/ready
 	for file in apjn_profile theory_cost normalizers phase_maps monitor sweeps; do $(BIN)/python benchmarks/$$file.py; done

@@ -3,19 +3,19 @@
 A profile is an ``xarray.Dataset`` over the dimension ``block``: the position of each point of the residual stream in
 blocks (``0`` is the input of the first block, ``depth`` the output of the last, halves are between attention and MLP).
 
-====================  =======================================================================================
-variable              meaning
-====================  =======================================================================================
-``log_apjn``          natural log of the averaged partial Jacobian norm ``J(l -> L)`` from here to the last point
-``log_apjn_se``       its standard error (measurement only; nan where one sample leaves it unknown)
+======================  =======================================================================================
+variable                meaning
+======================  =======================================================================================
+``log_apjn``            natural log of the averaged partial Jacobian norm ``J(l -> L)`` from here to the last point
+``log_apjn_se``         its standard error (measurement only; nan where one sample leaves it unknown)
 ``log_susceptibility``  ``log J(l -> L) - log J(l+1 -> L)``, from here to the next point; nan at the last
-``q``, ``q_se``       mean over tokens of ``|x_a|^2 / width``
-``p``                 mean over pairs of different tokens of ``x_a . x_b / width``; nan for one token
-``correlation``       mean over such pairs of the cosine of ``x_a`` and ``x_b``; nan for one token
-``correlation_se``    its standard error (measurement of an ensemble only)
-``kernel``            optional, ``(block, token, other_token)``
-``backward_kernel``   optional, likewise, divided by ``J``
-====================  =======================================================================================
+``q``, ``q_se``         mean over tokens of ``|x_a|^2 / width``
+``p``                   mean over pairs of different tokens of ``x_a . x_b / width``; nan for one token
+``correlation``         mean over such pairs of the cosine of ``x_a`` and ``x_b``; nan for one token
+``correlation_se``      its standard error (measurement of an ensemble only)
+``kernel``              optional, ``(block, token, other_token)``
+``backward_kernel``     optional, likewise, divided by ``J``
+======================  =======================================================================================
 
 Attributes: ``source`` (``theory`` or ``measurement``), ``schema`` (version) and what made it.  Datasets may carry
 further dimensions in front (``case``).

@@ -110,7 +110,7 @@ def phases(
 ) -> None:
     """Map the phases of plain MLPs, or log J(0 -> L) of residual nets and transformers.
 
-    mlp: log chi after --depth layers and the correlation length 1/|log chi|, with the critical line chi = 1, traced by root
+    mlp: log chi after --depth layers and the correlation length 1/abs(log chi), with the critical line chi = 1, traced by root
     finding. resnet: x <- s x + lambda W phi(alpha x). transformer: pre-norm blocks of attention and GELU MLP with fan-in
     weights, 197 tokens of correlation 0.3. --out DIR gets phases.json, phases.png and phases.svg. Nothing here is
     random: --seed changes nothing.

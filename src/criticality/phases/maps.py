@@ -261,11 +261,13 @@ def fixed_point_of(
         raise ValueError(
             f"weight_variance={weight_variance!r} must leave a finite variance, but it grows without bound"
         )
+    at_zero = weight_variance * alpha**2 * float(function.derivative(np.zeros(1))[0]) ** 2
+    if bias_variance == 0 and at_zero <= 1 and next_variance(q) < q < 0.1:
+        q = 0.0  # on the critical line the signal dies out as 1/depth, which no iteration reaches
     if q > 1e-9 and abs(next_variance(q) - q) > 1e-14 * q:
         q = float(np.exp(fixed_point(lambda y: np.log(next_variance(float(np.exp(y)))), math.log(q), xtol=1e-14)))
     if q <= 1e-9 and bias_variance == 0:
-        chi = weight_variance * alpha**2 * float(function.derivative(np.zeros(1))[0]) ** 2
-        return FixedPoint(0.0, chi, 1.0, *(_length(chi),) * 3)
+        return FixedPoint(0.0, at_zero, 1.0, *(_length(at_zero),) * 3)
     chi = weight_variance * float(pointwise.D(q))
     h = 1e-4
     slope = (next_variance(q * (1 + h)) - next_variance(q * (1 - h))) / (2 * h * q)
@@ -275,7 +277,7 @@ def fixed_point_of(
         def next_correlation(r: float) -> float:
             return (weight_variance * float(pointwise.C(q, q, r)) + bias_variance) / q
 
-        rho = float(brentq(lambda r: next_correlation(r) - r, -1.0, 1 - 1e-9, xtol=1e-14))
+        rho = float(brentq(lambda r: next_correlation(r) - r, -1 + 1e-9, 1 - 1e-9, xtol=1e-14))
         rho_slope = weight_variance * float(pointwise.Cd(q, q, rho))
     return FixedPoint(q, chi, rho, _length(slope), _length(rho_slope), _length(chi))
 

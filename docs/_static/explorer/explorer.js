@@ -1,0 +1,196 @@
+/* Interactive figures: sliders over the library's own tables. Every value shown is an entry of a table; nothing is computed here
+   but which entry to show. */
+"use strict";
+
+const COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"];
+const DASHES = ["solid", "dash", "dot", "dashdot"];
+const NORM_NAMES = { ln: "LayerNorm", dyt: "DyT", derf: "Derf" };
+const CLASS_NAMES = { power: "power law", stretched: "stretched exponential", exponential: "exponential" };
+
+/** The entries of an array where all axes but `along` are at `place`. */
+function slice(table, name, place, along) {
+  const { over, values } = table.arrays[name];
+  const sizes = over.map((axis) => table.axes[axis].length);
+  const strides = sizes.map((_, i) => sizes.slice(i + 1).reduce((a, b) => a * b, 1));
+  const start = over.reduce((sum, axis, i) => sum + (axis === along ? 0 : place[axis] * strides[i]), 0);
+  if (along === undefined) return values[start];
+  const i = over.indexOf(along);
+  return table.axes[along].map((_, k) => values[start + k * strides[i]]);
+}
+
+function nearest(values, wanted) {
+  return values.reduce((best, value, i) => (Math.abs(value - wanted) < Math.abs(values[best] - wanted) ? i : best), 0);
+}
+
+function shown(value, digits = 3) {
+  if (value === null || value === undefined) return "infinite";
+  return Number(value.toPrecision(digits)).toString();
+}
+
+function colours() {
+  const style = getComputedStyle(document.body);
+  return {
+    text: style.getPropertyValue("--color-foreground-primary").trim() || "#000",
+    line: style.getPropertyValue("--color-background-border").trim() || "#ddd",
+  };
+}
+
+function layout(x, y, more = {}) {
+  const { text, line } = colours();
+  const axis = { gridcolor: line, linecolor: text, zeroline: false, fixedrange: true };
+  return {
+    margin: { l: 58, r: 12, t: 30, b: 48 },
+    height: 320,
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    font: { color: text, size: 13 },
+    showlegend: true,
+    legend: { orientation: "h", x: 0, y: 1.14, font: { size: 12 } },
+    xaxis: { ...axis, title: { text: x }, ...more.xaxis },
+    yaxis: { ...axis, title: { text: y }, ...more.yaxis },
+    shapes: more.shapes || [],
+  };
+}
+
+const OPTIONS = { displayModeBar: false, responsive: true };
+
+function upright(x, xref = "x") {
+  return { type: "line", xref, yref: "paper", x0: x, x1: x, y0: 0, y1: 1, line: { color: colours().text, width: 1, dash: "dot" } };
+}
+
+const FIGURES = {
+  residual: {
+    controls: [
+      { axis: "alpha", label: "α of DyT and Derf", start: 1 },
+      { axis: "sigma_w", label: "σ_w, deviation of the weights", start: 1 },
+      { axis: "depth", label: "depth L", start: 64 },
+      { axis: "rho0", label: "ρ₀, correlation of the two inputs", start: 0.6 },
+    ],
+    draw(table, place, plots) {
+      const depths = table.axes.depth;
+      const norms = table.axes.norm;
+      const depth = depths[place.depth];
+      const traces = (name) =>
+        norms.map((norm, i) => ({
+          x: depths.slice(1),
+          y: slice(table, name, { ...place, norm: i }, "depth").slice(1),
+          name: NORM_NAMES[norm],
+          mode: "lines",
+          line: { color: COLOURS[i], dash: DASHES[i], width: 2.2 },
+        }));
+      const log = { type: "log", tickvals: [1, 4, 16, 64, 256, 1024] };
+      const line = [upright(depth)];
+      Plotly.react(plots[0], traces("log_apjn"), layout("layer l", "log J(0 → l)", { xaxis: log, yaxis: { rangemode: "tozero" }, shapes: line }), OPTIONS);
+      Plotly.react(plots[1], traces("rho"), layout("layer l", "correlation ρ_l", { xaxis: log, yaxis: { range: [-0.03, 1.03] }, shapes: line }), OPTIONS);
+      return norms.map((norm, i) => {
+        const at = { ...place, norm: i };
+        const kind = slice(table, "class_name", at);
+        const exponent = slice(table, "exponent", at);
+        const asymptote = kind === "power" ? `J ~ L^${shown(exponent, 2)}` : `log J ~ L^${shown(exponent, 2)}`;
+        const crossover = slice(table, "crossover_depth", at);
+        const from = crossover === null ? "" : ` from depth ${shown(crossover, 2)} on`;
+        return [
+          NORM_NAMES[norm],
+          `log J(0 → ${depth}) = ${shown(slice(table, "log_apjn", at), 4)}, variance ${shown(slice(table, "q", at), 3)}, correlation ` +
+            `${shown(slice(table, "rho", at), 3)}; ${CLASS_NAMES[kind]}, ${asymptote}${from}`,
+        ];
+      });
+    },
+  },
+  mlp: {
+    controls: [
+      { axis: "sigma_w", label: "σ_w, deviation of the weights", start: 1.4 },
+      { axis: "sigma_b", label: "σ_b, deviation of the biases", start: 0.3 },
+      { axis: "depth", label: "depth L", start: 20 },
+      { axis: "rho0", label: "ρ₀, correlation of the two inputs", start: 0.6 },
+    ],
+    draw(table, place, plots) {
+      const { sigma_w: weights, sigma_b: biases, depth: depths, rho0: correlations } = table.axes;
+      const depth = depths[place.depth];
+      const chi = biases.map((_, b) => slice(table, "chi", { ...place, sigma_b: b }, "sigma_w").map(Math.log));
+      const { text } = colours();
+      Plotly.react(
+        plots[0],
+        [
+          { type: "heatmap", x: weights, y: biases, z: chi, zmin: -1, zmax: 1, colorscale: [[0, "#542788"], [0.5, "#f7f7f7"], [1, "#b35806"]], colorbar: { title: { text: "log χ" }, thickness: 10 }, hoverinfo: "skip" },
+          { x: slice(table, "line", place, "sigma_b"), y: biases, mode: "lines", line: { color: "#000", width: 2.2 }, name: "critical line" },
+          { x: [weights[place.sigma_w]], y: [biases[place.sigma_b]], mode: "markers", marker: { size: 13, color: "#fff", line: { color: "#000", width: 2 } }, name: "here" },
+        ],
+        layout("σ_w", "σ_b", { xaxis: { range: [0.55, 2.65] }, yaxis: { range: [-0.025, 0.525] } }),
+        OPTIONS,
+      );
+      const rho = correlations.map((value, i) => ({
+        x: depths,
+        y: slice(table, "rho", { ...place, rho0: i }, "depth"),
+        name: `ρ₀ = ${value}`,
+        mode: "lines",
+        line: { color: COLOURS[i], dash: DASHES[i], width: i === place.rho0 ? 3.5 : 1.2 },
+      }));
+      const apjn = { x: depths, y: slice(table, "log_apjn", place, "depth"), name: "log J(0 → l)", mode: "lines", line: { color: COLOURS[0], width: 2.2 }, showlegend: false };
+      Plotly.react(plots[1], rho, layout("layer l", "correlation ρ_l", { yaxis: { range: [-0.03, 1.03] }, shapes: [upright(depth)] }), OPTIONS);
+      Plotly.react(plots[2], [apjn], layout("layer l", "log J(0 → l)", { shapes: [upright(depth)] }), OPTIONS);
+      const at = slice(table, "chi", place);
+      const phase = Math.abs(at - 1) < 0.005 ? "critical, to the table's resolution" : at < 1 ? "ordered" : "chaotic";
+      return [
+        ["Phase", `${phase}: χ = ${shown(at, 4)}; gradients change by a factor of e in ${shown(slice(table, "gradient_length", place), 3)} layers`],
+        [
+          `At layer ${depth}`,
+          `log J(0 → ${depth}) = ${shown(slice(table, "log_apjn", place), 4)}, variance ${shown(slice(table, "q", place), 3)}, correlation ${shown(slice(table, "rho", place), 3)}, ` +
+            `which goes to ${shown(slice(table, "fixed_rho", place), 3)}`,
+        ],
+      ];
+    },
+  },
+};
+
+function build(root) {
+  const name = root.dataset.explorer;
+  const figure = FIGURES[name];
+  const table = window.criticalityTables[name];
+  const place = {};
+  const form = root.querySelector(".explorer-controls");
+  const plots = [...root.querySelectorAll(".explorer-plot")];
+  const readout = root.querySelector(".explorer-readout");
+
+  const draw = () => {
+    const rows = figure.draw(table, place, plots);
+    readout.replaceChildren(
+      ...rows.map(([label, text]) => {
+        const row = document.createElement("p");
+        const strong = document.createElement("strong");
+        strong.textContent = `${label}: `;
+        row.append(strong, text);
+        return row;
+      }),
+    );
+    plots.forEach((plot) => plot.setAttribute("aria-label", `${plot.dataset.what}. ${readout.textContent}`));
+  };
+
+  for (const { axis, label, start } of figure.controls) {
+    const values = table.axes[axis];
+    place[axis] = nearest(values, start);
+    const row = document.createElement("label");
+    const text = document.createElement("span");
+    const input = document.createElement("input");
+    const output = document.createElement("output");
+    text.textContent = label;
+    Object.assign(input, { type: "range", min: 0, max: values.length - 1, step: 1, value: place[axis], name: axis });
+    const tell = () => {
+      output.textContent = shown(values[place[axis]], 3);
+      input.setAttribute("aria-valuetext", output.textContent);
+    };
+    input.addEventListener("input", () => {
+      place[axis] = Number(input.value);
+      tell();
+      draw();
+    });
+    tell();
+    row.append(text, input, output);
+    form.append(row);
+  }
+  root.classList.add("explorer-live");
+  draw();
+  new MutationObserver(draw).observe(document.body, { attributes: true, attributeFilter: ["data-theme"] });
+}
+
+document.addEventListener("DOMContentLoaded", () => document.querySelectorAll(".explorer").forEach(build));
