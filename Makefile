@@ -10,7 +10,7 @@ demo: .venv/ready
 	@echo "open demo/report.html"
 
 test: .venv/ready
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadgroup
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -19,7 +19,7 @@ lint: .venv/ready
 
 # The site, offline, into build/site: warnings are errors, every notebook is executed (about two minutes).
 docs: .venv/ready
-	$(BIN)/sphinx-build -W --keep-going -b html -j 2 docs build/site
+	$(BIN)/sphinx-build -W --keep-going -b html docs build/site
 	@echo "open build/site/index.html"
 
 # The article's figures from stored results, and a check that random parts of these are computed to the same values.

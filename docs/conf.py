@@ -26,6 +26,7 @@ extensions = [
     "sphinx_copybutton",
     "verdicts",
     "explorers",
+    "accessibility",
 ]
 exclude_patterns = ["_build", "_ext", "data", "claims/data", "jupyter_execute"]
 source_suffix = {".md": "myst-nb", ".rst": "restructuredtext"}

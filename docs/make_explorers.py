@@ -28,7 +28,7 @@ DIGITS = 5
 def rounded(values: np.ndarray) -> list[Any]:
     """Flat, with ``DIGITS`` significant digits; ``None`` for what is not finite."""
     flat = values.ravel().tolist()
-    if values.dtype.kind in "US":
+    if values.dtype.kind in "USi":
         return flat
     return [float(f"{value:.{DIGITS}g}") if np.isfinite(value) else None for value in flat]
 

@@ -1,4 +1,4 @@
-"""``{explorer} NAME``: an interactive figure over a table of ``docs/make_explorers.py``, with a still picture without JavaScript."""
+"""``{explorer} NAME``: an interactive figure over a table of ``docs/make_explorers.py``; without JavaScript, a picture."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ class Explorer(SphinxDirective):
     """Argument: the table. Options: ``still``, a picture; ``alt``, what it shows."""
 
     required_arguments = 1
-    option_spec: ClassVar[dict[str, Any]] = {"still": directives.unchanged_required, "alt": directives.unchanged_required}
+    option_spec: ClassVar[dict[str, Any]] = {
+        "still": directives.unchanged_required,
+        "alt": directives.unchanged_required,
+    }
     has_content = False
 
     def run(self) -> list[nodes.Node]:

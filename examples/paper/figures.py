@@ -104,7 +104,14 @@ def draw_phases(curves: Sequence[Curve]) -> Figure:
         axes = figure.subplots(1, 4, width_ratios=(1.7, 1, 1, 1))
         table = np.array([v["log_chi"] for _, v in rows])
         image = axes[0].pcolormesh(
-            PHASE_SIGMA_W, [b for b, _ in rows], table, cmap="PuOr_r", vmin=-1, vmax=1, shading="nearest", rasterized=True
+            PHASE_SIGMA_W,
+            [b for b, _ in rows],
+            table,
+            cmap="PuOr_r",
+            vmin=-1,
+            vmax=1,
+            shading="nearest",
+            rasterized=True,
         )
         axes[0].plot([v["line"] for _, v in rows], [b for b, _ in rows], color="black", lw=1.8)
         axes[0].text(0.03, 0.9, "ordered", transform=axes[0].transAxes, color="white")
@@ -115,7 +122,9 @@ def draw_phases(curves: Sequence[Curve]) -> Figure:
             mine = [(s, v) for s, v in curves if "rho" in s and s["sigma_w"] == sigma_w]
             for style, (_, values) in enumerate(mine):
                 panel.plot(values["rho"], color=COLOURS[style], dashes=DASHES[style], lw=1.5)
-            panel.set(xlabel="layer $l$", ylim=(-0.03, 1.03), title=rf"{name}, $\sigma_w = {mine[0][1]['sigma_w']:.2f}$")
+            panel.set(
+                xlabel="layer $l$", ylim=(-0.03, 1.03), title=rf"{name}, $\sigma_w = {mine[0][1]['sigma_w']:.2f}$"
+            )
             panel.title.set_fontsize(10)
             axes[0].plot([mine[0][1]["sigma_w"]], [PHASE_SIGMA_B], marker="o", ms=6, mfc="white", color="black")
         axes[1].set_ylabel(r"correlation $\rho_l$ of two inputs")
@@ -143,12 +152,16 @@ def draw_alpha(curves: Sequence[Curve]) -> Figure:
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(9.0, 3.6), layout="constrained")
         left, right = figure.subplots(1, 2)
-        image = left.pcolormesh(ALPHA_DEPTHS, alphas, exponent, cmap="cividis", shading="nearest", rasterized=True, vmin=0.4)
+        image = left.pcolormesh(
+            ALPHA_DEPTHS, alphas, exponent, cmap="cividis", shading="nearest", rasterized=True, vmin=0.4
+        )
         lines = left.contour(ALPHA_DEPTHS, alphas, exponent, levels=[0.55, 0.75], colors="white", linewidths=1.2)
         left.clabel(lines, fmt="%.2f", fontsize=8)
         figure.colorbar(image, ax=left, label=r"$\mathrm{d}\log\log J\,/\,\mathrm{d}\log L$")
         scale = LogNorm(vmin=0.1, vmax=float(log_apjn.max()))
-        image = right.pcolormesh(ALPHA_DEPTHS, alphas, log_apjn, cmap="cividis", norm=scale, shading="nearest", rasterized=True)
+        image = right.pcolormesh(
+            ALPHA_DEPTHS, alphas, log_apjn, cmap="cividis", norm=scale, shading="nearest", rasterized=True
+        )
         right.contour(ALPHA_DEPTHS, alphas, log_apjn - layer_norm, levels=[0.0], colors="white", linewidths=2)
         right.set_title(r"white: the $\alpha$ that amplifies as LayerNorm does", fontsize=9)
         left.set_title("1: exponential; 1/2: stretched exponential", fontsize=9)

@@ -1,8 +1,8 @@
 """The article's figures: drawn from stored results, computed anew, or a random part of them checked.
 
-    python examples/paper/paper.py                       draw every figure from stored results
-    python examples/paper/paper.py growth --recompute    compute one anew, store it, draw it
-    python examples/paper/paper.py --check 6             compute six random curves anew and compare
+python examples/paper/paper.py                       draw every figure from stored results
+python examples/paper/paper.py growth --recompute    compute one anew, store it, draw it
+python examples/paper/paper.py --check 6             compute six random curves anew and compare
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def differences(curve: dict[str, Any], name: str, seed: int) -> float:
 @click.option("--recompute", is_flag=True, help="Compute what is drawn instead of reading it.")
 @click.option("--check", type=click.IntRange(min=1), help="Compute so many random curves and compare; draw nothing.")
 @click.option("--seed", default=0, show_default=True, help="Of what is random; with --check, also of the choice.")
-@click.option("--out", type=click.Path(path_type=Path), default=ROOT / "docs" / "figures" / "article", show_default=True)
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=ROOT / "docs" / "figures" / "article", show_default=True
+)
 def main(names: tuple[str, ...], recompute: bool, check: int | None, seed: int, out: Path) -> None:
     """Draw the article's figures NAMES [default: all]."""
     known = [*FIGURES, *CLAIMS]

@@ -27,6 +27,16 @@ function shown(value, digits = 3) {
   return Number(value.toPrecision(digits)).toString();
 }
 
+/** Nodes of a label in which `_x` is a subscript. */
+function withSubscripts(label) {
+  return label.split(/_(\w)/).map((part, i) => {
+    if (i % 2 === 0) return part;
+    const sub = document.createElement("sub");
+    sub.textContent = part;
+    return sub;
+  });
+}
+
 function colours() {
   const style = getComputedStyle(document.body);
   return {
@@ -39,13 +49,13 @@ function layout(x, y, more = {}) {
   const { text, line } = colours();
   const axis = { gridcolor: line, linecolor: text, zeroline: false, fixedrange: true };
   return {
-    margin: { l: 58, r: 12, t: 30, b: 48 },
+    margin: { l: 58, r: 12, t: 52, b: 48 },
     height: 320,
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     font: { color: text, size: 13 },
     showlegend: true,
-    legend: { orientation: "h", x: 0, y: 1.14, font: { size: 12 } },
+    legend: { orientation: "h", x: 0, y: 1.04, yanchor: "bottom", font: { size: 12 } },
     xaxis: { ...axis, title: { text: x }, ...more.xaxis },
     yaxis: { ...axis, title: { text: y }, ...more.yaxis },
     shapes: more.shapes || [],
@@ -81,7 +91,7 @@ const FIGURES = {
       const log = { type: "log", tickvals: [1, 4, 16, 64, 256, 1024] };
       const line = [upright(depth)];
       Plotly.react(plots[0], traces("log_apjn"), layout("layer l", "log J(0 → l)", { xaxis: log, yaxis: { rangemode: "tozero" }, shapes: line }), OPTIONS);
-      Plotly.react(plots[1], traces("rho"), layout("layer l", "correlation ρ_l", { xaxis: log, yaxis: { range: [-0.03, 1.03] }, shapes: line }), OPTIONS);
+      Plotly.react(plots[1], traces("rho"), layout("layer l", "correlation ρ<sub>l</sub>", { xaxis: log, yaxis: { range: [-0.03, 1.03] }, shapes: line }), OPTIONS);
       return norms.map((norm, i) => {
         const at = { ...place, norm: i };
         const kind = slice(table, "class_name", at);
@@ -116,7 +126,7 @@ const FIGURES = {
           { x: slice(table, "line", place, "sigma_b"), y: biases, mode: "lines", line: { color: "#000", width: 2.2 }, name: "critical line" },
           { x: [weights[place.sigma_w]], y: [biases[place.sigma_b]], mode: "markers", marker: { size: 13, color: "#fff", line: { color: "#000", width: 2 } }, name: "here" },
         ],
-        layout("σ_w", "σ_b", { xaxis: { range: [0.55, 2.65] }, yaxis: { range: [-0.025, 0.525] } }),
+        layout("σ<sub>w</sub>", "σ<sub>b</sub>", { xaxis: { range: [0.55, 2.65] }, yaxis: { range: [-0.025, 0.525] } }),
         OPTIONS,
       );
       const rho = correlations.map((value, i) => ({
@@ -127,7 +137,7 @@ const FIGURES = {
         line: { color: COLOURS[i], dash: DASHES[i], width: i === place.rho0 ? 3.5 : 1.2 },
       }));
       const apjn = { x: depths, y: slice(table, "log_apjn", place, "depth"), name: "log J(0 → l)", mode: "lines", line: { color: COLOURS[0], width: 2.2 }, showlegend: false };
-      Plotly.react(plots[1], rho, layout("layer l", "correlation ρ_l", { yaxis: { range: [-0.03, 1.03] }, shapes: [upright(depth)] }), OPTIONS);
+      Plotly.react(plots[1], rho, layout("layer l", "correlation ρ<sub>l</sub>", { yaxis: { range: [-0.03, 1.03] }, shapes: [upright(depth)] }), OPTIONS);
       Plotly.react(plots[2], [apjn], layout("layer l", "log J(0 → l)", { shapes: [upright(depth)] }), OPTIONS);
       const at = slice(table, "chi", place);
       const phase = Math.abs(at - 1) < 0.005 ? "critical, to the table's resolution" : at < 1 ? "ordered" : "chaotic";
@@ -173,7 +183,7 @@ function build(root) {
     const text = document.createElement("span");
     const input = document.createElement("input");
     const output = document.createElement("output");
-    text.textContent = label;
+    text.append(...withSubscripts(label));
     Object.assign(input, { type: "range", min: 0, max: values.length - 1, step: 1, value: place[axis], name: axis });
     const tell = () => {
       output.textContent = shown(values[place[axis]], 3);
@@ -185,7 +195,7 @@ function build(root) {
       draw();
     });
     tell();
-    row.append(text, input, output);
+    row.append(text, output, input);
     form.append(row);
   }
   root.classList.add("explorer-live");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -38,11 +39,11 @@ def claims_page(records: Sequence[Mapping[str, Any]], figures: str, made_by: str
         "| Claim | Verdict |",
         "|---|---|",
     ]
-    lines += [f"| [{record['statement']}](#{record['key']}) | **{record['verdict']}** |" for record in records]
+    lines += [
+        f"| [{record['statement']}](#{_anchor(record['statement'])}) | **{record['verdict']}** |" for record in records
+    ]
     for record in records:
         lines += [
-            "",
-            f'<a id="{record["key"]}"></a>',
             "",
             f"## {record['statement']}",
             "",
@@ -55,6 +56,11 @@ def claims_page(records: Sequence[Mapping[str, Any]], figures: str, made_by: str
         if claim_figure(record["key"], record["data"]) is not None:
             lines += ["", f"![{record['statement']}]({figures}/{record['key']}.png)"]
     return "\n".join(lines) + "\n"
+
+
+def _anchor(heading: str) -> str:
+    """As GitHub and MyST name a heading: lower case, punctuation left out, spaces as hyphens."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def _line(axes: Axes, x: Any, y: Any, style: int, label: str) -> None:

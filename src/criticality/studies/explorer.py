@@ -92,8 +92,9 @@ def mlp_explorer(
     """``x <- W phi(x) + b`` from ``q = 1``, and its fixed point.
 
     Returns:
-        ``log_apjn`` and ``q`` over ``(sigma_w, sigma_b, depth)``, ``rho`` over ``(sigma_w, sigma_b, rho0, depth)``, and of the fixed
-        point ``chi``, ``fixed_rho`` and ``gradient_length`` (layers; infinite on the critical line) over ``(sigma_w, sigma_b)``.
+        ``log_apjn`` and ``q`` over ``(sigma_w, sigma_b, depth)``, ``rho`` over ``(sigma_w, sigma_b, rho0, depth)``, and of the
+        fixed point ``chi``, ``fixed_rho`` and ``gradient_length`` (layers; infinite on the critical line) over
+        ``(sigma_w, sigma_b)``.
     """
     phi = get_function(function)
     sigma_w, sigma_b = np.array(sigmas_w)[:, None, None], np.array(sigmas_b)[None, :, None]

@@ -1,0 +1,124 @@
+"""The site: built with warnings as errors, and looked at in a browser that cannot reach the network."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    """Every notebook is executed."""
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(ROOT / "docs"), str(out)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr[-3000:]
+    return out
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if CHROMIUM is None:
+        pytest.skip("needs Debian's chromium: apt install chromium")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def opened(context, path):
+    """The page, its errors and what it asked of the network."""
+    page, errors, requests = context.new_page(), [], []
+    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda r: requests.append(r.url) if not r.url.startswith(("file:", "data:", "blob:")) else None)
+    page.goto(path.as_uri())
+    page.wait_for_load_state("load")
+    page.wait_for_function("!window.MathJax || !MathJax.startup || MathJax.startup.promise.then(() => true)")
+    return page, errors, requests
+
+
+def test_pages_are_accessible_and_stay_on_the_machine(site, browser):
+    from axe_playwright_python.sync_playwright import Axe
+
+    pages = [p for p in sorted(site.rglob("*.html")) if not {"_static", "_modules"} & set(p.relative_to(site).parts)]
+    assert {"index.html", "article.html", "tutorial.html", "api.html", "cli.html"} <= {p.name for p in pages}
+    found = {}
+    for size in (DESKTOP, PHONE):
+        context = browser.new_context(viewport=size)
+        for path in pages if size is DESKTOP else [site / "article.html", site / "tutorial.html", site / "index.html"]:
+            page, errors, requests = opened(context, path)
+            wide = page.evaluate("document.scrollingElement.scrollWidth - window.innerWidth")
+            problems = [f"console: {error}" for error in errors] + [f"request: {url}" for url in requests]
+            problems += [f"{wide} pixels wider than the window"] if wide > 0 else []
+            report = Axe().run(page, options={"resultTypes": ["violations"], "preload": False}).response
+            problems += [
+                f"axe: {v['id']}: {v['nodes'][0]['html'][:200]}"
+                for v in report["violations"]
+                if v["impact"] in ("serious", "critical")
+            ]
+            if problems:
+                found[f"{path.relative_to(site)} at {size['width']}"] = problems
+            page.close()
+        context.close()
+    assert not found, json.dumps(found, indent=1)
+
+
+def test_sliders_show_what_the_library_computes(site, browser):
+    """By keyboard; the value on the page against the recursion itself."""
+    from criticality.phases import ResidualStep, amplification
+    from criticality.theory import make_norm
+
+    page, errors, _ = opened(browser.new_context(viewport=DESKTOP), site / "article.html")
+    figure = page.locator('.explorer[data-explorer="residual"]')
+    alpha, sigma_w = figure.locator('input[name="alpha"]'), figure.locator('input[name="sigma_w"]')
+    readout = figure.locator(".explorer-readout")
+    before = readout.inner_text()
+    alpha.focus()
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")  # from 1 to 2
+    sigma_w.focus()
+    page.keyboard.press("ArrowLeft")  # from 1 to 2^-1/2
+    assert alpha.get_attribute("aria-valuetext") == "2"
+    assert readout.inner_text() != before
+    for name, norm, value in (("DyT", "dyt", 2.0), ("Derf", "derf", 2.0), ("LayerNorm", "ln", None)):
+        line = next(text for text in readout.inner_text().splitlines() if text.startswith(f"{name}:"))
+        shown = float(line.split("log J(0 → 64) = ")[1].split(",")[0])
+        expected = amplification(ResidualStep(make_norm(norm, value), 0.5), [64])[0]
+        assert shown == pytest.approx(expected, rel=1e-3)
+        drawn = figure.locator(".explorer-plot").first.evaluate(
+            "(plot, name) => { const t = plot.data.find((t) => t.name === name); return t.y[t.x.indexOf(64)]; }", name
+        )
+        assert drawn == pytest.approx(expected, rel=1e-4)
+    assert figure.locator(".explorer-still").is_hidden()
+    assert not errors
+
+
+def test_the_phase_diagram_tells_ordered_from_chaotic(site, browser):
+    page, errors, _ = opened(browser.new_context(viewport=PHONE), site / "article.html")
+    figure = page.locator('.explorer[data-explorer="mlp"]')
+    readout, weights = figure.locator(".explorer-readout"), figure.locator('input[name="sigma_w"]')
+    weights.fill("0")
+    assert "ordered" in readout.inner_text()
+    weights.fill("20")
+    assert "chaotic" in readout.inner_text()
+    assert not errors
+
+
+def test_without_javascript_a_picture_stays(site, browser):
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto((site / "article.html").as_uri())
+    for name in ("residual", "mlp"):
+        figure = page.locator(f'.explorer[data-explorer="{name}"]')
+        assert figure.locator(".explorer-still").is_visible()
+        assert figure.locator(".explorer-controls").is_hidden()
