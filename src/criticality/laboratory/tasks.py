@@ -87,7 +87,7 @@ def _vit(depth: int, width: int) -> nn.Module:
         global_pool="avg",
     )
     initialize(model.blocks, "fan-in")  # type: ignore[arg-type]
-    nn.init.normal_(model.pos_embed)  # as large as the patches: with timm's 0.02 the places must be learned first
+    nn.init.normal_(model.pos_embed)  # type: ignore[arg-type]  # as large as the patches: with timm's 0.02 the places must be learned first
     return model
 
 

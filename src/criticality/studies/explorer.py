@@ -7,6 +7,7 @@ Both are the recursion of one layer ``x <- s x + W phi(alpha x) + b`` for two in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -56,10 +57,7 @@ def residual_explorer(
         q0 = np.ones((alpha.size, sigma.size, 1))
         found.append(_recursion(moments, 1.0, sigma[..., None] ** 2, 0.0, q0, np.array(correlations), depths))
     classes = [
-        [
-            [_class(name, float(a), float(s)) for s in sigmas_w]
-            for a in (alphas if name != "ln" else alphas[:1] * len(alphas))
-        ]
+        [[_class(name, 1.0 if name == "ln" else float(a), float(s)) for s in sigmas_w] for a in alphas]
         for name in norms
     ]
     over = ("norm", "alpha", "sigma_w")
@@ -165,6 +163,7 @@ def _recursion(
     )
 
 
+@cache
 def _class(norm: str, alpha: float, sigma_w: float) -> tuple[str, float, float]:
     found = classify(ResidualStep(make_norm(norm, None if norm == "ln" else alpha), sigma_w**2))
     return found.kind, found.exponent, found.crossover_depth
