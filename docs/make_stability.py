@@ -1,129 +1,307 @@
-"""Write studies/stability.md from the store of the study: ``python docs/make_stability.py STORE.zarr``.
+"""Write studies/stability.md and its figures from the kept studies: ``python docs/make_stability.py [FOLDER]``.
 
-The store is made by ``criticality sweep run docs/studies/stability.yaml``.
+With FOLDER, which holds NAME.zarr of ``criticality sweep run docs/studies/NAME.yaml --out FOLDER/NAME.zarr``, what is kept is
+taken from there first.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+import criticality.studies
 from criticality import __version__
-from criticality.reports.figures import COLOURS, MARKERS, STYLE, save_figure
+from criticality.reports.figures import COLOURS, DASHES, MARKERS, STYLE, save_figure
 from criticality.schema import write_dataset
-from criticality.studies.stability import Choice, choices, correlation
+from criticality.studies.stability import (
+    KEPT,
+    MARGIN,
+    Choice,
+    Estimate,
+    choices,
+    correlation,
+    difference,
+    kept_study,
+    runs_of,
+)
 from criticality.sweeps.store import Store
 
 FOLDER = Path(__file__).parent / "studies"
+DATA = Path(criticality.studies.__file__).parent / "data"
+TITLES = {
+    "stability": "ViT, AdamW",
+    "stability_warm_up": "ViT, AdamW, warm-up",
+    "stability_muon": "ViT, Muon",
+    "stability_code": "GPT, AdamW",
+}
+Quantity = Callable[[Choice], float]
+
+
+def stable(choice: Choice) -> float:
+    return float(np.log10(choice.largest_stable))
+
+
+def score(choice: Choice) -> float:
+    return choice.best_score
+
+
+def constant_alpha(choice: Choice) -> bool:
+    return choice.pointwise and "schedule" not in choice.label
+
+
+def alpha(choice: Choice) -> float:
+    return float(choice.label.split()[1])
+
+
+def shown(found: Estimate, digits: int = 2) -> str:
+    return f"{found.value:+.{digits}f} ({found.low:+.{digits}f} to {found.high:+.{digits}f})"
+
+
+def take(folder: Path) -> None:
+    DATA.mkdir(exist_ok=True)
+    for name in KEPT:
+        store = folder / f"{name}.zarr"
+        if store.exists():
+            write_dataset(Store(store).dataset(), DATA / f"{name}.nc")
+
+
+def depths_of(study: xr.Dataset) -> list[int]:
+    return sorted({int(depth) for depth in study.depth.values})
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def table_of_choices(study: xr.Dataset) -> list[str]:
+    found, depths = choices(study), depths_of(study)
+    lines = [
+        "| Choice | " + " | ".join(f"depth {depth}" for depth in depths) + " |",
+        "|---|" + "---|" * len(depths),
+    ]
+    for label in dict.fromkeys(choice.label for choice in found):
+        mine = {choice.depth: choice for choice in found if choice.label == label}
+        cells = [
+            f"{c.log_apjn:.1f}; {c.largest_stable:.1g}; {c.best_score:{'.2f' if c.best_score >= 0 else '.3f'}}; {c.sensitivity:.2f}"
+            if (c := mine.get(depth)) is not None
+            else ""
+            for depth in depths
+        ]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def table_of_correlations(
+    studies: dict[str, xr.Dataset], quantity: Quantity, order: Callable | None = None
+) -> list[str]:
+    lines = ["| Study | depth | Spearman's ρ (95 per cent) | choices |", "|---|---|---|---|"]
+    for name, study in studies.items():
+        depths = depths_of(study)
+        groups: list[list[int]] = [[depth] for depth in depths] + ([depths] if len(depths) > 1 else [])
+        for group in groups:
+            kwargs = {} if order is None else {"order": order(study)}
+            found = correlation(study, quantity, keep=lambda c, g=group: c.pointwise and c.depth in g, **kwargs)
+            label = "all" if len(group) > 1 else str(group[0])
+            lines.append(f"| {TITLES[name]} | {label} | {shown(found)} | {found.choices} |")
+    return lines
+
+
+def nearness(study: xr.Dataset) -> Quantity:
+    """How near ``log J`` is to LayerNorm's at the same depth."""
+    norm = {c.depth: c.log_apjn for c in choices(study) if c.label == "ln"}
+    return lambda choice: -abs(choice.log_apjn - norm[choice.depth])
+
+
+def table_of_differences(
+    studies: dict[str, xr.Dataset], rows: Sequence[tuple[str, Callable[[Choice], bool], Callable[[Choice], bool]]]
+) -> list[str]:
+    lines = [
+        "| Comparison | Study | depth | decades of stable rate | best score |",
+        "|---|---|---|---|---|",
+    ]
+    for label, chosen, others in rows:
+        for name, study in studies.items():
+            for depth in depths_of(study):
+                kinds = [
+                    difference(
+                        study,
+                        quantity,
+                        lambda c, d=depth, f=chosen: c.depth == d and f(c),
+                        lambda c, d=depth, f=others: c.depth == d and f(c),
+                    )
+                    for quantity in (stable, score)
+                ]
+                lines.append(f"| {label} | {TITLES[name]} | {depth} | {shown(kinds[0])} | {shown(kinds[1])} |")
+    return lines
+
+
+def falls_with_alpha(studies: dict[str, xr.Dataset]) -> list[str]:
+    lines = ["| Study | depth | stable rate against α | final score against α |", "|---|---|---|---|"]
+    for name, study in studies.items():
+        for depth in depths_of(study):
+            found = [
+                correlation(study, quantity, keep=lambda c, d=depth: constant_alpha(c) and c.depth == d, order=alpha)
+                for quantity in (stable, score)
+            ]
+            lines.append(f"| {TITLES[name]} | {depth} | {shown(found[0])} | {shown(found[1])} |")
+    return lines
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
 
 
 def style(choice: Choice) -> int:
-    return {"ln": 6, "dyt": 0, "derf": 1}[choice.label.split()[0]] if "schedule" not in choice.label else 2
+    if "schedule" in choice.label:
+        return 2
+    return {"ln": 6, "dyt": 0, "derf": 1}[choice.label.split()[0]]
 
 
-def pointwise(choice: Choice) -> bool:
-    return choice.label != "ln"
+def legend(axes: Axes) -> None:
+    for i, label in ((6, "LayerNorm"), (0, "DyT"), (1, "Derf"), (2, "schedule")):
+        axes.plot([], [], marker=MARKERS[i], color=COLOURS[i], mfc="white", ls="", label=label)
+    axes.legend(fontsize=8)
+
+
+def draw_overview(study: xr.Dataset) -> Figure:
+    """Stable rate and score against ``log J``, a column for each depth."""
+    found, depths = choices(study), depths_of(study)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.0, 5.2), layout="constrained")
+        rows = figure.subplots(2, len(depths), sharey="row", sharex="col", squeeze=False)
+        for column, depth in enumerate(depths):
+            for c in (c for c in found if c.depth == depth):
+                i = style(c)
+                marks = {"marker": MARKERS[i], "color": COLOURS[i], "mfc": "white", "ls": "", "ms": 6}
+                rows[0][column].plot([c.log_apjn], [c.largest_stable], **marks)
+                rows[1][column].plot([c.log_apjn], [c.best_score], **marks)
+                if constant_alpha(c):
+                    rows[0][column].annotate(
+                        f"{alpha(c):g}",
+                        (c.log_apjn, c.largest_stable),
+                        fontsize=6.5,
+                        xytext=(4, 3),
+                        textcoords="offset points",
+                    )
+            rows[0][column].set(yscale="log", title=f"depth {depth}")
+            rows[1][column].set(xlabel=r"$\log\,J(0 \to L)$ at initialization")
+        rows[0][0].set_ylabel("largest stable learning rate")
+        rows[1][0].set_ylabel("best score")
+        legend(rows[0][-1])
+    return figure
+
+
+def draw_rates(study: xr.Dataset) -> Figure:
+    """Final loss below the constant prediction's, against the learning rate."""
+    labels = ("ln", "dyt 0.25", "dyt 0.5", "dyt 1", "dyt 4", "dyt schedule")
+    depths = depths_of(study)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.0, 3.2), layout="constrained")
+        panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
+        for panel, depth in zip(panels, depths, strict=True):
+            for i, label in enumerate(labels):
+                runs = [r for r in runs_of(study) if r.label == label and r.depth == depth]
+                for run in runs:
+                    gain = np.maximum(-run.excess, -0.1)
+                    panel.errorbar(
+                        run.rates,
+                        np.median(gain, axis=1),
+                        yerr=[
+                            np.median(gain, axis=1) - gain.min(axis=1),
+                            gain.max(axis=1) - np.median(gain, axis=1),
+                        ],
+                        color=COLOURS[i] if label != "ln" else COLOURS[6],
+                        marker=MARKERS[i],
+                        mfc="white",
+                        ms=4.5,
+                        lw=1.3,
+                        capsize=2,
+                        ls=(0, DASHES[i] or (1, 0)),
+                        label={"ln": "LayerNorm"}.get(label, label.replace("dyt", "DyT")),
+                    )
+            panel.axhline(MARGIN, color="#777777", lw=0.8, ls=":")
+            panel.set(xscale="log", xlabel="learning rate", title=f"depth {depth}")
+        panels[0].set_ylabel("nats learned in the budget")
+        panels[-1].legend(fontsize=7.5)
+    return figure
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def budget(studies: dict[str, xr.Dataset]) -> str:
+    parts = []
+    for name, study in studies.items():
+        done = study.status.values == "done"
+        seconds = float(np.nansum(study.seconds.values[done])) if "seconds" in study else float("nan")
+        failed = int(np.sum(study.status.values != "done"))
+        parts.append(
+            f"{TITLES[name]}: {int(done.sum())} trainings, {seconds / 3600:.1f} hours of one core, {failed} not done"
+        )
+    return "; ".join(parts)
+
+
+def page(studies: dict[str, xr.Dataset]) -> str:
+    schedule = lambda norm: lambda c: c.label == f"{norm} schedule"  # noqa: E731
+    constants = lambda norm: lambda c: constant_alpha(c) and c.label.startswith(norm)  # noqa: E731
+    comparisons = [
+        *(
+            (f"{n} schedule − best constant α", schedule(k), constants(k))
+            for n, k in (("DyT", "dyt"), ("Derf", "derf"))
+        ),
+        ("DyT schedule − α = 0.5", schedule("dyt"), lambda c: c.label == "dyt 0.5"),
+        ("DyT schedule − LayerNorm", schedule("dyt"), lambda c: c.label == "ln"),
+        ("DyT α = 0.25 − best constant α", lambda c: c.label == "dyt 0.25", constants("dyt")),
+    ]
+    with_derf = {k: v for k, v in studies.items() if any(v.norm.values == "derf")}
+    sections = [
+        "# Does criticality at initialization predict training?",
+        f"Made by `docs/make_stability.py` (criticality {__version__}) from the studies `studies/stability*.yaml`; do not edit."
+        " What is said in words about these numbers is in [the article](../article.md#does-it-decide-training).",
+        "**Setting.** ViT on scikit-learn's digits (16 tokens, width 32, batch 16, 150 steps) and GPT on the bytes of Python's"
+        " standard library (64 tokens, width 32, batch 8, 300 steps); fan-in weights, three seeds, learning rates over two decades;"
+        " with warm-up: 50 of the 150 steps. " + budget(studies) + ".",
+        f"**Words.** A run *trains* when its last ten losses are {MARGIN} nats below those of the best constant prediction on the same"
+        " batches: networks that are pushed too far mostly do not diverge, they predict a constant. *Stable rate*: largest learning"
+        " rate at which a seed trains, geometric mean over seeds; a seed that trains at none counts as one step of the grid below the"
+        " smallest rate. *Score*: held-out accuracy (GPT: minus bits per byte) at the best rate, median over seeds. *Sensitivity*: mean"
+        " loss over all rates above the best rate's, in nats. Intervals are 95 per cent, from resampled seeds and, for correlations,"
+        " resampled choices. Correlations are over pointwise norms only.",
+        "## Every choice: log J at initialization; stable rate; score; sensitivity",
+    ]
+    for name, study in studies.items():
+        sections += [f"**{TITLES[name]}**", "\n".join(table_of_choices(study))]
+    sections += [
+        "![Stable rate and score against log J, at three depths](stability.png)",
+        "![Nats learned against the learning rate, at three depths](stability_rates.png)",
+        "## Does log J predict the largest stable learning rate?",
+        "\n".join(table_of_correlations(studies, stable)),
+        "## Does log J predict the final quality?",
+        "\n".join(table_of_correlations(studies, score)),
+        "Seen in an earlier, smaller study and tested here: the score is best where log J is near LayerNorm's. Rank correlation of the"
+        " score and of how near log J is to LayerNorm's at the same depth:",
+        "\n".join(table_of_correlations(studies, score, nearness)),
+        "## Does a larger α become unstable earlier?",
+        "\n".join(falls_with_alpha(studies)),
+        "## Does the schedule widen the stable range, and what does a small α cost?",
+        "\n".join(table_of_differences(with_derf, comparisons[:2])),
+        "\n".join(table_of_differences(studies, comparisons[2:])),
+    ]
+    return "\n\n".join(sections) + "\n"
 
 
 def main() -> None:
-    store = Store(sys.argv[1])
-    study = store.dataset()
-    write_dataset(study, FOLDER / "stability.nc")
-    found = choices(study)
-    stable = correlation(study, lambda c: c.largest_stable, keep=pointwise)
-    quality = correlation(study, lambda c: c.best_score, keep=pointwise)
-    rates = np.unique(study.learning_rate.values)
-    seeds = len(np.unique(study.seed.values))
-    counts = store.counts()
-    lines = [
-        "# Does criticality at initialization predict training?",
-        "",
-        f"Made by `docs/make_stability.py` (criticality {__version__}) from `studies/stability.yaml`; do not edit."
-        " ViT on digits, width"
-        f" {int(study.width.values[0])}, {int(study.steps.values[0])} steps of AdamW, batch"
-        f" {int(study.batch.values[0])}, no warm-up, fan-in"
-        f" weights, learning rates {', '.join(f'{r:g}' for r in rates)}, {seeds} seeds; {counts['done']} trainings,"
-        f" {counts['failed']} failed.",
-        "",
-        "A run trains when its last ten losses average below 0.9 of its first. The largest stable rate is the"
-        " largest at which most seeds"
-        " train (0: at none). Score: accuracy on held-out digits, median over seeds, at the best rate.",
-        "",
-        "| Choice | depth | log J(0→L) | largest stable rate | best score |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {c.label} | {c.depth} | {c.log_apjn:.2f} | {c.largest_stable:g} | {c.best_score:.3f} |" for c in found
-    ]
-    near = correlation(
-        study, lambda c: c.best_score, keep=pointwise, order=lambda c: -abs(c.log_apjn - layer_norm(found))
-    )
-    lines += [
-        "",
-        f"- Rank correlation of log J and the largest stable rate, pointwise norms: {stable.value:+.2f}, 95 per"
-        " cent interval"
-        f" {stable.low:+.2f} to {stable.high:+.2f} ({stable.choices} choices).",
-        f"- Rank correlation of log J and the best score: {quality.value:+.2f}, {quality.low:+.2f} to"
-        f" {quality.high:+.2f}.",
-        "- "
-        + verdict(
-            stable.low, stable.high, "larger log J goes with a smaller stable learning rate", "stable learning rate"
-        ),
-        "- " + verdict(quality.low, quality.high, "larger log J goes with a worse score", "score"),
-        "",
-        "- Seen afterwards, and so to be tested by another study: the score is best near LayerNorm's log J. Rank"
-        " correlation of the"
-        f" score and of how near log J is to it: {near.value:+.2f}, {near.low:+.2f} to {near.high:+.2f}. Both too"
-        " small and too large an α"
-        " cost quality here, and the schedule, matched to LayerNorm, does better than every constant α.",
-        "",
-        "![Stable learning rate and score against log J](stability.png)",
-        "",
-        "Limits: one task, one depth, one width, one optimizer, no warm-up and few steps, after which even"
-        " LayerNorm is far from done: what a"
-        " long training does is not decided here. The machine was shared while it ran, so that times of steps are"
-        " not given.",
-        "",
-    ]
-    (FOLDER / "stability.md").write_text("\n".join(lines))
-    draw(found)
-
-
-def layer_norm(found: list[Choice]) -> float:
-    """``log J`` of LayerNorm."""
-    return next(c.log_apjn for c in found if c.label == "ln")
-
-
-def verdict(low: float, high: float, claim: str, quantity: str) -> str:
-    if high < 0:
-        return f"In this study {claim}: the interval excludes 0."
-    if low > 0:
-        return f"In this study the opposite of the claim is seen for the {quantity}: the interval lies above 0."
-    return f"This study does not decide whether {claim}: the interval holds 0."
-
-
-def draw(found: list[Choice]) -> None:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 3.4), layout="constrained")
-        axes = figure.subplots(1, 2)
-        smallest = min((c.largest_stable for c in found if c.largest_stable), default=1e-4) / 3
-        for c in found:
-            i = style(c)
-            marks = {"marker": MARKERS[i], "color": COLOURS[i], "mfc": "white", "ls": "", "ms": 6}
-            axes[0].plot([c.log_apjn], [c.largest_stable or smallest], **marks)
-            axes[1].plot([c.log_apjn], [c.best_score], **marks)
-            axes[1].annotate(c.label, (c.log_apjn, c.best_score), fontsize=6, xytext=(3, 3), textcoords="offset points")
-        axes[0].set(xlabel=r"$\log\,J(0 \to L)$ at initialization", ylabel="largest stable learning rate", yscale="log")
-        axes[1].set(xlabel=r"$\log\,J(0 \to L)$ at initialization", ylabel="best score")
-        for i, label in ((6, "LayerNorm"), (0, "DyT"), (1, "Derf"), (2, "schedule")):
-            axes[0].plot([], [], marker=MARKERS[i], color=COLOURS[i], mfc="white", ls="", label=label)
-        axes[0].legend()
-    save_figure(figure, FOLDER / "stability")
-    (FOLDER / "stability.svg").unlink()
+    if len(sys.argv) > 1:
+        take(Path(sys.argv[1]))
+    studies = {name: kept_study(name) for name in KEPT if (DATA / f"{name}.nc").exists()}
+    (FOLDER / "stability.md").write_text(page(studies))
+    for name, figure in (("", draw_overview(studies["stability"])), ("_rates", draw_rates(studies["stability"]))):
+        save_figure(figure, FOLDER / f"stability{name}")[1].unlink()
 
 
 if __name__ == "__main__":

@@ -181,3 +181,18 @@ def test_only_wanted_gradients_are_given():
     module(x).sum().backward()
     assert module.alpha.grad is None
     assert module.weight.grad is not None
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_transposed_stream_is_not_slower_or_other(name, path, monkeypatch):
+    """Patches of a convolution come transposed: the same numbers, and by the kernel where there is one."""
+    module = drawn(16, name)
+    x, g = torch.randn(3, 16, 7).transpose(1, 2), torch.randn(3, 7, 16)
+    assert not x.is_contiguous()
+    expected = gradients(module, module, x.contiguous(), g)
+    if path == "kernel":
+        monkeypatch.setattr(fused, "plain", lambda *arguments: pytest.fail("the formula was used"))
+    found = gradients(module, module, x, g)
+    torch.testing.assert_close(found[0], expected[0])
+    for a, b in zip(found[1], expected[1], strict=True):
+        torch.testing.assert_close(a, b)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from criticality.studies.stability import choices, correlation
+from criticality.studies.stability import choices, correlation, difference
 
 
 def made_up(limit):
@@ -26,7 +26,7 @@ def made_up(limit):
         "learning_rate",
         "seed",
         "log_apjn",
-        "first_loss",
+        "last_constant_loss",
         "last_loss",
         "score",
     ]
@@ -40,11 +40,31 @@ def made_up(limit):
 
 def test_largest_stable_rates():
     found = choices(made_up(lambda log_apjn: 0.2 if log_apjn < 2.1 else 2e-3))
-    assert [choice.largest_stable for choice in found] == [0.1] * 4 + [1e-3] * 6
+    assert [choice.largest_stable for choice in found] == pytest.approx([0.1] * 4 + [1e-3] * 6)
     assert found[0].label == "dyt 0.25"
     assert found[0].best_score == pytest.approx(0.9)
+    assert found[0].sensitivity == pytest.approx(1.3 / 5)  # of five rates one is at the constant prediction's loss
     never = choices(made_up(lambda log_apjn: 0.0))
-    assert {choice.largest_stable for choice in never} == {0.0}
+    assert {choice.largest_stable for choice in never} == {1e-5}  # a step below the smallest
+
+
+def test_a_run_that_diverged_or_learned_too_little_does_not_train():
+    data = made_up(lambda log_apjn: 1.0)
+    data["diverged"][:] = 1
+    assert {choice.largest_stable for choice in choices(data)} == {1e-5}
+    data = made_up(lambda log_apjn: 1.0)
+    data["last_loss"][:] = 2.3 - 0.04
+    assert {choice.largest_stable for choice in choices(data)} == {1e-5}
+
+
+def test_differences():
+    data = made_up(lambda log_apjn: 0.2 if log_apjn < 2.1 else 2e-3)
+    found = difference(
+        data, lambda c: np.log10(c.largest_stable), lambda c: c.log_apjn < 2.1, lambda c: c.log_apjn > 2.1
+    )
+    assert (found.value, found.low, found.high) == pytest.approx((2.0, 2.0, 2.0))
+    with pytest.raises(ValueError, match="both kinds"):
+        difference(data, lambda c: c.best_score, lambda c: c.label == "ln", lambda c: True)
 
 
 def test_correlations_see_what_is_there_and_only_that():

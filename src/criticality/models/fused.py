@@ -68,6 +68,7 @@ class _Dynamic(torch.autograd.Function):
         columns = weight.numel()
         sizes = (float(alpha), 0.0 if shift is None else float(shift), x.numel() // columns, columns, _threads(x))
         ctx.call, ctx.sizes = library[function, "backward"], sizes
+        x = x.contiguous()  # patches that come from a convolution are not, and the stream after them is not either
         out = torch.empty_like(x)
         library[function, "forward"](x.data_ptr(), weight.data_ptr(), bias.data_ptr(), *sizes, out.data_ptr())
         return out
@@ -82,7 +83,7 @@ class _Dynamic(torch.autograd.Function):
             each = iter(torch.autograd.grad(value, wanted, g, create_graph=True))
             return None, *(next(each) if need else None for need in needed)
         if ctx.call is not None and g.dtype == torch.float32:
-            gradients = _kernel_backward(ctx, x, g.contiguous(), alpha, weight)
+            gradients = _kernel_backward(ctx, x.contiguous(), g.contiguous(), alpha, weight)
         else:
             gradients = _torch_backward(ctx.function, x, g, alpha, shift, weight)
         return None, *(gradient if need else None for gradient, need in zip(gradients, needed, strict=True))
@@ -125,7 +126,6 @@ def _fits(x: Tensor, alpha: Tensor, weight: Tensor) -> bool:
     """Whether the kernel takes this input."""
     return (
         x.dtype == alpha.dtype == weight.dtype == torch.float32
-        and x.is_contiguous()
         and weight.is_contiguous()
         and x.shape[-1:] == weight.shape
         and weight.numel() > 0

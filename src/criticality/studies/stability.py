@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import as_file, files
 
 import numpy as np
 import xarray as xr
 from scipy.stats import spearmanr
 
-TRAINED = 0.9
-"""A run trains when its last ten losses average below this share of its first loss, and it did not diverge."""
+MARGIN = 0.05
+"""Nats. A run trains when its last ten losses average below those of the best constant prediction on the same batches by this
+much, and it did not diverge. Networks that are pushed too far mostly do not diverge: they fall back to predicting a constant."""
+
+KEPT = ("stability", "stability_warm_up", "stability_muon", "stability_code")
+"""The studies that the library holds: docs/studies/NAME.yaml as they were run."""
+
+_COLUMNS = (
+    "last_loss",
+    "last_constant_loss",
+    "score",
+    "diverged",
+    "step_seconds",
+    "log_apjn",
+    "learning_rate",
+    "seed",
+    "depth",
+)
 
 
 @dataclass(frozen=True)
@@ -18,10 +36,14 @@ class Choice:
     """One norm with its alpha or prescription, at one depth, over learning rates and seeds.
 
     Attributes:
-        label, depth: what it is.
+        label, depth: what it is: ``ln``, ``dyt 0.5``, ``derf schedule``.
         log_apjn: at initialization, mean over seeds.
-        largest_stable: learning rate, the largest at which most seeds train; 0 if they do at none.
+        largest_stable: learning rate, geometric mean over seeds of the largest at which the seed trains (``MARGIN``); a seed that
+            trains at none counts as one step below the smallest.
         best_score: largest over learning rates of the median score over seeds.
+        best_rate: where that is.
+        sensitivity: mean over rates of the excess of the final loss, at most that of the constant prediction, over the best rate's,
+            in nats; median over seeds (Wortsman et al. 2023).
         step_seconds: median time of a step.
     """
 
@@ -30,12 +52,19 @@ class Choice:
     log_apjn: float
     largest_stable: float
     best_score: float
+    best_rate: float
+    sensitivity: float
     step_seconds: float
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether the norm is a pointwise function."""
+        return self.label.split()[0] not in ("ln", "rms", "none")
 
 
 @dataclass(frozen=True)
-class Correlation:
-    """Spearman's rank correlation and its 95 per cent interval, from resampling seeds and choices."""
+class Estimate:
+    """A number read off a study and its 95 per cent interval, by resampling (``bootstrap``)."""
 
     value: float
     low: float
@@ -44,8 +73,8 @@ class Correlation:
 
 
 @dataclass(frozen=True)
-class _Runs:
-    """Runs of one choice as ``(rates, seeds)``."""
+class Runs:
+    """All runs of one choice, as ``(rates, seeds)``."""
 
     label: str
     depth: int
@@ -54,13 +83,44 @@ class _Runs:
     rates: np.ndarray
     trains: np.ndarray
     score: np.ndarray
+    excess: np.ndarray
 
-    def choice(self, seeds: np.ndarray | None = None) -> Choice:
-        trains, score = (self.trains, self.score) if seeds is None else (self.trains[:, seeds], self.score[:, seeds])
-        stable = np.flatnonzero(np.mean(trains, axis=1) > 0.5)
-        largest = float(self.rates[stable[-1]]) if len(stable) else 0.0
-        best = float(np.max(np.median(score, axis=1)))
-        return Choice(self.label, self.depth, self.log_apjn, largest, best, self.step_seconds)
+    def choice(self, seeds: Sequence[int] | np.ndarray | None = None) -> Choice:
+        """Over all seeds, or those picked."""
+        picked = np.arange(self.trains.shape[1]) if seeds is None else np.asarray(seeds)
+        stable = 10 ** float(np.mean(self._log_stable[picked]))
+        medians = np.median(self.score[:, picked], axis=1)
+        best = int(np.argmax(medians))
+        excess = np.minimum(self.excess[:, picked], 0.0)
+        sensitivity = float(np.median(np.mean(excess, axis=0) - np.min(excess, axis=0)))
+        return Choice(
+            self.label,
+            self.depth,
+            self.log_apjn,
+            stable,
+            float(medians[best]),
+            float(self.rates[best]),
+            sensitivity,
+            self.step_seconds,
+        )
+
+    @cached_property
+    def _log_stable(self) -> np.ndarray:
+        logs = np.log10(self.rates)
+        below = logs[0] - (logs[-1] - logs[0]) / max(1, len(logs) - 1)
+        return np.array([logs[np.flatnonzero(t)[-1]] if t.any() else below for t in self.trains.T])
+
+
+def kept_study(name: str = "stability") -> xr.Dataset:
+    """One of the studies that the library holds.
+
+    Raises:
+        ValueError: for a name not among ``KEPT``.
+    """
+    if name not in KEPT:
+        raise ValueError(f"study {name!r} must be one of {', '.join(map(repr, KEPT))}")
+    with as_file(files("criticality.studies") / "data" / f"{name}.nc") as path:
+        return xr.load_dataset(path, engine="h5netcdf")
 
 
 def choices(study: xr.Dataset) -> list[Choice]:
@@ -69,38 +129,35 @@ def choices(study: xr.Dataset) -> list[Choice]:
     Raises:
         ValueError: a dataset that is not one of trainings.
     """
-    return [runs.choice() for runs in _runs(study)]
+    return [runs.choice() for runs in runs_of(study)]
 
 
-def _runs(study: xr.Dataset) -> list[_Runs]:
-    names = (
-        "last_loss",
-        "first_loss",
-        "score",
-        "diverged",
-        "step_seconds",
-        "log_apjn",
-        "learning_rate",
-        "seed",
-        "depth",
-    )
-    missing = [name for name in (*names, "status", "norm") if name not in study]
+def runs_of(study: xr.Dataset) -> list[Runs]:
+    """The runs of every choice; one that failed has not trained.
+
+    Raises:
+        ValueError: a dataset that is not one of trainings.
+    """
+    missing = [name for name in (*_COLUMNS, "status", "norm") if name not in study]
     if missing:
         raise ValueError(f"study must be one of trainings, and lacks {', '.join(missing)}")
     done = np.flatnonzero(study.status.values == "done")
     labels = label_of_cells(study)[done]
-    column = {name: study[name].values[done] for name in names}
+    column = {name: study[name].values[done] for name in _COLUMNS}
     rates, seeds = np.unique(column["learning_rate"]), np.unique(column["seed"])
-    trains = (column["diverged"] == 0) & (column["last_loss"] < TRAINED * column["first_loss"])
+    excess = np.where(column["diverged"] == 0, column["last_loss"] - column["last_constant_loss"], np.inf)
     found = []
     for label, depth in dict.fromkeys(zip(labels.tolist(), column["depth"].astype(int).tolist(), strict=True)):
         mine = (labels == label) & (column["depth"] == depth)
-        table = np.zeros((2, len(rates), len(seeds)))
-        table[1] = -np.inf  # a run that is missing has not trained
+        table = {
+            "score": np.full((len(rates), len(seeds)), -np.inf),
+            "excess": np.full((len(rates), len(seeds)), np.inf),
+        }
         place = np.searchsorted(rates, column["learning_rate"][mine]), np.searchsorted(seeds, column["seed"][mine])
-        table[0][place], table[1][place] = trains[mine], column["score"][mine]
+        table["score"][place], table["excess"][place] = column["score"][mine], excess[mine]
         means = float(np.mean(column["log_apjn"][mine])), float(np.median(column["step_seconds"][mine]))
-        found.append(_Runs(label, depth, *means, rates, *table))
+        trains = table["excess"] < -MARGIN
+        found.append(Runs(label, depth, *means, rates, trains, table["score"], table["excess"]))
     return found
 
 
@@ -117,34 +174,71 @@ def label_of_cells(study: xr.Dataset) -> np.ndarray:
     )
 
 
+def bootstrap(
+    runs: Sequence[Runs],
+    statistic: Callable[[list[Choice]], float],
+    *,
+    resample_choices: bool = False,
+    resamples: int = 400,
+    seed: int = 0,
+) -> Estimate:
+    """A number read off the choices, with its interval from resampled seeds and, if asked for, resampled choices."""
+    rng = np.random.default_rng(seed)
+    seeds = runs[0].trains.shape[1]
+    drawn = []
+    for _ in range(resamples):
+        picked = rng.integers(0, seeds, seeds)
+        places = rng.integers(0, len(runs), len(runs)) if resample_choices else np.arange(len(runs))
+        drawn.append(statistic([runs[i].choice(picked) for i in places]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Estimate(statistic([run.choice() for run in runs]), float(low), float(high), len(runs))
+
+
 def correlation(
     study: xr.Dataset,
     quantity: Callable[[Choice], float],
     *,
     keep: Callable[[Choice], bool] = lambda choice: True,
     order: Callable[[Choice], float] = lambda choice: choice.log_apjn,
-    resamples: int = 300,
+    resamples: int = 400,
     seed: int = 0,
-) -> Correlation:
-    """Of ``log J`` at initialization, or another ``order``, and a quantity of the choices, over all that are kept.
+) -> Estimate:
+    """Spearman's, of ``log J`` at initialization, or another ``order``, and a quantity of the choices, over all that are kept.
 
     Raises:
         ValueError: fewer than four choices.
     """
-    rng = np.random.default_rng(seed)
-    table = [runs for runs in _runs(study) if keep(runs.choice())]
-    kept = [runs.choice() for runs in table]
+    kept = [runs for runs in runs_of(study) if keep(runs.choice())]
     if len(kept) < 4:
         raise ValueError(f"study must hold at least four choices to correlate, and holds {len(kept)}")
-    seeds = len(np.unique(study.seed.values))
 
     def of(found: list[Choice]) -> float:
         x, y = [order(choice) for choice in found], [quantity(choice) for choice in found]
         return float(spearmanr(x, y)[0]) if len(set(x)) > 1 and len(set(y)) > 1 else 0.0
 
-    drawn = []
-    for _ in range(resamples):
-        picked = rng.integers(0, seeds, seeds)
-        drawn.append(of([table[i].choice(picked) for i in rng.integers(0, len(table), len(table))]))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Correlation(of(kept), float(low), float(high), len(kept))
+    return bootstrap(kept, of, resample_choices=True, resamples=resamples, seed=seed)
+
+
+def difference(
+    study: xr.Dataset,
+    quantity: Callable[[Choice], float],
+    chosen: Callable[[Choice], bool],
+    others: Callable[[Choice], bool],
+    *,
+    best: Callable[[Sequence[float]], float] = max,
+    resamples: int = 400,
+    seed: int = 0,
+) -> Estimate:
+    """The best of ``chosen`` over the best of ``others``, a difference; the interval is over seeds, the same for both.
+
+    Raises:
+        ValueError: where one of them is empty.
+    """
+    kept = [runs for runs in runs_of(study) if chosen(runs.choice()) or others(runs.choice())]
+    if not any(chosen(r.choice()) for r in kept) or not any(others(r.choice()) for r in kept):
+        raise ValueError("study must hold choices of both kinds that are to be compared")
+
+    def of(found: list[Choice]) -> float:
+        return best([quantity(c) for c in found if chosen(c)]) - best([quantity(c) for c in found if others(c)])
+
+    return bootstrap(kept, of, resamples=resamples, seed=seed)
