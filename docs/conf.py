@@ -57,6 +57,7 @@ html_title = "criticality"
 html_static_path = ["_static", str(Path(plotly.__file__).parent / "package_data" / "plotly.min.js")]
 html_css_files = ["site.css"]
 html_copy_source = False
+smartquotes = False  # options of the command line keep their two hyphens
 html_show_sphinx = False
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0b5a8a", "color-brand-content": "#0b5a8a"},

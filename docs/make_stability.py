@@ -6,6 +6,7 @@ taken from there first.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,6 +42,24 @@ TITLES = {
     "stability_muon": "ViT, Muon",
     "stability_code": "GPT, AdamW",
 }
+SETTING = (
+    "**Setting.** ViT on scikit-learn's digits (16 tokens, width 32, batch 16, 150 steps) and GPT on the bytes of "
+    "Python's standard library (64 tokens, width 32, batch 8, 300 steps); fan-in weights, three seeds, learning "
+    "rates over two decades; with warm-up: 50 of the 150 steps. "
+)
+WORDS = (
+    f"**Words.** A run *trains* when its last ten losses are {MARGIN} nats below those of the best constant "
+    "prediction on the same batches: networks that are pushed too far mostly do not diverge, they predict a "
+    "constant. *Stable rate*: largest learning rate at which a seed trains, geometric mean over seeds; a seed that "
+    "trains at none counts as one step of the grid below the smallest rate. *Score*: held-out accuracy (GPT: minus "
+    "bits per byte) at the best rate, median over seeds. *Sensitivity*: mean loss over all rates above the best "
+    "rate's, in nats. Intervals are 95 per cent, from resampled seeds and, for correlations, resampled choices. "
+    "Correlations are over pointwise norms only."
+)
+NEARNESS = (
+    "Seen in an earlier, smaller study and tested here: the score is best where log J is near LayerNorm's. Rank "
+    "correlation of the score and of how near log J is to LayerNorm's at the same depth:"
+)
 Quantity = Callable[[Choice], float]
 
 
@@ -231,6 +250,31 @@ def draw_rates(study: xr.Dataset) -> Figure:
     return figure
 
 
+def draw_cost(study: xr.Dataset, cost: list[dict], depth: int = 24) -> Figure:
+    """Time of a step and kept bytes of each norm, against its largest stable rate."""
+    found = [c for c in choices(study) if c.depth == depth]
+    widest = max(row["width"] for row in cost)
+    of = {row["norm"]: row for row in cost if row["width"] == widest}
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8.4, 3.6), layout="constrained")
+        panels = figure.subplots(1, 2, sharey=True)
+        for c in found:
+            row, i = of[c.label.split()[0]], style(c)
+            marks = {"marker": MARKERS[i], "color": COLOURS[i], "mfc": "white", "ls": "", "ms": 6.5}
+            error = [[row["time"] - row["time_low"]], [row["time_high"] - row["time"]]]
+            panels[0].errorbar([row["time"]], [c.largest_stable], xerr=error, elinewidth=0.6, **marks)
+            panels[1].plot([row["memory"]], [c.largest_stable], **marks)
+            if constant_alpha(c):
+                for panel, x in zip(panels, (row["time"], row["memory"]), strict=True):
+                    panel.annotate(
+                        f"{alpha(c):g}", (x, c.largest_stable), fontsize=6.5, xytext=(5, 2), textcoords="offset points"
+                    )
+        panels[0].set(yscale="log", xlabel="time of a step / LayerNorm's", ylabel=f"largest stable rate, depth {depth}")
+        panels[1].set(xlabel="bytes kept for the backward pass / LayerNorm's", xlim=(0.95, 1.05))
+        legend(panels[1])
+    return figure
+
+
 # --- the page ---------------------------------------------------------------------------------------------------------
 
 
@@ -263,15 +307,8 @@ def page(studies: dict[str, xr.Dataset]) -> str:
         "# Does criticality at initialization predict training?",
         f"Made by `docs/make_stability.py` (criticality {__version__}) from the studies `studies/stability*.yaml`; do not edit."
         " What is said in words about these numbers is in [the article](../article.md#does-it-decide-training).",
-        "**Setting.** ViT on scikit-learn's digits (16 tokens, width 32, batch 16, 150 steps) and GPT on the bytes of Python's"
-        " standard library (64 tokens, width 32, batch 8, 300 steps); fan-in weights, three seeds, learning rates over two decades;"
-        " with warm-up: 50 of the 150 steps. " + budget(studies) + ".",
-        f"**Words.** A run *trains* when its last ten losses are {MARGIN} nats below those of the best constant prediction on the same"
-        " batches: networks that are pushed too far mostly do not diverge, they predict a constant. *Stable rate*: largest learning"
-        " rate at which a seed trains, geometric mean over seeds; a seed that trains at none counts as one step of the grid below the"
-        " smallest rate. *Score*: held-out accuracy (GPT: minus bits per byte) at the best rate, median over seeds. *Sensitivity*: mean"
-        " loss over all rates above the best rate's, in nats. Intervals are 95 per cent, from resampled seeds and, for correlations,"
-        " resampled choices. Correlations are over pointwise norms only.",
+        SETTING + budget(studies) + ".",
+        WORDS,
         "## Every choice: log J at initialization; stable rate; score; sensitivity",
     ]
     for name, study in studies.items():
@@ -283,8 +320,7 @@ def page(studies: dict[str, xr.Dataset]) -> str:
         "\n".join(table_of_correlations(studies, stable)),
         "## Does log J predict the final quality?",
         "\n".join(table_of_correlations(studies, score)),
-        "Seen in an earlier, smaller study and tested here: the score is best where log J is near LayerNorm's. Rank correlation of the"
-        " score and of how near log J is to LayerNorm's at the same depth:",
+        NEARNESS,
         "\n".join(table_of_correlations(studies, score, nearness)),
         "## Does a larger α become unstable earlier?",
         "\n".join(falls_with_alpha(studies)),
@@ -300,7 +336,10 @@ def main() -> None:
         take(Path(sys.argv[1]))
     studies = {name: kept_study(name) for name in KEPT if (DATA / f"{name}.nc").exists()}
     (FOLDER / "stability.md").write_text(page(studies))
-    for name, figure in (("", draw_overview(studies["stability"])), ("_rates", draw_rates(studies["stability"]))):
+    cost = json.loads((Path(__file__).parent / "data" / "cost.json").read_text())["rows"]
+    study = studies["stability"]
+    drawn = (("", draw_overview(study)), ("_rates", draw_rates(study)), ("_cost", draw_cost(study, cost)))
+    for name, figure in drawn:
         save_figure(figure, FOLDER / f"stability{name}")[1].unlink()
 
 

@@ -1,111 +1,102 @@
 """The article's figures: drawn from stored results, computed anew, or a random part of them checked.
 
-python examples/paper/paper.py                       draw every figure from stored results
-python examples/paper/paper.py growth --recompute    compute one anew, store it, draw it
-python examples/paper/paper.py --check 6             compute six random curves anew and compare
+    python examples/paper/paper.py                       draw every figure from stored results
+    python examples/paper/paper.py growth --recompute    compute one anew from --seed, store it, draw it
+    python examples/paper/paper.py --check 6             compute six random results anew and compare
+
+Figures: those of ``figures.py``, those of the claims, ``prescriptions`` and ``stability``.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
 from figures import FIGURES
+from stored import DATA, ROOT, curves_of, stored_results
 from tqdm import tqdm
 
+from criticality.python_file import load_file
 from criticality.reports.claims import claim_figure
 from criticality.reports.figures import save_figure
 from criticality.schema import write_text
 from criticality.studies.claims import CLAIMS
 
-ROOT = Path(__file__).parents[2]
-DATA = Path(__file__).parent / "data"
-TOLERANCE = 1e-6
-"""Relative difference of a curve computed anew from the stored one that is still called the same."""
+PAGES = ("prescriptions", "stability")
+DOCS = ROOT / "docs"
 
 
-def compute(name: str, seed: int) -> list[dict[str, Any]]:
-    """Every curve of a figure, in the order of its settings."""
-    figure = FIGURES[name]
-    return [{"settings": dict(s), "values": figure.curve(s, seed)} for s in tqdm(figure.settings, desc=name)]
-
-
-def stored(name: str) -> list[dict[str, Any]]:
-    """Of one figure, or one claim."""
-    path = DATA / f"{name}.json"
-    if not path.is_file():
-        raise click.ClickException(f"{path} is missing: run with --recompute")
-    found: list[dict[str, Any]] = json.loads(path.read_text())["curves"]
-    return found
-
-
-def draw(name: str, out: Path) -> None:
-    """One figure, or the figure of one claim, from what is stored."""
-    if name in FIGURES:
-        figure = FIGURES[name].draw([(c["settings"], c["values"]) for c in stored(name)])
+def draw(name: str, out: Path | None) -> None:
+    """One figure from what is stored, into ``out`` or where the site has it."""
+    if name == "prescriptions":
+        load_file(str(DOCS / "make_prescriptions.py"), "script").write(
+            json.loads((DOCS / "data" / "prescriptions.json").read_text())
+        )
+    elif name == "stability":
+        subprocess.run([sys.executable, str(DOCS / "make_stability.py")], check=True)
+    elif name in FIGURES:
+        figure = FIGURES[name].draw([(c["settings"], c["values"]) for c in curves_of(name)])
+        save_figure(figure, (out or DOCS / "figures" / "article") / name)[1].unlink()
     else:
-        record = json.loads((ROOT / "docs" / "claims" / "data" / f"{name}.json").read_text())
+        record = json.loads((DOCS / "claims" / "data" / f"{name}.json").read_text())
         drawn = claim_figure(name, record["data"])
-        if drawn is None:
-            return
-        figure = drawn
-    png, svg = save_figure(figure, out / name)
-    svg.unlink()
-    click.echo(f"wrote {png}", err=True)
+        if drawn is not None:
+            save_figure(drawn, (out or DOCS / "claims" / "figures") / name)[1].unlink()
+    click.echo(f"drew {name}", err=True)
 
 
-def differences(curve: dict[str, Any], name: str, seed: int) -> float:
-    """Largest relative difference of one stored curve and the same computed anew."""
-    again = FIGURES[name].curve(curve["settings"], seed)
-    worst = 0.0
-    for key, value in curve["values"].items():
-        was, now = np.asarray(value, dtype=float), np.asarray(again[key], dtype=float)
-        worst = max(worst, float(np.max(np.abs(now - was) / np.maximum(np.abs(was), 1e-9))))
-    return worst
+def recompute(name: str, seed: int) -> None:
+    """Compute one figure's results, and store them."""
+    if name in FIGURES:
+        figure = FIGURES[name]
+        curves = [{"settings": dict(s), "values": figure.curve(s, seed)} for s in tqdm(figure.settings, desc=name)]
+        write_text(json.dumps({"seed": seed, "curves": curves}) + "\n", DATA / f"{name}.json")
+        return
+    command = {
+        "prescriptions": f"{sys.executable} {DOCS / 'make_prescriptions.py'}",
+        "stability": "criticality sweep run docs/studies/STUDY.yaml --out FOLDER/STUDY.zarr; python docs/make_stability.py FOLDER",
+    }.get(name, f"criticality claims --only {name} --seed {seed} --out docs/claims")
+    raise click.UsageError(f"figure {name!r} is long to compute, and has a command of its own: {command}")
+
+
+def check_random(kinds: Sequence[str], count: int, seed: int) -> bool:
+    """Whether so many random results come out as stored."""
+    rng, results, good = np.random.default_rng(seed), stored_results(), True
+    for _ in range(count):
+        kind = kinds[int(rng.integers(len(kinds)))]
+        stored = results[kind]
+        item = stored.items[int(rng.integers(len(stored.items)))]
+        worst = stored.difference(item)
+        good &= worst <= stored.tolerance
+        label = json.dumps(item["settings"] if isinstance(item, dict) and "settings" in item else item, default=str)
+        verdict = "as stored" if worst <= stored.tolerance else "NOT as stored"
+        click.echo(f"{kind} {label[:100]}: {verdict}, largest relative difference {worst:.1e}", err=True)
+    return good
 
 
 @click.command()
 @click.argument("names", nargs=-1)
-@click.option("--recompute", is_flag=True, help="Compute what is drawn instead of reading it.")
-@click.option("--check", type=click.IntRange(min=1), help="Compute so many random curves and compare; draw nothing.")
-@click.option("--seed", default=0, show_default=True, help="Of what is random; with --check, also of the choice.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), default=ROOT / "docs" / "figures" / "article", show_default=True
-)
-def main(names: tuple[str, ...], recompute: bool, check: int | None, seed: int, out: Path) -> None:
-    """Draw the article's figures NAMES [default: all]."""
-    known = [*FIGURES, *CLAIMS]
+@click.option("--recompute", "anew", is_flag=True, help="Compute what is drawn instead of reading it.")
+@click.option("--check", type=click.IntRange(min=1), help="Compute so many random results and compare; draw nothing.")
+@click.option("--seed", default=0, show_default=True, help="Of what is random; with --check, of the choice.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where figures go [default: where the site has them].")
+def main(names: tuple[str, ...], anew: bool, check: int | None, seed: int, out: Path | None) -> None:
+    """Draw the article's figures NAMES [default: all]; with --check, NAMES are kinds of results."""
+    known = list(stored_results()) if check is not None else [*FIGURES, *CLAIMS, *PAGES]
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise click.UsageError(f"figure {unknown[0]!r} must be one of {', '.join(known)}")
+        raise click.UsageError(f"name {unknown[0]!r} must be one of {', '.join(known)}")
     if check is not None:
-        check_random(names or tuple(FIGURES), check, seed)
-        return
+        sys.exit(0 if check_random(names or known, check, seed) else 1)
     for name in names or known:
-        if recompute and name in FIGURES:
-            text = json.dumps({"seed": seed, "curves": compute(name, seed)})
-            write_text(text + "\n", DATA / f"{name}.json")
-        elif recompute:
-            raise click.UsageError(f"figure {name!r} is a claim's: criticality claims --only {name} --out docs/claims")
+        if anew:
+            recompute(name, seed)
         draw(name, out)
-
-
-def check_random(names: tuple[str, ...], count: int, seed: int) -> None:
-    """Exit code 1 where a curve is not what is stored."""
-    rng = np.random.default_rng(seed)
-    pool = [(name, curve) for name in names for curve in stored(name)]
-    failed = False
-    for index in rng.choice(len(pool), size=min(count, len(pool)), replace=False):
-        name, curve = pool[int(index)]
-        worst = differences(curve, name, json.loads((DATA / f"{name}.json").read_text())["seed"])
-        failed |= not worst <= TOLERANCE
-        click.echo(f"{name} {json.dumps(curve['settings'])}: largest relative difference {worst:.1e}", err=True)
-    if failed:
-        sys.exit(1)
 
 
 if __name__ == "__main__":

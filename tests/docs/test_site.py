@@ -1,6 +1,7 @@
 """The site: built with warnings as errors, and looked at in a browser that cannot reach the network."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory):
-    """Every notebook is executed."""
+    """Every notebook is executed. ``CRITICALITY_SITE`` in the environment names a site that is built already."""
+    if "CRITICALITY_SITE" in os.environ:
+        return Path(os.environ["CRITICALITY_SITE"]).resolve()
     out = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(ROOT / "docs"), str(out)]
     built = subprocess.run(command, capture_output=True, text=True)

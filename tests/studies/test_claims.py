@@ -17,6 +17,7 @@ from criticality.pointwise import Pointwise
 from criticality.studies import claims
 from criticality.studies.claims import CLAIMS, chosen_claims
 from criticality.theory import LayerNorm, PointwiseNorm, make_norm
+from trainings import made_up
 
 EXPECTED = {
     "orthogonality": "holds",
@@ -28,7 +29,7 @@ EXPECTED = {
     "alpha-amplifies": "holds",
     "small-alpha": "holds",
     "vit": "holds with limits",
-    "training": "not tested",
+    "training": "holds with limits",
 }
 
 
@@ -55,6 +56,22 @@ def test_a_branch_without_random_weights_is_not_orthogonal():
         claims.orthogonality(0, lambda w: ResidualNetwork(w, 3, "derf"), widths=(32, 128, 512), seeds=8).verdict
         == "holds"
     )
+
+
+def test_what_trainings_say_follows_the_trainings():
+    """Of log J and the stable rate, the score, and LayerNorm's advantage."""
+
+    def falls(log_apjn):
+        return 10 ** (1 - log_apjn)
+
+    both = claims.training(0, {"made up": made_up(falls, lambda log_apjn: 1 - log_apjn / 10, layer_norm=falls(2.0))})
+    assert both.verdict == "holds"
+    assert both.numbers["largest_ratio_to_layer_norm"] == pytest.approx(1.0)
+    stable_only = claims.training(0, {"made up": made_up(falls, layer_norm=1.0)})
+    assert stable_only.verdict == "holds with limits"
+    assert stable_only.numbers["largest_ratio_to_layer_norm"] == pytest.approx(10.0)
+    neither = claims.training(0, {"made up": made_up(lambda log_apjn: 0.05, layer_norm=0.05)})
+    assert neither.verdict == "fails"
 
 
 def test_a_wrong_expansion_is_found_out():

@@ -5,37 +5,7 @@ import pytest
 import xarray as xr
 
 from criticality.studies.stability import choices, correlation, difference
-
-
-def made_up(limit):
-    """Runs that train below the learning rate ``limit(log_apjn)``, for ten alphas, five rates and three seeds."""
-    rows = []
-    for alpha in np.linspace(0.25, 2.5, 10):
-        log_apjn = 2 * alpha
-        for rate in (1e-4, 1e-3, 1e-2, 1e-1, 1.0):
-            for seed in range(3):
-                trains = rate <= limit(log_apjn)
-                rows.append(
-                    ("dyt", alpha, "", 12, rate, seed, log_apjn, 2.3, 1.0 if trains else 2.3, 0.9 if trains else 0.1)
-                )
-    names = [
-        "norm",
-        "alpha",
-        "prescription",
-        "depth",
-        "learning_rate",
-        "seed",
-        "log_apjn",
-        "last_constant_loss",
-        "last_loss",
-        "score",
-    ]
-    columns = {name: ("cell", np.array([row[i] for row in rows])) for i, name in enumerate(names)}
-    columns["status"] = ("cell", np.full(len(rows), "done"))
-    columns["diverged"] = ("cell", np.zeros(len(rows)))
-    columns["step_seconds"] = ("cell", np.ones(len(rows)))
-    data = xr.Dataset(columns)
-    return data.set_coords(["norm", "alpha", "prescription", "depth", "learning_rate", "seed", "status"])
+from trainings import made_up
 
 
 def test_largest_stable_rates():

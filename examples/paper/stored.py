@@ -1,0 +1,104 @@
+"""What of the stored results can be computed again by itself, and how far it is from what is stored.
+
+Each kind gives its items and a function that computes one anew and returns the largest relative difference.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from figures import FIGURES
+
+from criticality.python_file import load_file
+from criticality.studies.claims import CLAIMS
+from criticality.studies.stability import KEPT, kept_study
+from criticality.sweeps.compute import compute_cell
+from criticality.sweeps.study import read_study
+
+ROOT = Path(__file__).parents[2]
+DATA = Path(__file__).parent / "data"
+DEEPEST_PRESCRIPTION = 24
+"""Deeper rows of the table of prescriptions take minutes."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Results of one kind: a name for each item, and the function that computes it anew."""
+
+    items: Sequence[Any]
+    difference: Callable[[Any], float]
+    tolerance: float = 1e-6
+
+
+def curves_of(name: str) -> list[dict[str, Any]]:
+    """Settings and values of one figure's curves."""
+    found: list[dict[str, Any]] = json.loads((DATA / f"{name}.json").read_text())["curves"]
+    return found
+
+
+def relative(was: Mapping[str, Any], now: Mapping[str, Any]) -> float:
+    """Largest difference over all values that both have."""
+    worst = 0.0
+    for key in was:
+        a, b = np.asarray(was[key], dtype=float), np.asarray(now[key], dtype=float)
+        gap = np.where(a == b, 0.0, np.abs(b - a) / np.maximum(np.abs(a), 1e-9))
+        worst = max(worst, float(np.max(gap, initial=0.0)))
+    return worst
+
+
+def _figure(name: str) -> Stored:
+    seed = json.loads((DATA / f"{name}.json").read_text())["seed"]
+    return Stored(curves_of(name), lambda c: relative(c["values"], FIGURES[name].curve(c["settings"], seed)))
+
+
+def _claims() -> Stored:
+    records = {r["key"]: r for r in json.loads((ROOT / "docs" / "claims" / "claims.json").read_text())}
+    return Stored(
+        list(CLAIMS), lambda key: relative(records[key]["numbers"], CLAIMS[key].decide(0).numbers), tolerance=1e-4
+    )
+
+
+def _prescriptions() -> Stored:
+    rows = json.loads((ROOT / "docs" / "data" / "prescriptions.json").read_text())
+    quantities = ("predicted", "measured", "branch_share")
+
+    def difference(row: Mapping[str, Any]) -> float:
+        make = load_file(str(ROOT / "docs" / "make_prescriptions.py"), "script")
+        again = make.row(
+            row["choice"], row["norm"], row["depth"], *make.choices(row["norm"], row["depth"])[row["choice"]]
+        )
+        return relative({q: row[q] for q in quantities}, again)
+
+    kept = [row for row in rows if row["depth"] <= DEEPEST_PRESCRIPTION and row["norm"] != "ln"]
+    return Stored(kept, difference, tolerance=1e-4)
+
+
+def _trainings() -> Stored:
+    """Another processor rounds otherwise, and a training amplifies that: what is compared is the start and, loosely, the end."""
+    items = [(name, i) for name in KEPT for i in range(kept_study(name).sizes["cell"])]
+
+    def difference(item: tuple[str, int]) -> float:
+        name, index = item
+        row = kept_study(name).isel(cell=index)
+        cell = list(read_study(ROOT / "docs" / "studies" / f"{name}.yaml").cells())[index]
+        status, values, message, _ = compute_cell("train", cell, None)
+        if status != str(row.status.values):
+            raise ValueError(f"training {cell} must end as {row.status.values!s}, but ended as {status}: {message}")
+        return relative({key: float(row[key]) for key in ("log_apjn", "first_loss")}, values)
+
+    return Stored(items, difference, tolerance=1e-3)
+
+
+def stored_results() -> dict[str, Stored]:
+    """Every kind."""
+    return {
+        **{name: _figure(name) for name in FIGURES},
+        "claims": _claims(),
+        "prescriptions": _prescriptions(),
+        "trainings": _trainings(),
+    }

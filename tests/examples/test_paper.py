@@ -1,0 +1,52 @@
+"""The paper example: draws, checks what is stored, and sees what is not as stored."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAPER = Path(__file__).parents[2] / "examples" / "paper"
+
+
+def run(*arguments, script=PAPER / "paper.py"):
+    return subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_figures_are_drawn_from_stored_results(tmp_path):
+    drawn = run("growth", "phases", "alpha", "orthogonality", "--out", str(tmp_path))
+    assert drawn.returncode == 0, drawn.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"growth.png", "phases.png", "alpha.png", "orthogonality.png"}
+
+
+@pytest.mark.slow
+def test_random_results_come_out_as_stored():
+    """The suite's own share of what ``make figures`` checks."""
+    checked = run("growth", "phases", "alpha", "--check", "5", "--seed", "3")
+    assert checked.returncode == 0, checked.stderr
+    assert checked.stderr.count(": as stored") == 5
+
+
+@pytest.mark.slow
+def test_another_value_is_seen(tmp_path):
+    copy = tmp_path / "examples" / "paper"
+    shutil.copytree(PAPER, copy)
+    for folder in ("claims", "data", "studies"):
+        shutil.copytree(PAPER.parents[1] / "docs" / folder, tmp_path / "docs" / folder)
+    path = copy / "data" / "growth.json"
+    stored = json.loads(path.read_text())
+    for curve in stored["curves"]:
+        curve["values"]["log_apjn"][7] *= 1.001
+    path.write_text(json.dumps(stored))
+    checked = run("growth", "--check", "1", script=copy / "paper.py")
+    assert checked.returncode == 1
+    assert "NOT as stored" in checked.stderr
+
+
+def test_unknown_figures_are_refused():
+    refused = run("nope")
+    assert refused.returncode == 2
+    assert "name 'nope' must be one of growth" in refused.stderr
