@@ -38,6 +38,7 @@ nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_merge_streams = True
+nb_output_stderr = "remove"
 
 bibtex_bibfiles = ["references.bib"]
 bibtex_default_style = "unsrt"

@@ -98,7 +98,7 @@ const FIGURES = {
         const exponent = slice(table, "exponent", at);
         const asymptote = kind === "power" ? `J ~ L^${shown(exponent, 2)}` : `log J ~ L^${shown(exponent, 2)}`;
         const crossover = slice(table, "crossover_depth", at);
-        const from = crossover === null ? "" : ` from depth ${shown(crossover, 2)} on`;
+        const from = crossover === null || crossover <= 1 ? "" : ` from depth ${shown(crossover, 2)} on`;
         return [
           NORM_NAMES[norm],
           `log J(0 → ${depth}) = ${shown(slice(table, "log_apjn", at), 4)}, variance ${shown(slice(table, "q", at), 3)}, correlation ` +
