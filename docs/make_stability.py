@@ -199,7 +199,7 @@ def draw_overview(study: xr.Dataset) -> Figure:
                 marks = {"marker": MARKERS[i], "color": COLOURS[i], "mfc": "white", "ls": "", "ms": 6}
                 rows[0][column].plot([c.log_apjn], [c.largest_stable], **marks)
                 rows[1][column].plot([c.log_apjn], [c.best_score], **marks)
-                if constant_alpha(c):
+                if constant_alpha(c) and c.label.startswith("dyt"):
                     rows[0][column].annotate(
                         f"{alpha(c):g}",
                         (c.log_apjn, c.largest_stable),
@@ -262,9 +262,9 @@ def draw_cost(study: xr.Dataset, cost: list[dict], depth: int = 24) -> Figure:
             row, i = of[c.label.split()[0]], style(c)
             marks = {"marker": MARKERS[i], "color": COLOURS[i], "mfc": "white", "ls": "", "ms": 6.5}
             error = [[row["time"] - row["time_low"]], [row["time_high"] - row["time"]]]
-            panels[0].errorbar([row["time"]], [c.largest_stable], xerr=error, elinewidth=0.6, **marks)
+            panels[0].errorbar([row["time"]], [c.largest_stable], xerr=error, elinewidth=0.4, **marks)
             panels[1].plot([row["memory"]], [c.largest_stable], **marks)
-            if constant_alpha(c):
+            if constant_alpha(c) and alpha(c) in (1, 4):
                 for panel, x in zip(panels, (row["time"], row["memory"]), strict=True):
                     panel.annotate(
                         f"{alpha(c):g}", (x, c.largest_stable), fontsize=6.5, xytext=(5, 2), textcoords="offset points"
