@@ -28,6 +28,7 @@ def test_a_vit_learns_digits():
     result = train(Run(**{**SMALL, "batch": 64}, norm="ln", learning_rate=3e-3))
     assert float(result.loss[-5:].mean()) < float(result.loss[0]) - 0.3
     assert float(result.score) > 0.2
+    assert result.constant_loss.values == pytest.approx(np.log(10), abs=0.05)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])

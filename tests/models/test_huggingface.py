@@ -10,10 +10,10 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, LlamaConfig
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 from criticality.measurement import input_kernels
-from criticality.models import describe_model, random_tokens, source_bytes
+from criticality.models import describe_model, huggingface_network, random_tokens, source_bytes
 from criticality.theory import propagate
 
 SMALL = {"depth": 2, "width": 256, "heads": 4, "tokens": 24}
@@ -61,6 +61,11 @@ def test_gpt2_scores_by_layer(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_model_with_a_head_is_read_as_its_body():
+    model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=32, n_head=2, vocab_size=50, bos_token_id=0, eos_token_id=0))
+    assert huggingface_network(model).sublayers == huggingface_network(model.transformer).sublayers
+
+
 def test_a_llama_of_70_billion_is_predicted_in_seconds_and_a_gigabyte(tmp_path):
     config = {"model_type": "llama", "hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64,
               "num_key_value_heads": 8, "intermediate_size": 28672}  # fmt: skip

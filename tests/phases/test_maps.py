@@ -153,6 +153,11 @@ def test_fixed_points():
     tanh = zoo_function("tanh")
     dead = fixed_point_of(tanh, 0.5, 0.0)
     assert (dead.q, dead.chi, dead.rho) == (0.0, pytest.approx(0.5), 1.0)
+    critical = fixed_point_of(tanh, 1.0, 0.0)
+    assert (critical.q, critical.chi, critical.gradient_length) == (0.0, 1.0, math.inf)
+    odd = fixed_point_of(tanh, 4.0, 0.0)
+    assert odd.chi > 1
+    assert odd.rho == pytest.approx(0.0, abs=1e-9)
     chaotic = fixed_point_of(tanh, 2.5, 0.05)
     assert chaotic.chi > 1 > chaotic.rho
     pointwise, q, rho = Pointwise("tanh"), 1.5, 0.9

@@ -244,6 +244,10 @@ def _load(path: Path, run: Run) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, weights_only=True)
     except Exception as error:
         raise ValueError(f"checkpoint {str(path)!r} must be a whole checkpoint of criticality: {error}") from error
+    if "constant" not in state:
+        raise ValueError(
+            f"checkpoint {str(path)!r} must be of this version of criticality, but holds no constant losses"
+        )
     wanted = {key: value for key, value in asdict(run).items() if key != "steps"}
     if state.get("run") != wanted:
         other = [key for key, value in wanted.items() if state.get("run", {}).get(key) != value]
