@@ -72,6 +72,9 @@ def test_what_trainings_say_follows_the_trainings():
     assert stable_only.numbers["largest_ratio_to_layer_norm"] == pytest.approx(10.0)
     neither = claims.training(0, {"made up": made_up(lambda log_apjn: 0.05, layer_norm=0.05)})
     assert neither.verdict == "fails"
+    nothing = claims.training(0, {"made up": made_up(lambda log_apjn: 0.0, layer_norm=1.0)})
+    assert nothing.verdict == "fails"
+    assert nothing.numbers["deciding"] == 0
 
 
 def test_a_wrong_expansion_is_found_out():

@@ -212,7 +212,7 @@ def _training(axes: Sequence[Axes], data: Data) -> None:
                 [row],
                 xerr=np.maximum(error, 0),
                 fmt=MARKERS[style],
-                color=COLOURS[style],
+                color=COLOURS[style] if setting["decides"] else "#999999",
                 mfc="white",
                 capsize=2,
             )

@@ -104,6 +104,11 @@ class Runs:
             self.step_seconds,
         )
 
+    @property
+    def learns(self) -> bool:
+        """Whether most seeds train at one rate at least."""
+        return bool(np.any(np.mean(self.trains, axis=1) > 0.5))
+
     @cached_property
     def _log_stable(self) -> np.ndarray:
         logs = np.log10(self.rates)
