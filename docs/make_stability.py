@@ -172,6 +172,25 @@ def falls_with_alpha(studies: dict[str, xr.Dataset]) -> list[str]:
     return lines
 
 
+def table_of_failures(studies: dict[str, xr.Dataset]) -> list[str]:
+    """What became of ``log J`` in runs that train and in those that do not."""
+    lines = ["| Study | norms | runs | log J, first and last (medians) | diverged |", "|---|---|---|---|---|"]
+    for name, study in studies.items():
+        trains = (study.last_loss - study.last_constant_loss).values < -MARGIN
+        own = study.norm.values == "ln"
+        for label, norms in (("LayerNorm", own), ("pointwise", ~own)):
+            for word, outcome in (("train", trains), ("do not", ~trains)):
+                mine = norms & outcome & (study.diverged.values == 0)
+                if not mine.any():
+                    continue
+                first, last = (float(np.median(study[key].values[mine])) for key in ("log_apjn", "log_apjn_last"))
+                gone = int(np.sum(norms & (study.diverged.values != 0)))
+                lines.append(
+                    f"| {TITLES[name]} | {label}, {word} | {int(mine.sum())} | {first:.1f}, {last:.1f} | {gone} |"
+                )
+    return lines
+
+
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 
@@ -316,6 +335,8 @@ def page(studies: dict[str, xr.Dataset]) -> str:
     sections += [
         "![Stable rate and score against log J, at three depths](stability.png)",
         "![Nats learned against the learning rate, at three depths](stability_rates.png)",
+        "## How do runs fail?",
+        "\n".join(table_of_failures(studies)),
         "## Does log J predict the largest stable learning rate?",
         "\n".join(table_of_correlations(studies, stable)),
         "## Does log J predict the final quality?",
