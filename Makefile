@@ -10,7 +10,7 @@ demo: .venv/ready
 	@echo "open demo/report.html"
 
 test: .venv/ready
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 2
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("site")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="session")
@@ -21,10 +22,16 @@ def site(tmp_path_factory):
     """Every notebook is executed. ``CRITICALITY_SITE`` in the environment names a site that is built already."""
     if "CRITICALITY_SITE" in os.environ:
         return Path(os.environ["CRITICALITY_SITE"]).resolve()
-    out = tmp_path_factory.mktemp("site")
+    shared = (
+        tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else tmp_path_factory.getbasetemp()
+    )
+    out = shared / "site"
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(ROOT / "docs"), str(out)]
-    built = subprocess.run(command, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr[-3000:]
+    with FileLock(shared / "site.lock"):  # one build for all worker processes
+        if not (shared / "site.built").exists():
+            built = subprocess.run(command, capture_output=True, text=True)
+            assert built.returncode == 0, built.stderr[-3000:]
+            (shared / "site.built").touch()
     return out
 
 
