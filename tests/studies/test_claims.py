@@ -132,7 +132,7 @@ def test_command_line(tmp_path):
     command = ["claims", "--only", "orthogonality,training", "--out", str(tmp_path), "--json"]
     first = CliRunner().invoke(main, command)
     record = json.loads(first.stdout)["claims"]
-    assert [r["verdict"] for r in record] == ["holds", "not tested"]
+    assert [r["verdict"] for r in record] == ["holds", "holds with limits"]
     page = (tmp_path / "claims.md").read_text()
     assert "Verdict: holds." in page
     assert "figures/orthogonality.png" in page
