@@ -664,7 +664,7 @@ def training(seed: int, studies: Mapping[str, xr.Dataset] | None = None) -> Outc
             settings.append({"study": name, "depth": depth, "decides": decides, **pair})
     below = [sum(estimate.high < 0 for estimate in found) for found in (stable, score)]
     deciding, all_of_them = len(stable), len(settings)
-    deciding_studies = {setting["study"] for setting in settings if setting["decides"]}
+    deciding_studies = dict.fromkeys(str(setting["study"]) for setting in settings if setting["decides"])
     ratios = [_gap_to_layer_norm(kept[name]) for name in deciding_studies] or [math.nan]
     verdict: Verdict = "fails"
     if deciding and below == [deciding] * 2:
