@@ -17,7 +17,7 @@ import torch
 
 from criticality.laboratory.tasks import task
 from criticality.laboratory.train import Run, _model, _optimizers, _step
-from side_by_side import machine
+from side_by_side import machine, saved_bytes
 
 NORMS = {"none": None, "rms": None, "ln": None, "dyt": 1.0, "derf": 1.0}
 SETTINGS = ((32, 12, 16), (32, 48, 16), (256, 12, 64))
@@ -40,16 +40,7 @@ class Trainer:
         return time.perf_counter() - start
 
     def saved_bytes(self) -> int:
-        storages: dict[int, int] = {}
-
-        def pack(tensor: torch.Tensor) -> torch.Tensor:
-            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            loss = self.made.loss(self.model, self.batch)
-        del loss
-        return sum(storages.values())
+        return saved_bytes(lambda: self.made.loss(self.model, self.batch))
 
 
 def compare(width: int, depth: int, batch: int, rounds: int) -> list[dict[str, float | str]]:

@@ -18,7 +18,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from criticality.models import DynamicPointwise
-from side_by_side import machine
+from side_by_side import machine, saved_bytes
 
 
 class Plain(DynamicPointwise):
@@ -40,18 +40,6 @@ NORMS: dict[str, Callable[..., nn.Module]] = {
 
 def norm_of(kind: str) -> Callable[..., nn.Module]:
     return lambda width, **_: NORMS[kind](width)
-
-
-def saved_bytes(module: nn.Module, x: Tensor) -> int:
-    storages: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        module(x)
-    return sum(storages.values())
 
 
 def medians(modules: dict[str, nn.Module], x: Tensor, rounds: int) -> dict[str, float]:
@@ -91,7 +79,7 @@ def main() -> None:
         columns = {"eager": medians(built, x, rounds)}
         if not arguments.no_compile:
             columns["compiled"] = medians({kind: torch.compile(module) for kind, module in built.items()}, x, rounds)
-        saved = {kind: saved_bytes(module, x) for kind, module in built.items()}
+        saved = {kind: saved_bytes(lambda m=module: m(x)) for kind, module in built.items()}
         print(
             f"\n{place:16s}"
             + "".join(f"{name + ' ms':>14s}{'ratio':>8s}" for name in columns)

@@ -36,6 +36,20 @@ def seconds(candidates: Mapping[str, Callable[[], object]], rounds: int = 7, war
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
+def saved_bytes(forward: Callable[[], object]) -> int:
+    """Bytes of the distinct tensors that autograd keeps for the backward pass of a forward pass."""
+    storages: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = forward()  # kept until the hooks are gone: storages that are freed would be counted as one
+    del result
+    return sum(storages.values())
+
+
 def peak_bytes(script: str, *arguments: str) -> int:
     """Run ``script arguments`` in a fresh process, and read the number of bytes that it prints last."""
     run = subprocess.run([sys.executable, script, *arguments], check=True, capture_output=True, text=True)

@@ -29,6 +29,7 @@ from criticality.studies.stability import (
     choices,
     correlation,
     difference,
+    excess_of_cells,
     kept_study,
     runs_of,
 )
@@ -176,7 +177,7 @@ def table_of_failures(studies: dict[str, xr.Dataset]) -> list[str]:
     """What became of ``log J`` in runs that train and in those that do not."""
     lines = ["| Study | norms | runs | log J, first and last (medians) | diverged |", "|---|---|---|---|---|"]
     for name, study in studies.items():
-        trains = (study.last_loss - study.last_constant_loss).values < -MARGIN
+        trains = excess_of_cells(study) < -MARGIN
         own = study.norm.values == "ln"
         for label, norms in (("LayerNorm", own), ("pointwise", ~own)):
             for word, outcome in (("train", trains), ("do not", ~trains)):
@@ -352,9 +353,8 @@ def page(studies: dict[str, xr.Dataset]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def main() -> None:
-    if len(sys.argv) > 1:
-        take(Path(sys.argv[1]))
+def write() -> None:
+    """The page and its figures from what is kept."""
     studies = {name: kept_study(name) for name in KEPT if (DATA / f"{name}.nc").exists()}
     (FOLDER / "stability.md").write_text(page(studies))
     cost = json.loads((Path(__file__).parent / "data" / "cost.json").read_text())["rows"]
@@ -362,6 +362,12 @@ def main() -> None:
     drawn = (("", draw_overview(study)), ("_rates", draw_rates(study)), ("_cost", draw_cost(study, cost)))
     for name, figure in drawn:
         save_figure(figure, FOLDER / f"stability{name}")[1].unlink()
+
+
+def main() -> None:
+    if len(sys.argv) > 1:
+        take(Path(sys.argv[1]))
+    write()
 
 
 if __name__ == "__main__":

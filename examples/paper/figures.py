@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import matplotlib as mpl
@@ -17,7 +18,9 @@ from matplotlib.figure import Figure
 
 from criticality.phases import ResidualStep, amplification, critical_line, fixed_point_of
 from criticality.pointwise import Pointwise, get_function
+from criticality.prescription.solve import scheduled_log_apjn
 from criticality.reports.figures import COLOURS, DASHES, NORM_NAMES, STYLE
+from criticality.studies.explorer import mlp_explorer
 from criticality.theory import make_norm
 
 Settings = Mapping[str, Any]
@@ -41,19 +44,10 @@ GROWTH_DEPTHS = [int(d) for d in np.unique(np.round(np.geomspace(1, 1e6, 49)))]
 
 def growth_curve(settings: Settings, seed: int) -> Values:
     if settings["norm"] == "schedule":
-        return {"log_apjn": _scheduled(GROWTH_DEPTHS, settings["alpha"])}
+        scheduled = partial(scheduled_log_apjn, Pointwise("tanh"), settings["alpha"])
+        return {"log_apjn": [scheduled(depth) for depth in GROWTH_DEPTHS]}
     norm = make_norm(settings["norm"], settings["alpha"])
     return {"log_apjn": amplification(ResidualStep(norm), GROWTH_DEPTHS).tolist()}
-
-
-def _scheduled(depths: Sequence[int], c: float) -> list[float]:
-    """``alpha_l = c / sqrt(K_l)``: the closed form of docs/theory, section 10."""
-    from scipy.special import gammaln
-
-    pointwise = Pointwise("tanh")
-    v, a = float(pointwise.V(c * c)), c * c * float(pointwise.D(c * c))
-    deep = np.array(depths, dtype=float)
-    return (gammaln(deep + (1 + a) / v) + gammaln(1 / v) - gammaln((1 + a) / v) - gammaln(deep + 1 / v)).tolist()
 
 
 def draw_growth(curves: Sequence[Curve]) -> Figure:
@@ -88,13 +82,8 @@ def phases_curve(settings: Settings, seed: int) -> Values:
         line = critical_line(get_function("tanh"), np.array([settings["sigma_b"]]))
         return {"log_chi": np.log([p.chi for p in points]).tolist(), "line": float(line[0])}
     sigma_w = settings["sigma_w"] or float(critical_line(get_function("tanh"), np.array([PHASE_SIGMA_B]))[0])
-    pointwise, q, rho, found = Pointwise("tanh"), 1.0, settings["rho"], [settings["rho"]]
-    for _ in range(LAYERS):
-        covariance = sigma_w**2 * float(pointwise.C(q, q, rho)) + PHASE_SIGMA_B**2
-        q = sigma_w**2 * float(pointwise.V(q)) + PHASE_SIGMA_B**2
-        rho = min(1.0, covariance / q)
-        found.append(rho)
-    return {"rho": found, "sigma_w": sigma_w}
+    table = mlp_explorer("tanh", (sigma_w,), (PHASE_SIGMA_B,), (settings["rho"],), range(LAYERS + 1))
+    return {"rho": table.rho.values.ravel().tolist(), "sigma_w": sigma_w}
 
 
 def draw_phases(curves: Sequence[Curve]) -> Figure:

@@ -64,8 +64,8 @@ function layout(x, y, more = {}) {
 
 const OPTIONS = { displayModeBar: false, responsive: true };
 
-function upright(x, xref = "x") {
-  return { type: "line", xref, yref: "paper", x0: x, x1: x, y0: 0, y1: 1, line: { color: colours().text, width: 1, dash: "dot" } };
+function upright(x) {
+  return { type: "line", xref: "x", yref: "paper", x0: x, x1: x, y0: 0, y1: 1, line: { color: colours().text, width: 1, dash: "dot" } };
 }
 
 const FIGURES = {
@@ -118,7 +118,6 @@ const FIGURES = {
       const { sigma_w: weights, sigma_b: biases, depth: depths, rho0: correlations } = table.axes;
       const depth = depths[place.depth];
       const chi = biases.map((_, b) => slice(table, "chi", { ...place, sigma_b: b }, "sigma_w").map(Math.log));
-      const { text } = colours();
       Plotly.react(
         plots[0],
         [

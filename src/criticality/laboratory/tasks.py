@@ -72,6 +72,11 @@ def _surprise(labels: Tensor, classes: int) -> Tensor:
     return -torch.log(counts / counts.sum())
 
 
+@cache
+def _digits_surprise() -> Tensor:
+    return _surprise(_digits()[1], 10)
+
+
 def _vit(depth: int, width: int) -> nn.Module:
     from timm.models.vision_transformer import VisionTransformer
 
@@ -110,7 +115,7 @@ def _digits_task() -> Task:
         _digits_batch,
         lambda: _digits()[2:],
         lambda model, batch: functional.cross_entropy(model(batch[0]), batch[1]),
-        lambda batch: float(_surprise(_digits()[1], 10)[batch[1]].mean()),
+        lambda batch: float(_digits_surprise()[batch[1]].mean()),
         _accuracy,
         lambda model, batch: (
             vit_network(model),

@@ -28,6 +28,9 @@ DIVERGED_FACTOR = 1.5
 factor."""
 
 _WINDOW = 10
+_SERIES = ("loss", "constant_loss", "gradient_norm", "step_seconds")
+Series = dict[str, list[float]]
+"""What is recorded at every step, by name."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,7 @@ def train(
         every=run.every,
         budget=1e9,
     )
-    losses, constant, norms, seconds, start = [], [], [], [], 0
+    series: Series = {name: [] for name in _SERIES}
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():
         state = _load(path, run)
@@ -127,10 +130,9 @@ def train(
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         generator.set_state(state["generator"])
-        losses, constant, norms = state["losses"], state["constant"], state["norms"]
-        seconds, start = state["seconds"], state["step"]
+        series = state["series"]
         monitor.load_state(state["monitor"])
-    diverged_at = -1
+    diverged_at, start = -1, len(series["loss"])
     if start == 0:
         monitor.record(0)
     for step in range(start, run.steps):
@@ -138,13 +140,12 @@ def train(
         rate = run.learning_rate * min(1.0, (step + 1) / max(1, run.warm_up))
         batch = made.batch(run.batch, generator)
         loss, norm = _step(run, made, model, optimizers, _on(batch, device), rate, device)
-        losses.append(loss)
-        constant.append(made.constant_loss(batch))
-        norms.append(norm)
-        seconds.append(time.perf_counter() - began)
+        taken = time.perf_counter() - began
+        for name, value in zip(_SERIES, (loss, made.constant_loss(batch), norm, taken), strict=True):
+            series[name].append(value)
         if progress is not None:
             progress(step, loss)
-        if _has_diverged(losses):
+        if _has_diverged(series["loss"]):
             diverged_at = step
             break
         if (step + 1) % run.every == 0:
@@ -154,8 +155,8 @@ def train(
                 diverged_at = step
                 break
         if path is not None and (step + 1) % checkpoint_every == 0:
-            _save(path, run, model, optimizers, generator, losses, constant, norms, seconds, step + 1, monitor)
-    return _dataset(run, made, model, monitor, losses, constant, norms, seconds, diverged_at, device)
+            _save(path, run, model, optimizers, generator, series, monitor)
+    return _dataset(run, made, model, monitor, series, diverged_at, device)
 
 
 def _model(run: Run, made: Any) -> nn.Module:
@@ -216,11 +217,7 @@ def _save(
     model: nn.Module,
     optimizers: list[torch.optim.Optimizer],
     generator: torch.Generator,
-    losses: list[float],
-    constant: list[float],
-    norms: list[float],
-    seconds: list[float],
-    step: int,
+    series: Series,
     monitor: Monitor,
 ) -> None:
     state = {
@@ -228,11 +225,7 @@ def _save(
         "model": model.state_dict(),
         "optimizers": [optimizer.state_dict() for optimizer in optimizers],
         "generator": generator.get_state(),
-        "losses": losses,
-        "constant": constant,
-        "norms": norms,
-        "seconds": seconds,
-        "step": step,
+        "series": series,
         "monitor": monitor.state(),
     }
     with whole_or_absent(path) as file:
@@ -244,10 +237,8 @@ def _load(path: Path, run: Run) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, weights_only=True)
     except Exception as error:
         raise ValueError(f"checkpoint {str(path)!r} must be a whole checkpoint of criticality: {error}") from error
-    if "constant" not in state:
-        raise ValueError(
-            f"checkpoint {str(path)!r} must be of this version of criticality, but holds no constant losses"
-        )
+    if set(state.get("series", ())) != set(_SERIES):
+        raise ValueError(f"checkpoint {str(path)!r} must be of this version of criticality, but holds other series")
     wanted = {key: value for key, value in asdict(run).items() if key != "steps"}
     if state.get("run") != wanted:
         other = [key for key, value in wanted.items() if state.get("run", {}).get(key) != value]
@@ -260,10 +251,7 @@ def _dataset(
     made: Any,
     model: nn.Module,
     monitor: Monitor,
-    losses: list[float],
-    constant: list[float],
-    norms: list[float],
-    seconds: list[float],
+    series: Series,
     diverged_at: int,
     device: str,
 ) -> xr.Dataset:
@@ -271,17 +259,8 @@ def _dataset(
     model.eval()
     with torch.no_grad():
         score = float(made.score(model, _on(made.validation(), device)))
-    padded = {
-        name: np.concatenate([values, np.full(run.steps - len(values), np.nan)])
-        for name, values in (
-            ("loss", losses),
-            ("constant_loss", constant),
-            ("gradient_norm", norms),
-            ("step_seconds", seconds),
-        )
-    }
-    for name, values in padded.items():
-        result[name] = ("train_step", values)
+    for name, values in series.items():
+        result[name] = ("train_step", np.concatenate([values, np.full(run.steps - len(values), np.nan)]))
     result["score"] = score if math.isfinite(score) else math.nan
     result["diverged"] = diverged_at >= 0
     result["diverged_at"] = diverged_at

@@ -150,7 +150,7 @@ def runs_of(study: xr.Dataset) -> list[Runs]:
     labels = label_of_cells(study)[done]
     column = {name: study[name].values[done] for name in _COLUMNS}
     rates, seeds = np.unique(column["learning_rate"]), np.unique(column["seed"])
-    excess = np.where(column["diverged"] == 0, column["last_loss"] - column["last_constant_loss"], np.inf)
+    excess = excess_of_cells(study)[done]
     found = []
     for label, depth in dict.fromkeys(zip(labels.tolist(), column["depth"].astype(int).tolist(), strict=True)):
         mine = (labels == label) & (column["depth"] == depth)
@@ -164,6 +164,11 @@ def runs_of(study: xr.Dataset) -> list[Runs]:
         trains = table["excess"] < -MARGIN
         found.append(Runs(label, depth, *means, rates, trains, table["score"], table["excess"]))
     return found
+
+
+def excess_of_cells(study: xr.Dataset) -> np.ndarray:
+    """Nats of every cell's final loss above the constant prediction's, infinite where it diverged; it trains below ``-MARGIN``."""
+    return np.where(study.diverged.values == 0, (study.last_loss - study.last_constant_loss).values, np.inf)
 
 
 def label_of_cells(study: xr.Dataset) -> np.ndarray:
