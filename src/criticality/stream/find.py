@@ -1,0 +1,209 @@
+"""Finding the residual streams of a model in the data flow of one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os.path import commonprefix
+from typing import Any
+
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+
+from criticality.errors import InputsError, StreamNotFoundError
+from criticality.stream.flow import Flow, SideInput, hold_side_inputs, largest_region
+from criticality.stream.graph import Graph, graph_of
+from criticality.stream.inputs import call, differentiable
+from criticality.stream.points import Layout, Point, Step, points, steps
+from criticality.stream.recording import Observe, Record, Recording, tensors_in
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One residual stream: from where its source enters to the last addition.
+
+    Attributes:
+        name: common part of the names of its points; encoder and decoder differ in it.
+        points: in order, ``steps + 1`` of them.
+        steps: between them, one for each join.
+        side_inputs: where the values come from that are used along the depth and held fixed.
+        flow: paths of the data that it is in.
+    """
+
+    name: str
+    points: tuple[Point, ...]
+    steps: tuple[Step, ...]
+    side_inputs: tuple[str, ...]
+    flow: Flow
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one forward pass left: its graph, what was recorded, and the chains found in it."""
+
+    layout: Layout
+    output: Tensor
+    chains: tuple[Chain, ...]
+
+    def node(self, point: Point) -> Node:
+        """The autograd node of a point."""
+        return self.layout.graph.nodes[point.node]
+
+
+def trace(model: nn.Module, inputs: Any, observe: Observe | None = None) -> Trace:
+    """Run a model once, its parameters frozen and its mode as it is, and find its residual streams.
+
+    Raises:
+        InputsError: nothing in the inputs is floating or embedded, or the output does not depend on it.
+        ModelFailedError: the model's own code raised.
+        StreamNotFoundError: no point through which the whole data flow goes and where something is added.
+    """
+    ready, sources, tokens = differentiable(inputs)
+    recording = Recording(model, tokens, observe)
+    with _written_back(recording), recording.watching() as record:
+        returned = call(model, ready, lambda: recording.failed_in)
+    sources = [*sources, *record.sources]
+    if not sources:
+        raise InputsError(
+            f"inputs of {type(model).__name__} must be floating, or integers that the model looks up in an embedding,"
+            " and it looks none of them up"
+        )
+    outputs = [tensor for tensor in tensors_in(returned) if tensor.grad_fn is not None]
+    if not outputs:
+        raise InputsError(
+            f"output of {type(model).__name__} must depend on its inputs by differentiable operations, and does not"
+        )
+    record.sources = sources
+    graph = graph_of([tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None])
+    layout = Layout(graph, record, _own_parameters(model))
+    missed: list[str] = []
+    for output in outputs:
+        chains = _chains(layout, sources, output, missed)
+        if chains:
+            return Trace(layout, output, tuple(chains))
+    raise StreamNotFoundError(
+        f"model {type(model).__name__} must have a residual stream, values through which the whole data flow goes and"
+        f" to which branches are added; {missed[0]}; for a part of it give points=['name of module', ...]"
+    )
+
+
+def _own_parameters(model: nn.Module) -> dict[str, dict[str, tuple[int, ...]]]:
+    return {
+        module_name: {
+            f"{module_name}.{name}" if module_name else name: tuple(parameter.shape)
+            for name, parameter in module.named_parameters(recurse=False)
+        }
+        for module_name, module in model.named_modules()
+    }
+
+
+@contextmanager
+def _written_back(recording: Recording) -> Iterator[None]:
+    """Put parameters and buffers back that the model wrote to in its forward pass."""
+    try:
+        yield
+    finally:
+        for tensor, before in recording.saved.values():
+            tensor.data.copy_(before)
+
+
+def _chains(layout: Layout, sources: list[Tensor], output: Tensor, missed: list[str]) -> list[Chain]:
+    """Of every source, each set of joins once; the longest that ends at the output first."""
+    found: dict[tuple[int, ...], Chain] = {}
+    assert output.grad_fn is not None
+    flows = [layout.graph.flow([source], output.grad_fn) for source in sources]
+    flows = [flow for flow in flows if flow.nodes]
+    for number, flow in enumerate(flows):
+        others = [one for index, one in enumerate(flows) if index != number]
+        for part, held in _parts(flow, others):
+            part_steps = steps(layout, part)
+            complaint = _hidden(layout, part)
+            if not part_steps or complaint:
+                nothing = f"{len(part.joins)} joins were found, at none of which something is added to a stream"
+                missed.append((complaint or nothing) + _blocked(layout))
+                continue
+            key = tuple(step.join for step in part_steps)
+            if key not in found:
+                sides = tuple(layout.label(side.node) for side in held)
+                chain_points = tuple(points(layout, part_steps))
+                found[key] = Chain(_chain_name(chain_points), chain_points, tuple(part_steps), sides, part)
+    chains = sorted(found.values(), key=lambda chain: -len(chain.steps))
+    kept: list[Chain] = []
+    for chain in chains:
+        joins = {step.join for step in chain.steps}
+        if not any(joins <= {step.join for step in other.steps} for other in kept):
+            kept.append(chain)
+    if not kept and not flows:
+        missed.append("the output does not depend on any of its inputs")
+    return kept
+
+
+def _parts(flow: Flow, others: list[Flow]) -> Iterator[tuple[Flow, tuple[SideInput, ...]]]:
+    """A flow as it is, or, where its longest region has no cut vertex, up to that region and, with side inputs held, over it."""
+    start, end = largest_region(flow)
+    if start < 0 or 3 * len(flow.inside(start, end)) <= len(flow.nodes):
+        yield flow, ()
+        return
+    before = [node for node in flow.joins if node <= start]
+    fan = [node for node in flow.consumers[start] if node <= end]
+    side = len(before) >= 2 and len(fan) >= 4
+    if side:
+        yield Flow(flow.inputs, flow.sources, start), ()
+        if any(len(set(other.joins) & set(range(start + 1, end + 1))) >= 2 for other in others):
+            return
+    held_flow, held = hold_side_inputs(flow)
+    yield held_flow, held
+
+
+def _hidden(layout: Layout, flow: Flow) -> str:
+    """What is wrong when most of a network is in one region without a cut vertex, which holds several additions to a stream."""
+    start, end = largest_region(flow)
+    inside = flow.inside(start, end)
+    if 3 * len(inside) <= len(flow.nodes):
+        return ""
+    if _additions_on_skip(layout, flow, start, end) < _SEVERAL:
+        return ""
+    places = [layout.label(node) if node >= 0 else "the input" for node in (start, end)]
+    return (
+        f"{len(flow.joins)} joins were found, and between {places[0]!r} and {places[1]!r} there is none for"
+        f" {len(inside)} of {len(flow.nodes)} operations, as values go around every one (dense or nested skips, several lanes)"
+    )
+
+
+def _blocked(layout: Layout) -> str:
+    calls = [call for call in layout.record.calls.values() if call.blocked]
+    if not calls:
+        return ""
+    first = layout.label(layout.graph.number[calls[0].node]) if calls[0].node in layout.graph.number else "its output"
+    return (
+        f", and at {len(calls)} operations, first at {first!r}, values are used through which no gradient passes"
+        " (quantized, detached or whole numbers)"
+    )
+
+
+_SEVERAL = 3
+
+
+def _additions_on_skip(layout: Layout, flow: Flow, start: int, end: int) -> int:
+    """Fewest additions on a path of a region that leads by additions and views only; many when there is no such path."""
+    from criticality.stream.diamonds import VIEWS
+    from criticality.stream.points import ADDITIONS
+
+    fewest = {start: 0}
+    for node in (*flow.inside(start, end), end):
+        before = [fewest[one] for one in flow.joined[node] if one in fewest]
+        name = layout.name(node)
+        if before and (name.startswith((*ADDITIONS, *VIEWS)) or len(flow.joined[node]) == 1 and name.startswith("Mul")):
+            adds = name.startswith(ADDITIONS) and len(flow.joined[node]) > 1
+            fewest[node] = min(before) + adds
+    if end in fewest:
+        return fewest[end] - 1
+    return sum(
+        layout.name(node).startswith(ADDITIONS) and len(flow.joined[node]) > 1 for node in flow.inside(start, end)
+    )
+
+
+def _chain_name(chain: tuple[Point, ...]) -> str:
+    names = [point.name.split(" ")[0].split(".") for point in chain[1:]]
+    return ".".join(commonprefix(names)) if len(names) > 1 else ""

@@ -1,0 +1,91 @@
+"""Inputs in the forms in which people have them, made ready to be differentiated."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from criticality.errors import CriticalityError, InputsError, ModelFailedError
+
+
+def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """The same nesting of tuples, lists and mappings with every tensor changed; mappings become dicts."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(change, entry) for key, entry in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(change, entry) for entry in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(map_tensors(change, entry) for entry in value)
+    return value
+
+
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments: a mapping or a dataclass is keywords, a tuple is positions, all else is one argument.
+
+    A list of tensors of one shape, such as a batch of images, is stacked.
+    """
+    if isinstance(inputs, Mapping):
+        return (), {str(key): value for key, value in inputs.items()}
+    if is_dataclass(inputs) and not isinstance(inputs, type):
+        values = {field.name: getattr(inputs, field.name) for field in fields(inputs)}
+        return (), {name: value for name, value in values.items() if value is not None}
+    if isinstance(inputs, tuple):
+        return inputs, {}
+    if isinstance(inputs, list) and inputs and all(isinstance(entry, Tensor) for entry in inputs):
+        if len({entry.shape for entry in inputs}) == 1:
+            return (torch.stack(inputs),), {}
+    return (inputs,), {}
+
+
+def differentiable(inputs: Any) -> tuple[Any, list[Tensor], list[Tensor]]:
+    """Copies of inputs whose floating tensors are sources; the sources, and the integer tensors.
+
+    Raises:
+        InputsError: no tensor at all.
+    """
+    sources: list[Tensor] = []
+    tokens: list[Tensor] = []
+
+    def ready(tensor: Tensor) -> Tensor:
+        copy = tensor.detach().clone()
+        if tensor.is_floating_point() and tensor.ndim > 0:
+            sources.append(copy.requires_grad_())
+            return copy.clone()  # the model may write to it
+        if tensor.dtype in (torch.int64, torch.int32):
+            tokens.append(copy)
+        return copy
+
+    args, kwargs = arguments(inputs)
+    with torch.inference_mode(False), torch.enable_grad():
+        copies = map_tensors(ready, args), map_tensors(ready, kwargs)
+    if not sources and not tokens:
+        raise InputsError(
+            f"inputs must hold a floating tensor or integer token ids, and a {type(inputs).__name__} holds neither"
+        )
+    return copies, sources, tokens
+
+
+def call(model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]], where: Callable[[], str] = str) -> Any:
+    """``model(*args, **kwargs)``; ``where`` says in which module it failed.
+
+    Raises:
+        ModelFailedError: the model's own code raised.
+    """
+    args, kwargs = inputs
+    try:
+        return model(*args, **kwargs)
+    except CriticalityError:
+        raise
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, ImportError) as error:
+        said = str(error).strip().splitlines()
+        place = f" in {where()!r}" if where() else ""
+        raise ModelFailedError(
+            f"model {type(model).__name__} must run on these inputs, and its own code raised{place}"
+            f" {type(error).__name__}: {said[0] if said else 'without a message'}"
+        ) from error

@@ -1,0 +1,299 @@
+"""Points of the residual stream: which cut vertices they are, what they are called, and which bound blocks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from criticality.errors import StreamNotFoundError
+from criticality.stream.flow import Flow
+from criticality.stream.graph import Graph
+from criticality.stream.recording import Call, Record
+
+ADDITIONS = ("Add", "Sub", "Rsub", "Lerp", "IndexAdd", "ScatterAdd", "IndexPut")
+"""How the names of nodes begin that add to a stream; ``Add`` covers ``addmm``, ``addcmul`` and the like."""
+
+_OF_TORCH = ("Backward0", "Backward1", "Backward2", "Backward3")
+"""How the names of torch's own nodes end."""
+
+OPAQUE = "CheckpointFunctionBackward"
+"""A checkpointed part of a model, whose inside is not in the graph."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value of the residual stream.
+
+    Attributes:
+        name: module that returns it, or where it is made, for people.
+        position: in blocks; whole numbers are boundaries of blocks.
+        shape: of the value.
+        node: its number in the graph.
+    """
+
+    name: str
+    position: float
+    shape: tuple[int, ...]
+    node: int
+
+    @property
+    def boundary(self) -> bool:
+        """Whether it is the input of the first or the output of a block."""
+        return self.position == int(self.position)
+
+
+@dataclass(frozen=True)
+class Step:
+    """From one join to the next.
+
+    Attributes:
+        start: cut vertex before the join.
+        join: where skip and branch meet.
+        end: the point of the stream after it, norms after the addition included.
+    """
+
+    start: int
+    join: int
+    end: int
+
+
+class Layout:
+    """The graph of a forward pass with what was recorded of its nodes.
+
+    Args:
+        graph: of autograd.
+        record: of the calls and the modules.
+        parameters: of each module, by its name, names and shapes of its own parameters.
+    """
+
+    def __init__(self, graph: Graph, record: Record, parameters: Mapping[str, Mapping[str, tuple[int, ...]]]):
+        self.graph, self.record, self.of_module = graph, record, parameters
+        self.shapes = {name: shape for own in parameters.values() for name, shape in own.items()}
+        self._made: dict[int, list[int]] = {}
+        self._children: dict[int, list[int]] = {}
+        for number, visit in enumerate(record.visits):
+            self._children.setdefault(visit.parent, []).append(number)
+            for node in visit.made:
+                if node in graph.number:
+                    self._made.setdefault(graph.number[node], []).append(number)
+
+    def name(self, node: int) -> str:
+        """Of the autograd node."""
+        return str(self.graph.nodes[node].name())
+
+    def owners(self, node: int) -> list[int]:
+        """Visits that return a value that they did not take, in the order in which they began: from the outside in."""
+        return self._made.get(node, [])
+
+    def call(self, node: int) -> Call | None:
+        """What made a value, if it was seen."""
+        return self.record.calls.get(self.graph.nodes[node])
+
+    def parameters(self, node: int) -> tuple[str, ...]:
+        """That a node's call took; of one that was made by a function of somebody's own, those of the module that it is in."""
+        call, name = self.call(node), self.name(node)
+        if call is None:
+            return ()
+        if call.parameters or call.function != name or name.endswith(_OF_TORCH):
+            return call.parameters
+        return () if call.visit < 0 else tuple(self.of_module.get(self.record.visits[call.visit].name, {}))
+
+    def heavy(self, node: int) -> bool:
+        """Whether a node's call took a weight matrix: a parameter with two axes or more that are longer than 1."""
+        return any(self.is_matrix(parameter) for parameter in self.parameters(node))
+
+    def is_matrix(self, parameter: str) -> bool:
+        """Whether a parameter has two axes or more that are longer than 1."""
+        return sum(size > 1 for size in self.shapes.get(parameter, ())) >= 2
+
+    def visit(self, node: int) -> int:
+        """The innermost visit that a value was made in, -1 when it was not seen."""
+        call = self.call(node)
+        return -1 if call is None else call.visit
+
+    def shape(self, node: int) -> tuple[int, ...]:
+        """Of a value; empty when it was not seen."""
+        call = self.call(node)
+        if call is not None and call.shapes:
+            return call.shapes[min(call.shapes)]
+        variable = getattr(self.graph.nodes[node], "variable", None)  # of a source
+        return () if variable is None else tuple(variable.shape)
+
+    def label(self, node: int) -> str:
+        """Where a value comes from, for people."""
+        owners = [self.record.visits[number].name for number in self.owners(node)]
+        named = [name for name in owners if name]
+        if named:
+            return min(named, key=lambda name: name.count("."))
+        visit = self.visit(node)
+        if visit < 0:
+            return "input"
+        inside = self.record.visits[visit].name
+        before = [number for number in self._children.get(visit, []) if self._left_before(number, node)]
+        if not before:
+            return inside or self.name(node)
+        child = self.record.visits[before[-1]].name
+        last = child.removeprefix(f"{inside}.") if inside else child
+        return f"{inside} after {last}" if inside else f"after {last}"
+
+    def _left_before(self, visit: int, node: int) -> bool:
+        made = [self.graph.number[one] for one in self.record.visits[visit].made if one in self.graph.number]
+        return bool(made) and max(made) < node
+
+
+def steps(layout: Layout, flow: Flow) -> list[Step]:
+    """Steps of the residual stream, from the first join that adds to a stream to the last.
+
+    What follows a join up to the next branching, such as the norm of a post-norm block, belongs to its step when it
+    does so at most joins.
+    """
+    joins = [node for node in flow.cuts if _adds(layout, flow, node)]
+    if not joins:
+        return []
+    cuts, place = flow.cuts, {node: number for number, node in enumerate(flow.cuts)}
+    meeting = {node for node in cuts if len(flow.joined[node]) > 1 or layout.name(node) == OPAQUE}
+
+    def tail(join: int) -> list[int]:
+        after = []
+        for node in cuts[place[join] + 1 :]:
+            if node in meeting or layout.heavy(node):
+                break
+            after.append(node)
+        return after
+
+    def start_of(node: int) -> int:
+        return cuts[place[node] - 1] if place[node] else -1
+
+    def kinds(nodes: Sequence[int]) -> tuple[str, ...]:
+        return tuple(layout.name(node) for node in nodes)
+
+    tails = {join: tail(join) for join in joins}
+    inner = Counter(kinds(tails[join]) for join in joins[:-1])
+    usual, often = inner.most_common(1)[0] if inner else ((), 0)
+    if 2 * often <= len(joins) - 1:
+        usual = ()
+    ends = {
+        join: tails[join][len(usual) - 1] if usual and kinds(tails[join])[: len(usual)] == usual else join
+        for join in joins
+    }
+    return [Step(start_of(join), join, ends[join]) for join in joins if start_of(join) >= 0]
+
+
+def _adds(layout: Layout, flow: Flow, node: int) -> bool:
+    name = layout.name(node)
+    if name == OPAQUE:
+        return True
+    several = len(flow.joined[node]) > 1
+    if several and name.startswith("Stack"):
+        after = [layout.name(one) for one in flow.consumers[node]]
+        return all(one.startswith(("Sum", "Mean")) for one in after)
+    custom = several and not name.endswith(_OF_TORCH)
+    return several and (name.startswith(ADDITIONS) or custom)
+
+
+def points(layout: Layout, found: Sequence[Step]) -> list[Point]:
+    """The start of the stream and the end of every step, with their positions in blocks.
+
+    A block is the outermost module that returns a point and in which no class of module returns two: a block of
+    attention and MLP, not a stage of several blocks alike.  Where few points are returned by modules every step counts
+    as a block.
+    """
+    ends = [step.end for step in found]
+    units = _units(layout, found)
+    owned = [unit for unit in units if unit.visit >= 0]
+    start = found[0].start
+    if 2 * len(owned) < len(units) or not owned:
+        places = {node: float(number) for number, node in enumerate(ends, 1)}
+    else:
+        places = {}
+        entered = [
+            layout.graph.number[node]
+            for node in layout.record.visits[owned[0].visit].entered
+            if node in layout.graph.number
+        ]
+        start = next((node for node in entered if node in {start, *ends}), start)
+        last = max(number for number, unit in enumerate(units) if unit.visit >= 0)
+        position, pending = 0.0, []
+        for unit in units[: last + 1]:
+            pending += [node for node in unit.nodes if node > start]
+            if unit.visit >= 0:
+                for number, node in enumerate(pending, 1):
+                    places[node] = position + number / len(pending)
+                position, pending = position + 1, []
+    names = {unit.nodes[-1]: layout.record.visits[unit.visit].name for unit in owned}
+    chosen = [(start, 0.0), *((node, round(place, 6)) for node, place in places.items())]
+    return [Point(names.get(node) or layout.label(node), place, layout.shape(node), node) for node, place in chosen]
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Points that belong together: those made in one visit, or a single one that no module returns (visit -1)."""
+
+    visit: int
+    nodes: tuple[int, ...]
+
+
+def _units(layout: Layout, found: Sequence[Step]) -> list[_Unit]:
+    units = [_Unit(-1, (step.end,)) for step in found]
+    visits = layout.record.visits
+    owners = sorted(
+        {
+            visit
+            for step in found
+            for visit in layout.owners(step.end)
+            if visits[visit].parent >= 0 and _holds(layout, step.join, visit)
+        },
+        reverse=True,
+    )
+    for visit in owners:  # children before parents
+        inside = [number for number, unit in enumerate(units) if _within(layout, unit, visit)]
+        if not inside or inside != list(range(inside[0], inside[-1] + 1)):
+            continue
+        merged = units[inside[0] : inside[-1] + 1]
+        if visit not in layout.owners(merged[-1].nodes[-1]):
+            continue
+        kinds = [visits[unit.visit].kind for unit in merged if unit.visit >= 0]
+        if len(set(kinds)) == len(kinds):
+            nodes = tuple(node for unit in merged for node in unit.nodes)
+            units[inside[0] : inside[-1] + 1] = [_Unit(visit, nodes)]
+    return units
+
+
+def _within(layout: Layout, unit: _Unit, visit: int) -> bool:
+    if unit.visit >= 0:
+        return visit in layout.record.ancestors(unit.visit)
+    return _holds(layout, unit.nodes[0], visit)
+
+
+def _holds(layout: Layout, node: int, visit: int) -> bool:
+    """Whether a value is made inside a visit."""
+    return visit in layout.record.ancestors(layout.visit(node)) or visit in layout.owners(node)
+
+
+def named_points(layout: Layout, names: Sequence[tuple[str, str]]) -> list[Point]:
+    """Points that are given by names of modules and their sides, ``input`` or ``output``, one block between any two.
+
+    Raises:
+        StreamNotFoundError: a module that is not run, runs twice, comes before the one named before it, or whose tensor does
+            not depend on the inputs.
+    """
+    found: list[Point] = []
+    for number, (name, side) in enumerate(names):
+        shown = f"{name}:input" if side == "input" else name
+        visits = [visit for visit in layout.record.visits if visit.name == name]
+        if not visits:
+            raise StreamNotFoundError(f"point '{shown}' must be reached by the forward pass, and is not")
+        values = [visits[0].entered if side == "input" else visits[0].left for visit in visits]
+        nodes = [layout.graph.number[node] for node in values[0] if node in layout.graph.number]
+        if not nodes:
+            raise StreamNotFoundError(
+                f"point '{shown}' must be a floating tensor that depends on the inputs by differentiable operations"
+            )
+        if len(visits) > 1 or (found and nodes[0] <= found[-1].node):
+            raise StreamNotFoundError(
+                f"point '{shown}' must be reached once, as number {number} of the stream: it is reached {len(visits)} times,"
+                f" {'not ' if found and nodes[0] <= found[-1].node else ''}after the point before it"
+            )
+        found.append(Point(shown, float(number), layout.shape(nodes[0]), nodes[0]))
+    return found

@@ -1,0 +1,259 @@
+"""Watching a forward pass: which call made each value, in which module, with which parameters.
+
+Values are known by their node of the autograd graph, so that what is recorded can be laid over the graph, and an
+operation in place makes a new value.  Nothing is hooked into the model: calls are seen by a ``TorchFunctionMode``, and
+modules as they are entered and left.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from criticality.stream.opened import opened
+
+Observe = Callable[["Call", Tensor], None]
+"""Called with each new value that depends on the sources, as soon as it is made."""
+
+
+@dataclass(slots=True)
+class Call:
+    """What made a value.
+
+    Attributes:
+        number: how many calls made values before.
+        function: as torch names it, such as ``linear``; of a value that was made out of sight the name of its node.
+        node: of the autograd graph.
+        shapes: of the outputs, by their number.
+        visit: number of the innermost module that it was made in.
+        parameters: names of those that it took, directly or by way of tensors made from them.
+        blocked: whether it took a value that depends on the sources but passes no gradient on.
+    """
+
+    number: int
+    function: str
+    node: Node
+    shapes: dict[int, tuple[int, ...]]
+    visit: int
+    parameters: tuple[str, ...] = ()
+    blocked: bool = False
+
+
+@dataclass(slots=True)
+class Visit:
+    """One run of one module.
+
+    Attributes:
+        name: of the module, as ``named_modules`` has it.
+        parent: number of the visit that it was entered from; -1 of the outermost.
+        entered, left: nodes of the tensors that came in and went out.
+        kind: name of the module's class, for people.
+    """
+
+    name: str
+    kind: str
+    parent: int
+    entered: tuple[Node, ...] = ()
+    left: tuple[Node, ...] = ()
+
+    @property
+    def made(self) -> tuple[Node, ...]:
+        """Of what went out, what had not come in."""
+        return tuple(node for node in self.left if node not in self.entered)
+
+
+@dataclass
+class Record:
+    """What was seen of one forward pass, by node; the graph lives as long as the record does."""
+
+    calls: dict[Node, Call] = field(default_factory=dict)
+    visits: list[Visit] = field(default_factory=list)
+    sources: list[Tensor] = field(default_factory=list)
+
+    def ancestors(self, visit: int) -> Iterator[int]:
+        """A visit and those that it is in, from the inside out."""
+        while visit >= 0:
+            yield visit
+            visit = self.visits[visit].parent
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Tensors of nested tuples, lists, mappings and dataclasses, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            yield from tensors_in(entry)
+    elif isinstance(value, (tuple, list)):
+        for entry in value:
+            yield from tensors_in(entry)
+    elif hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
+        for name in value.__dataclass_fields__:
+            yield from tensors_in(getattr(value, name, None))
+
+
+class Recording(TorchFunctionMode):
+    """Records a forward pass, and makes sources of the look-ups of token ids.
+
+    Args:
+        model: whose parameters are named.
+        tokens: integer inputs: a look-up of these in a table is a source, as is every later one in the same table.
+        observe: called with every value that depends on the sources.
+    """
+
+    _LOOKUPS = ("embedding", "index_select", "__getitem__", "embedding_bag")
+
+    def __init__(self, model: nn.Module, tokens: Sequence[Tensor] = (), observe: Observe | None = None):
+        super().__init__()
+        self.record = Record()
+        self._tokens = list(tokens)
+        self._tables: set[int] = set()
+        self._observe = observe
+        self._names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._state = {*self._names, *(id(buffer) for buffer in model.buffers())}
+        self._derived: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._cut_off: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._inside: list[int] = [-1]
+        self._modules = {module: name for name, module in model.named_modules()}
+        self.saved: dict[int, tuple[Tensor, Tensor]] = {}
+        self.failed_in = ""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", str(func))
+        if name == "__get__" or name in _QUESTIONS:
+            return func(*args, **kwargs)
+        inner = opened(func)
+        if inner is not None:
+            with self:
+                return inner(*args, **kwargs)
+        given = list(tensors_in((args, kwargs)))
+        if args and (name in _WRITING or (name.endswith("_") and not name.endswith("__"))):
+            for tensor in given if name == "batch_norm" else args[:1]:
+                self._keep(tensor)
+        output = func(*args, **kwargs)
+        if name in self._LOOKUPS and self._is_source(given, output):
+            return self._source(output)
+        self._note(name, given, output)
+        return output
+
+    def _note(self, name: str, given: list[Tensor], output: Any) -> None:
+        calls = self.record.calls
+        for tensor in given:
+            if tensor.grad_fn is not None and tensor.grad_fn not in calls:
+                self._add(tensor, Call(len(calls), tensor.grad_fn.name(), tensor.grad_fn, {}, self._inside[-1]))
+        parameters = self._parameters(given)
+        blocked = any(tensor in self._cut_off for tensor in given)
+        depends = any(tensor.requires_grad for tensor in given)
+        for tensor in tensors_in(output):
+            if tensor.grad_fn is not None:
+                call = calls.get(tensor.grad_fn)
+                if call is None:
+                    call = Call(len(calls), name, tensor.grad_fn, {}, self._inside[-1], parameters, blocked)
+                self._add(tensor, call)
+            elif (depends or blocked) and not tensor.requires_grad:
+                self._cut_off[tensor] = True
+            elif parameters and not tensor.requires_grad:
+                self._derived[tensor] = parameters
+
+    def _add(self, tensor: Tensor, call: Call) -> None:
+        self.record.calls[call.node] = call
+        call.shapes[tensor.output_nr] = tuple(tensor.shape)
+        if self._observe is not None:
+            self._observe(call, tensor)
+
+    def _parameters(self, given: Iterable[Tensor]) -> tuple[str, ...]:
+        found: dict[str, None] = {}
+        for tensor in given:
+            name = self._names.get(id(tensor))
+            found |= dict.fromkeys([name] if name is not None else self._derived.get(tensor, ()))
+        return tuple(found)
+
+    def _keep(self, tensor: Any) -> None:
+        """A copy of a parameter or a buffer before it is written to."""
+        if isinstance(tensor, Tensor) and id(tensor) in self._state and id(tensor) not in self.saved:
+            self.saved[id(tensor)] = (tensor, tensor.detach().clone())
+
+    def _is_source(self, given: list[Tensor], output: Any) -> bool:
+        if not isinstance(output, Tensor) or not output.is_floating_point() or output.requires_grad:
+            return False
+        tables = [tensor for tensor in given if tensor.is_floating_point()]
+        indices = [tensor for tensor in given if tensor.dtype in (torch.int64, torch.int32)]
+        if len(tables) != 1 or not indices or tables[0].ndim < 2:
+            return False
+        if not any(_same(index, token) for index in indices for token in self._tokens):
+            return id(tables[0]) in self._tables
+        self._tables.add(id(tables[0]))
+        return True
+
+    def _source(self, output: Tensor) -> Tensor:
+        leaf = output.detach().requires_grad_()
+        self.record.sources.append(leaf)
+        value = leaf.clone()  # the model may add to it in place
+        self._note("embedding", [leaf], value)
+        return value
+
+    @contextmanager
+    def watching(self) -> Iterator[Record]:
+        """Record what the calling thread does inside."""
+        thread, original = threading.get_ident(), nn.Module.__call__
+
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if threading.get_ident() != thread or module not in self._modules:
+                return original(module, *args, **kwargs)
+            visit = Visit(self._modules[module], type(module).__name__, self._inside[-1], _nodes((args, kwargs)))
+            self.record.visits.append(visit)
+            self._inside.append(len(self.record.visits) - 1)
+            try:
+                output = original(module, *args, **kwargs)
+            except BaseException:
+                self.failed_in = self.failed_in or visit.name
+                raise
+            finally:
+                self._inside.pop()
+            visit.left = _nodes(output)
+            return output
+
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+        try:
+            with self:
+                yield self.record
+        finally:
+            nn.Module.__call__ = original  # type: ignore[method-assign]
+
+
+_QUESTIONS = frozenset(
+    ("size", "dim", "numel", "stride", "is_floating_point", "is_contiguous", "__len__", "__set__", "data_ptr", "storage_offset")
+)
+"""Calls that make no tensor and are asked often."""
+
+
+_WRITING = frozenset(("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "batch_norm"))
+"""Calls that write to a tensor, beside those whose name ends in ``_``."""
+
+
+def node_of(tensor: Tensor) -> Node | None:
+    """The node of a tensor that depends on the sources; of a source the node that its gradient goes to."""
+    if tensor.grad_fn is not None:
+        return tensor.grad_fn
+    return torch.autograd.graph.get_gradient_edge(tensor).node if tensor.requires_grad else None
+
+
+def _nodes(value: Any) -> tuple[Node, ...]:
+    found = (node_of(tensor) for tensor in tensors_in(value))
+    return tuple(node for node in found if node is not None)
+
+
+def _same(index: Tensor, token: Tensor) -> bool:
+    if index is token:
+        return True
+    return index.numel() == token.numel() and index.device == token.device and bool((index.flatten() == token.flatten()).all())
