@@ -1,15 +1,19 @@
 """Measurement on real PyTorch models; knows nothing of the theory or of the command line."""
 
-from criticality.measurement.apjn import measure, measure_ensemble
+from criticality.measurement.apjn import ensemble_dataset, measure, measure_chains, measure_ensemble
 from criticality.measurement.between import input_kernels, measure_between, measure_forward
-from criticality.measurement.points import ResidualPoint, residual_points
+from criticality.measurement.points import Points
+from criticality.measurement.profile import Profile, profile
 
 __all__ = [
-    "ResidualPoint",
+    "Points",
+    "Profile",
+    "ensemble_dataset",
     "input_kernels",
     "measure",
     "measure_between",
+    "measure_chains",
     "measure_ensemble",
     "measure_forward",
-    "residual_points",
+    "profile",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,12 +10,14 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from criticality.measurement.points import Points, ResidualPoint, residual_points
-from criticality.measurement.statistics import log_mean, standard_error, stream_moments
-from criticality.measurement.stream import placed, run_stream, untouched
+from criticality.errors import CriticalityError
+from criticality.measurement.points import Points
+from criticality.measurement.profile import Profile, profile
+from criticality.measurement.statistics import log_mean, standard_error
 from criticality.schema import profile_dataset
+from criticality.stream.untouched import placed, untouched
 
 
 def measure(
@@ -22,6 +25,7 @@ def measure(
     inputs: Any,
     *,
     points: Points = None,
+    chain: str | None = None,
     probes: int = 1,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -37,22 +41,39 @@ def measure(
     Args:
         model: any module; evaluated in eval mode. Parameters' ``requires_grad``, modes, hooks and random states are
             as before when the call returns or raises.
-        inputs: a tensor, a tuple of positional or a dict of keyword arguments, already batched.
-        points: see ``criticality.measurement.residual_points``.
+        inputs: a tensor, a tuple of positional or a mapping of keyword arguments, already batched; a dataclass, or a list of
+            tensors of one shape.
+        points: by default the boundaries of blocks, as found in the data flow (``criticality.stream``); see ``Points``.
+        chain: name of the residual stream, where the model has several; by default the one with most branchings.
         probes: independent ``u``; from two on, the standard error over probes is known.
         seed: of the probes.
         device, dtype: where to run; the model is moved there and back. Tested on CPU; written for any torch device.
 
     Returns:
-        Dataset of ``criticality.schema``, ``(depth + 1,)``.
+        Dataset of ``criticality.schema``, ``(depth + 1,)``; attribute ``points`` has their names, ``chain`` that of the stream
+        and ``side_inputs`` what was held fixed along the depth, so that ``J`` is a partial derivative.
 
     Raises:
-        ValueError: as ``residual_points`` and ``run_stream``; ``probes`` below 1; gradients that are not finite.
+        StreamNotFoundError: no residual stream, or not the points asked for.
+        InputsError: nothing in the inputs that a gradient can be taken by.
+        ModelFailedError: the model's own code raised.
+        NotFiniteError: a stream or gradient that is not finite, or a gradient that is 0.
+        ValueError: ``probes`` below 1.
     """
-    stream = residual_points(model, points)
-    log_apjn, moments = _profile(model, inputs, stream, probes, seed, device, dtype)
-    mean, error = log_mean(log_apjn)
-    return _dataset(mean, error, moments[None], probes=probes, seeds=1, seed=seed)
+    measured = _profile(model, inputs, points, chain, probes, seed, device, dtype)
+    mean, error = log_mean(measured.log_apjn)
+    return _dataset([measured], mean, error, probes=probes, seeds=1, seed=seed)
+
+
+def measure_chains(model: nn.Module, inputs: Any, **settings: Any) -> dict[str, xr.Dataset]:
+    """A profile of every residual stream of a model, by name: encoder and decoder, or the towers of a model of two inputs.
+
+    Arguments and errors as for ``measure``.
+    """
+    first = measure(model, inputs, **settings)
+    return {first.chain: first} | {
+        name: measure(model, inputs, chain=name, **settings) for name in first.chains if name != first.chain
+    }
 
 
 def measure_ensemble(
@@ -61,6 +82,7 @@ def measure_ensemble(
     seeds: Iterable[int],
     *,
     points: Points = None,
+    chain: str | None = None,
     probes: int = 1,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -74,29 +96,53 @@ def measure_ensemble(
     Raises:
         ValueError: no seeds, or as ``measure``.
     """
-    profiles, moments, chosen = [], [], list(seeds)
+    profiles: list[Profile] = []
+    chosen = list(seeds)
     if not chosen:
         raise ValueError("seeds=[] must hold at least one seed")
     for seed in chosen:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = build(seed)
-        log_apjn, moment = _profile(model, inputs, residual_points(model, points), probes, seed, device, dtype)
-        profiles.append(log_mean(log_apjn)[0])
-        moments.append(moment)
+        profiles.append(_profile(model, inputs, points, chain, probes, seed, device, dtype))
         if progress is not None:
             progress(seed)
-    mean, error = log_mean(np.array(profiles))
-    return _dataset(mean, error, np.array(moments), probes=probes, seeds=len(chosen), seed=chosen[0])
+    return ensemble_dataset(profiles, probes=probes, seeds=len(chosen), seed=chosen[0])
 
 
-def _dataset(
-    log_apjn: np.ndarray, error: np.ndarray, moments: Float[np.ndarray, "seeds 3 points"], **attrs: int
-) -> xr.Dataset:
+def ensemble_dataset(profiles: list[Profile], **attrs: Any) -> xr.Dataset:
+    """``log E J`` over profiles with its standard error over them.
+
+    Raises:
+        CriticalityError: profiles of different numbers of points.
+    """
+    lengths = {len(one.points) for one in profiles}
+    if len(lengths) > 1:
+        raise CriticalityError(
+            f"residual stream must have the same points for every seed, but has {sorted(lengths)} of them"
+        )
+    mean, error = log_mean(np.array([log_mean(one.log_apjn)[0] for one in profiles]))
+    return _dataset(profiles, mean, error, **attrs)
+
+
+def _dataset(profiles: list[Profile], log_apjn: np.ndarray, error: np.ndarray, **attrs: Any) -> xr.Dataset:
+    first = profiles[0]
+    moments: Float[np.ndarray, "seeds 3 points"] = np.array([one.moments for one in profiles])
     q, p, correlation = moments.mean(axis=0)
     q_error, _, correlation_error = standard_error(moments)
+    source = attrs.pop("source", "measurement")
+    about = {"points": [point.name for point in first.points], "chain": first.chain, "chains": list(first.chains)}
+    if first.side_inputs:
+        about["side_inputs"] = list(first.side_inputs)
+    if first.blocked:
+        about["blocked"] = list(first.blocked)
+        warnings.warn(
+            f"values are added to the stream at {', '.join(map(repr, first.blocked))} through which no gradient passes"
+            " (quantized or detached): log J leaves them out",
+            stacklevel=4,
+        )
     return profile_dataset(
-        block=range(len(log_apjn)),
+        block=[point.position for point in first.points],
         log_apjn=log_apjn,
         log_apjn_se=error,
         q=q,
@@ -104,91 +150,22 @@ def _dataset(
         p=p,
         correlation=correlation,
         correlation_se=correlation_error,
-        source="measurement",
-        attrs=attrs,
+        source=source,
+        attrs={**attrs, **about},
     )
 
 
 def _profile(
     model: nn.Module,
     inputs: Any,
-    points: list[ResidualPoint],
+    points: Points,
+    chain: str | None,
     probes: int,
     seed: int,
     device: torch.device | str | None,
     dtype: torch.dtype | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """``log J`` of shape ``(probes, points)`` and ``(q, p, correlation)`` of shape ``(3, points)``."""
+) -> Profile:
     if probes < 1:
         raise ValueError(f"probes={probes!r} must be at least 1")
-    moments = np.empty((3, len(points)))
-    gradients = GradientNorms(len(points))
-    ends: list[Tensor] = []
-
-    def visit(index: int, tensor: Tensor) -> Tensor | None:
-        moments[:, index] = stream_moments(tensor)
-        if index == 0:
-            leaf = tensor.detach().requires_grad_()
-            gradients.watch(index, leaf)
-            ends.append(leaf)
-            return leaf.clone()  # the model may add to it in place
-        gradients.watch(index, tensor)
-        if index == len(points) - 1:
-            ends.append(tensor)
-        return None
-
     with placed(model, inputs, device, dtype) as ready, untouched(model):
-        run_stream(model, ready, points, visit)
-        start, end = ends
-        rows = [
-            gradients.of(start, end, normal_probe(end, seed, number), retain=number + 1 < probes)
-            for number in range(probes)
-        ]
-    return np.log(np.array(rows)), moments
-
-
-def normal_probe(last: Tensor, seed: int, number: int) -> Tensor:
-    """Standard normal, the same on every device."""
-    generator = torch.Generator().manual_seed((1_000_003 * seed + number) % 2**63)
-    return torch.randn(last.shape, generator=generator, dtype=torch.float32).to(last)
-
-
-class GradientNorms:
-    """Squared norms of the gradients at the points of a stream, noted as a backward pass goes by.
-
-    A point is watched as the forward pass reaches it: a hook that is set then gets the gradient of the value that the
-    tensor has then, whatever the model adds to it in place afterwards.
-    """
-
-    def __init__(self, points: int):
-        self._squares = [0.0] * points
-
-    def watch(self, index: int, tensor: Tensor) -> None:
-        def note(gradient: Tensor) -> None:
-            self._squares[index] = squared_norm(gradient)
-
-        tensor.register_hook(note)
-
-    def of(
-        self, start: Tensor, end: Tensor, probe: Tensor, retain: bool = False, until: int | None = None
-    ) -> list[float]:
-        """``|d(probe . end) / d x|^2 / |probe|^2`` of the points up to number ``until``, ``end``'s own; the last is 1.
-
-        Raises:
-            ValueError: a gradient that is 0 or not finite.
-        """
-        torch.autograd.grad(end, start, probe, retain_graph=retain)
-        size = squared_norm(probe)
-        norms = [square / size for square in self._squares[: None if until is None else until + 1]]
-        bad = [i for i, value in enumerate(norms) if not (np.isfinite(value) and value > 0)]
-        if bad:
-            raise ValueError(
-                f"gradient at point {bad[-1]} must be finite and not 0 in {probe.dtype}, got a squared norm of"
-                f" {norms[bad[-1]]}; try dtype=torch.float64"
-            )
-        return norms
-
-
-def squared_norm(tensor: Tensor) -> float:
-    """Squared norm with the sum in float64."""
-    return float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64)) ** 2
+        return profile(model, ready, points, chain, probes, seed)

@@ -11,10 +11,14 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from criticality.measurement.apjn import GradientNorms, normal_probe, squared_norm
-from criticality.measurement.points import Points, residual_points
-from criticality.measurement.stream import placed, run_stream, untouched
+from criticality.errors import NotFiniteError
+from criticality.measurement.axes import stream_axes
+from criticality.measurement.points import Points, points_asked_for
+from criticality.measurement.profile import gradient_norms, normal_probe, squared_norm
 from criticality.schema import SCHEMA
+from criticality.stream import Call, trace
+from criticality.stream.find import watch
+from criticality.stream.untouched import placed, untouched
 
 
 def measure_between(
@@ -34,25 +38,19 @@ def measure_between(
     Raises:
         ValueError: as ``measure``.
     """
-    stream = residual_points(model, points)
-    gradients = GradientNorms(len(stream))
-    tensors: list[Tensor] = []
-
-    def visit(index: int, tensor: Tensor) -> Tensor:
-        tensors.append(tensor.detach().requires_grad_() if index == 0 else tensor)
-        gradients.watch(index, tensors[-1])
-        return tensors[-1].clone()  # the model may add to it in place, and it is an end of its own
-
-    size = len(stream)
-    values = np.full((size, size), np.nan)
-    values[0, 0] = 0.0
     with placed(model, inputs, device, dtype) as ready, untouched(model):
-        run_stream(model, ready, stream, visit)
+        found = trace(model, ready, required=points is None or points == "sublayers")
+        asked, _ = points_asked_for(model, found, points)
+        nodes = [found.node(point) for point in asked]
+        size = len(asked)
+        values = np.full((size, size), np.nan)
+        values[0, 0] = 0.0
         for target in range(1, size):
-            probe = normal_probe(tensors[target], seed, target)
-            norms = gradients.of(tensors[0], tensors[target], probe, retain=target + 1 < size, until=target)
+            norms = gradient_norms(
+                found, nodes[: target + 1], asked[: target + 1], seed, target, target + 1 < size
+            )
             values[: target + 1, target] = np.log(norms)
-    return _square_dataset(values, seed)
+    return _square_dataset(values, [point.position for point in asked], seed)
 
 
 def measure_forward(
@@ -66,7 +64,7 @@ def measure_forward(
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> xr.Dataset:
-    """``log J(start -> m)`` for every later point ``m`` by forward-mode differentiation of random tangents.
+    """``log J(start -> m)`` for every later point ``m`` by differentiating along random tangents.
 
     ``E_v |J v|^2 / |v|^2`` with ``v`` standard normal on every token of ``x^start`` equals the reverse-mode
     estimate in expectation (docs/theory, section 6).  Attention runs in its unfused form, which forward mode needs.
@@ -77,42 +75,61 @@ def measure_forward(
     Raises:
         ValueError: ``start`` outside the stream, ``tangents`` below 1, or as ``measure``.
     """
-    stream = residual_points(model, points)
-    if not 0 <= start < len(stream):
-        raise ValueError(f"start={start!r} must be a point of the stream, 0 to {len(stream) - 1}")
     if tangents < 1:
         raise ValueError(f"tangents={tangents!r} must be at least 1")
-    squares = np.zeros((tangents, len(stream)))
-
-    def visitor(number: int) -> Any:
-        size = 1.0
-
-        def visit(index: int, tensor: Tensor) -> Tensor | None:
-            nonlocal size
-            if index == start:
-                tangent = normal_probe(tensor, seed, number)
-                size = squared_norm(tangent)
-                squares[number, index] = 1.0
-                return forward_ad.make_dual(tensor.detach(), tangent)
-            if index > start:
-                squares[number, index] = squared_norm(forward_ad.unpack_dual(tensor).tangent) / size
-            return None
-
-        return visit
-
-    with placed(model, inputs, device, dtype) as ready, untouched(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    with placed(model, inputs, device, dtype) as ready, untouched(model), sdpa_kernel(SDPBackend.MATH):
+        with forward_ad.dual_level():  # as below: code may take other ways in forward mode
+            found = trace(model, ready, required=points is None or points == "sublayers")
+            asked, _ = points_asked_for(model, found, points)
+        positions = [point.position for point in asked]
+        if not 0 <= start < len(asked):
+            raise ValueError(f"start={start!r} must be a point of the stream, 0 to {len(asked) - 1}")
+        numbers = [_number(found.layout.call(point.node)) for point in asked]
+        del found  # and its graph
+        squares = np.zeros((tangents, len(asked)))
         for number in range(tangents):
             with forward_ad.dual_level():
-                run_stream(model, ready, stream, visitor(number))
+                squares[number] = _tangent_norms(model, ready, numbers, start, seed, number)
     with np.errstate(divide="ignore"):
         values = np.log(squares.mean(axis=0))
     values[:start] = np.nan
-    return _square_dataset(values[None], seed).isel(block=0, drop=True)
+    return _square_dataset(values[None], positions, seed).isel(block=0, drop=True)
 
 
-def _square_dataset(values: np.ndarray, seed: int) -> xr.Dataset:
+def _number(call: Call | None) -> int:
+    return -1 if call is None else call.number
+
+
+def _tangent_norms(
+    model: nn.Module, inputs: Any, numbers: list[int], start: int, seed: int, number: int
+) -> np.ndarray:
+    squares = np.zeros(len(numbers))
+    size = 1.0
+
+    def note(call: Call, tensor: Tensor) -> Tensor | None:
+        nonlocal size
+        if call.number not in numbers:
+            return None
+        index = numbers.index(call.number)
+        if index == start:
+            tangent = normal_probe(tensor.shape, seed, number, tensor)
+            size = squared_norm(tangent)
+            squares[index] = 1.0
+            return forward_ad.make_dual(tensor.detach().requires_grad_(), tangent)
+        if index > start:
+            tangent = forward_ad.unpack_dual(tensor).tangent
+            if tangent is None:
+                raise NotFiniteError(f"tangent at point {index} must not be 0, and nothing of it arrives there")
+            squares[index] = squared_norm(tangent) / size
+        return None
+
+    watch(model, inputs, note)
+    return squares
+
+
+def _square_dataset(values: np.ndarray, positions: list[float], seed: int) -> xr.Dataset:
     variable = (("block", "target_block"), values, {"long_name": "log J(l -> m)"})
-    coordinates = {"block": np.arange(float(len(values))), "target_block": np.arange(float(values.shape[1]))}
+    coordinates = {"block": positions[: len(values)], "target_block": positions}
     return xr.Dataset({"log_apjn": variable}, coordinates, {"source": "measurement", "schema": SCHEMA, "seed": seed})
 
 
@@ -122,11 +139,22 @@ def input_kernels(
     """Kernels ``x_a . x_b / width`` at the first point of the stream, float64, shape ``(batch, tokens, tokens)``.
 
     Raises:
-        ValueError: as ``residual_points`` and ``run_stream``.
+        ValueError: as ``measure``.
     """
-    first = residual_points(model, points)[:1]
-    streams: list[Tensor] = []
-    with placed(model, inputs, device, None) as ready, untouched(model), torch.no_grad():
-        run_stream(model, ready, first, lambda index, tensor: streams.append(tensor))
+    with placed(model, inputs, device, None) as ready, untouched(model):
+        found = trace(model, ready, required=points is None or points == "sublayers")
+        asked, chain = points_asked_for(model, found, points)
+        first = _number(found.layout.call(asked[0].node))
+        axes = stream_axes(model, ready, found, chain, asked, None)
+        streams: list[Tensor] = []
+
+        def note(call: Call, tensor: Tensor) -> None:
+            if call.number == first:
+                streams.append(tensor.detach().clone())
+
+        watch(model, ready, note)
     x = streams[0].double()
+    if axes is not None:
+        x = x.movedim((axes.batch, axes.channels), (0, -1))
+    x = x[:, None] if x.ndim == 2 else x.flatten(1, -2)
     return (x @ x.transpose(-1, -2) / x.shape[-1]).cpu().numpy()

@@ -1,79 +1,65 @@
-"""Where the residual stream is: found for timm vision transformers, named by the user for any other model."""
+"""Which points of a stream are measured: those found, or modules that the user names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 from torch import nn
 
+from criticality.errors import StreamNotFoundError
+from criticality.stream import Chain, Point, Trace, named_points
+
 Points = Sequence[str] | Callable[[nn.Module], Sequence[str] | None] | None
-"""Names of modules, each standing for its output, or ``name:input`` for its input; or a function that returns them or
-``None``."""
+"""Names of modules, each standing for its output, or ``name:input`` for its input; ``"sublayers"`` for every point of the
+stream, halves of blocks included; ``None`` for the boundaries of blocks; or a function of the model that returns one of
+these."""
 
 
-_LISTS = ("blocks", "layers", "layer", "h")
-
-
-@dataclass(frozen=True)
-class ResidualPoint:
-    """The input or the output of one module, seen as a point of the residual stream."""
-
-    name: str
-    module: nn.Module
-    side: Literal["input", "output"]
-
-    def __str__(self) -> str:
-        return f"{self.name}:input" if self.side == "input" else self.name
-
-
-def residual_points(model: nn.Module, points: Points = None) -> list[ResidualPoint]:
-    """The points of the residual stream of ``model``, in order, ``depth + 1`` of them.
-
-    Without ``points``: the input of the first and the output of each block, where blocks are in a list of
-    modules named ``blocks`` (timm), ``layers``, ``layer`` or ``h`` (Hugging Face); of several lists the longest.
+def points_asked_for(
+    model: nn.Module, found: Trace, points: Points, chain: str | None = None
+) -> tuple[list[Point], Chain | None]:
+    """Points in order, and the chain that they are of; ``None`` for modules that the user names.
 
     Raises:
-        ValueError: no stream is found, fewer than two points are given, or a name is not a module of the model.
+        StreamNotFoundError: fewer than two points, a name that is not a module of the model, a chain that is not there.
     """
     if callable(points):
         points = points(model)
-    if points is None:
-        name, blocks = find_blocks(model)
-        points = [f"{name}.0:input", *(f"{name}.{i}" for i in range(len(blocks)))]
+    if points is None or points == "sublayers":
+        of = _chain(model, found, chain)
+        return [point for point in of.points if points == "sublayers" or point.boundary], of
     if isinstance(points, str) or len(points) < 2:
-        raise ValueError(f"points={points!r} must name at least two modules of the residual stream")
-    return [_point(model, str(point)) for point in points]
+        raise StreamNotFoundError(f"points={points!r} must name at least two modules of the residual stream")
+    return named_points(found.layout, named_modules(model, points)), None
 
 
-def find_blocks(model: nn.Module) -> tuple[str, nn.Sequential | nn.ModuleList]:
-    """Name and list of the blocks on the residual stream: of lists with the usual names the longest.
+def named_modules(model: nn.Module, points: Sequence[Any]) -> list[tuple[str, str]]:
+    """Name and side, ``input`` or ``output``, of each point.
 
     Raises:
-        ValueError: there is none.
+        StreamNotFoundError: another side, or a name that is not a module of the model.
     """
-    found = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Sequential, nn.ModuleList)) and name.rpartition(".")[2] in _LISTS and len(module) > 0
-    ]
-    if not found:
-        raise ValueError(
-            f"model {type(model).__name__} must have a residual stream in a list of blocks named"
-            f" {', '.join(repr(name) for name in _LISTS)}; for others give points=['name of module', ...]"
-        )
-    return max(found, key=lambda entry: len(entry[1]))
+    named = []
+    for point in map(str, points):
+        name, _, side = point.partition(":")
+        if side not in ("", "input", "output"):
+            raise StreamNotFoundError(f"point {point!r} must end in ':input', ':output' or nothing")
+        try:
+            model.get_submodule(name)
+        except AttributeError:
+            raise StreamNotFoundError(
+                f"point {point!r} must name a module of {type(model).__name__}, which has no {name!r}"
+            ) from None
+        named.append((name, side or "output"))
+    return named
 
 
-def _point(model: nn.Module, point: str) -> ResidualPoint:
-    name, _, side = point.partition(":")
-    if side not in ("", "input", "output"):
-        raise ValueError(f"point {point!r} must end in ':input', ':output' or nothing")
-    try:
-        module = model.get_submodule(name)
-    except AttributeError:
-        raise ValueError(
-            f"point {point!r} must name a module of {type(model).__name__}, which has no {name!r}"
-        ) from None
-    return ResidualPoint(name, module, "input" if side == "input" else "output")
+def _chain(model: nn.Module, found: Trace, name: str | None) -> Chain:
+    if name is None:
+        return found.chains[0]
+    for chain in found.chains:
+        if chain.name == name:
+            return chain
+    names = ", ".join(repr(chain.name) for chain in found.chains)
+    raise StreamNotFoundError(f"chain={name!r} must be a residual stream of {type(model).__name__}: {names}")

@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 
-def stream_moments(stream: Float[Tensor, "*batch tokens width"]) -> tuple[float, float, float]:
-    """``(q, p, correlation)`` of ``criticality.schema``, averaged over the batch; costs one pass over the tensor.
+class Axes(NamedTuple):
+    """Which axes of a stream count its samples and its channels; all others count tokens."""
 
-    A stream with two dimensions, ``(batch, width)``, has one token: ``p`` and the correlation are nan.
+    batch: int
+    channels: int
+
+
+class Moments(NamedTuple):
+    """``q``, ``p`` and ``correlation`` of ``criticality.schema``."""
+
+    q: float
+    p: float
+    correlation: float
+
+
+def stream_moments(stream: Float[Tensor, "..."], axes: Axes | None = None) -> Moments:
+    """Averaged over the batch; costs one pass over the tensor.
+
+    A stream with two axes, ``(batch, width)``, has one token: ``p`` and the correlation are nan.
+
+    Args:
+        stream: by default ``(batch, *tokens, width)``.
+        axes: of the batch and of the channels, as not negative numbers.
     """
     x = stream.detach()
-    if x.ndim == 2:
-        x = x[:, None]
-    x = x.flatten(0, -3) if x.ndim > 3 else x
+    if axes is not None:
+        x = x.movedim((axes.batch, axes.channels), (0, -1))
+    x = x[:, None] if x.ndim == 2 else x[None] if x.ndim < 2 else x.flatten(1, -2)
     tokens, width = x.shape[-2:]
     norms = torch.linalg.vector_norm(x, dim=-1)
     q = norms.double().square().mean().item() / width
     if tokens == 1:
-        return q, float("nan"), float("nan")
+        return Moments(q, float("nan"), float("nan"))
     pairs = tokens * (tokens - 1)
     total = x.sum(dim=-2).double().square().sum(-1)
     p = ((total - norms.double().square().sum(-1)) / (pairs * width)).mean().item()
     unit = torch.einsum("btw,bt->bw", x, norms.clamp_min(torch.finfo(norms.dtype).tiny).reciprocal())
     correlation = ((unit.double().square().sum(-1) - tokens) / pairs).mean().item()
-    return q, p, correlation
+    return Moments(q, p, correlation)
 
 
 def log_mean(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from os.path import commonprefix
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from criticality.errors import InputsError, StreamNotFoundError
 from criticality.stream.flow import Flow, SideInput, hold_side_inputs, largest_region
-from criticality.stream.graph import Graph, graph_of
+from criticality.stream.graph import graph_of
 from criticality.stream.inputs import call, differentiable
 from criticality.stream.points import Layout, Point, Step, points, steps
 from criticality.stream.recording import Observe, Record, Recording, tensors_in
@@ -51,19 +53,30 @@ class Trace:
         return self.layout.graph.nodes[point.node]
 
 
-def trace(model: nn.Module, inputs: Any, observe: Observe | None = None) -> Trace:
+def trace(
+    model: nn.Module,
+    inputs: Any,
+    observe: Observe | None = None,
+    under: AbstractContextManager[Any] | None = None,
+    required: bool = True,
+) -> Trace:
     """Run a model once, its parameters frozen and its mode as it is, and find its residual streams.
+
+    Args:
+        model: that is run.
+        inputs: of any form that ``arguments`` knows.
+        observe: called with each value that depends on the inputs.
+        under: context in which the model is run, such as a mode that takes its weights' place.
+        required: whether a residual stream must be found.
 
     Raises:
         InputsError: nothing in the inputs is floating or embedded, or the output does not depend on it.
         ModelFailedError: the model's own code raised.
         StreamNotFoundError: no point through which the whole data flow goes and where something is added.
     """
-    ready, sources, tokens = differentiable(inputs)
-    recording = Recording(model, tokens, observe)
-    with _written_back(recording), recording.watching() as record:
-        returned = call(model, ready, lambda: recording.failed_in)
-    sources = [*sources, *record.sources]
+    model = original(model)
+    record, returned = _run(model, inputs, observe, under)
+    sources = record.sources
     if not sources:
         raise InputsError(
             f"inputs of {type(model).__name__} must be floating, or integers that the model looks up in an embedding,"
@@ -74,18 +87,60 @@ def trace(model: nn.Module, inputs: Any, observe: Observe | None = None) -> Trac
         raise InputsError(
             f"output of {type(model).__name__} must depend on its inputs by differentiable operations, and does not"
         )
-    record.sources = sources
-    graph = graph_of([tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None])
-    layout = Layout(graph, record, _own_parameters(model))
+    layout = _layout(model, record, outputs)
+    _check_gradients(model, layout)
     missed: list[str] = []
     for output in outputs:
         chains = _chains(layout, sources, output, missed)
         if chains:
             return Trace(layout, output, tuple(chains))
+    if not required:
+        return Trace(layout, outputs[0], ())
     raise StreamNotFoundError(
         f"model {type(model).__name__} must have a residual stream, values through which the whole data flow goes and"
         f" to which branches are added; {missed[0]}; for a part of it give points=['name of module', ...]"
     )
+
+
+def _check_gradients(model: nn.Module, layout: Layout) -> None:
+    """Refuse operations that torch has no gradient of, such as those of quantized layers: it would give 0 for them."""
+    missing = [number for number, node in enumerate(layout.graph.nodes) if "NotImplemented" in str(node.name())]
+    if missing:
+        visits = layout.record.visits
+        inside = [visits[layout.visit(number)].name for number in missing if layout.visit(number) >= 0]
+        raise StreamNotFoundError(
+            f"branches of {type(model).__name__} must pass a gradient on, and {len(missing)} operations have none"
+            f"{f', first in {inside[0]!r}' if inside else ''}: quantized layers, for example, measure the model before it is quantized"
+        )
+
+
+def watch(
+    model: nn.Module, inputs: Any, observe: Observe, under: AbstractContextManager[Any] | None = None
+) -> Record:
+    """Run a model once for what ``observe`` is called with.
+
+    Raises:
+        InputsError, ModelFailedError: as ``trace``.
+    """
+    return _run(model, inputs, observe, under)[0]
+
+
+def _run(
+    model: nn.Module, inputs: Any, observe: Observe | None, under: AbstractContextManager[Any] | None
+) -> tuple[Record, Any]:
+    """What was seen, its sources included, and what the model returns."""
+    model = original(model)
+    ready, sources, tokens = differentiable(inputs)
+    recording = Recording(model, tokens, observe)
+    with _written_back(recording), eager(), under or nullcontext(), recording.watching() as record:
+        returned = call(model, ready, lambda: recording.failed_in)
+    record.sources[:0] = sources
+    return record, returned
+
+
+def _layout(model: nn.Module, record: Record, outputs: Sequence[Tensor]) -> Layout:
+    graph = graph_of([tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None])
+    return Layout(graph, record, _own_parameters(model))
 
 
 def _own_parameters(model: nn.Module) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -96,6 +151,20 @@ def _own_parameters(model: nn.Module) -> dict[str, dict[str, tuple[int, ...]]]:
         }
         for module_name, module in model.named_modules()
     }
+
+
+def original(model: nn.Module) -> nn.Module:
+    """The module that was compiled, or the module itself."""
+    module: nn.Module = getattr(model, "_orig_mod", model)
+    return module
+
+
+def eager() -> AbstractContextManager[Any]:
+    """A context in which parts of a model that are compiled run as they were written: no graph is compiled for it."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 @contextmanager

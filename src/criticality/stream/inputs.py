@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -78,6 +79,8 @@ def call(model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]], where
         ModelFailedError: the model's own code raised.
     """
     args, kwargs = inputs
+    if "use_cache" not in kwargs and "use_cache" in inspect.signature(model.forward).parameters:
+        kwargs = {**kwargs, "use_cache": False}  # a cache ties all layers together, and is of no use for one pass
     try:
         return model(*args, **kwargs)
     except CriticalityError:

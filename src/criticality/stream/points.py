@@ -215,9 +215,9 @@ def points(layout: Layout, found: Sequence[Step]) -> list[Point]:
         start = next((node for node in entered if node in {start, *ends}), start)
         last = max(number for number, unit in enumerate(units) if unit.visit >= 0)
         position, pending = 0.0, []
-        for unit in units[: last + 1]:
+        for unit in units:
             pending += [node for node in unit.nodes if node > start]
-            if unit.visit >= 0:
+            if unit.visit >= 0 or unit in units[last + 1 :]:
                 for number, node in enumerate(pending, 1):
                     places[node] = position + number / len(pending)
                 position, pending = position + 1, []

@@ -21,8 +21,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from criticality.stream.opened import opened
 
-Observe = Callable[["Call", Tensor], None]
-"""Called with each new value that depends on the sources, as soon as it is made."""
+Observe = Callable[["Call", Tensor], Tensor | None]
+"""Called with each new value that depends on the sources, as soon as it is made; what it returns takes its place."""
 
 
 @dataclass(slots=True)
@@ -126,6 +126,7 @@ class Recording(TorchFunctionMode):
         self._modules = {module: name for name, module in model.named_modules()}
         self.saved: dict[int, tuple[Tensor, Tensor]] = {}
         self.failed_in = ""
+        self._calls = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -143,14 +144,15 @@ class Recording(TorchFunctionMode):
         output = func(*args, **kwargs)
         if name in self._LOOKUPS and self._is_source(given, output):
             return self._source(output)
-        self._note(name, given, output)
-        return output
+        replaced = self._note(name, given, output)
+        return output if replaced is None else replaced
 
-    def _note(self, name: str, given: list[Tensor], output: Any) -> None:
+    def _note(self, name: str, given: list[Tensor], output: Any) -> Tensor | None:
+        """Record a call; what is to take the place of its output, if anything."""
         calls = self.record.calls
         for tensor in given:
             if tensor.grad_fn is not None and tensor.grad_fn not in calls:
-                self._add(tensor, Call(len(calls), tensor.grad_fn.name(), tensor.grad_fn, {}, self._inside[-1]))
+                self._add(tensor, self._call(tensor.grad_fn.name(), tensor.grad_fn))
         parameters = self._parameters(given)
         blocked = any(tensor in self._cut_off for tensor in given)
         depends = any(tensor.requires_grad for tensor in given)
@@ -158,18 +160,26 @@ class Recording(TorchFunctionMode):
             if tensor.grad_fn is not None:
                 call = calls.get(tensor.grad_fn)
                 if call is None:
-                    call = Call(len(calls), name, tensor.grad_fn, {}, self._inside[-1], parameters, blocked)
-                self._add(tensor, call)
+                    call = self._call(name, tensor.grad_fn, parameters, blocked)
+                replaced = self._add(tensor, call)
+                if tensor is output and replaced is not None:
+                    if replaced.grad_fn is not None:
+                        calls[replaced.grad_fn] = call
+                    return replaced
             elif (depends or blocked) and not tensor.requires_grad:
                 self._cut_off[tensor] = True
             elif parameters and not tensor.requires_grad:
                 self._derived[tensor] = parameters
+        return None
 
-    def _add(self, tensor: Tensor, call: Call) -> None:
+    def _call(self, function: str, node: Node, parameters: tuple[str, ...] = (), blocked: bool = False) -> Call:
+        self._calls += 1
+        return Call(self._calls - 1, function, node, {}, self._inside[-1], parameters, blocked)
+
+    def _add(self, tensor: Tensor, call: Call) -> Tensor | None:
         self.record.calls[call.node] = call
         call.shapes[tensor.output_nr] = tuple(tensor.shape)
-        if self._observe is not None:
-            self._observe(call, tensor)
+        return None if self._observe is None else self._observe(call, tensor)
 
     def _parameters(self, given: Iterable[Tensor]) -> tuple[str, ...]:
         found: dict[str, None] = {}
@@ -199,8 +209,8 @@ class Recording(TorchFunctionMode):
         leaf = output.detach().requires_grad_()
         self.record.sources.append(leaf)
         value = leaf.clone()  # the model may add to it in place
-        self._note("embedding", [leaf], value)
-        return value
+        replaced = self._note("embedding", [leaf], value)
+        return value if replaced is None else replaced
 
     @contextmanager
     def watching(self) -> Iterator[Record]:

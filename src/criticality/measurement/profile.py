@@ -1,0 +1,208 @@
+"""One forward and one backward pass: gradients and moments at every point of a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, Node
+
+from criticality.errors import NotFiniteError
+from criticality.measurement.axes import Moment, moment_of, stream_axes
+from criticality.measurement.points import Points, points_asked_for
+from criticality.measurement.statistics import Axes
+from criticality.stream import Call, Point, Trace, trace
+from criticality.stream.find import watch
+from criticality.stream.points import ADDITIONS, OPAQUE
+
+Under = Callable[[], AbstractContextManager[Any]]
+"""Makes the context that a model is run in, such as a mode that takes its weights' place; a new one for each pass."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was measured of one model with one set of weights.
+
+    Attributes:
+        chain: name of the stream, and those of all that were found.
+        points: in order.
+        log_apjn: ``log J(l -> L)`` for each probe, ``(probes, points)``.
+        moments: ``q``, ``p`` and the correlation, ``(3, points)``.
+        side_inputs: held fixed along the depth.
+        blocked: where values are added through which no gradient passes.
+    """
+
+    chain: str
+    chains: tuple[str, ...]
+    points: tuple[Point, ...]
+    log_apjn: Float[np.ndarray, "probes points"]
+    moments: Float[np.ndarray, "3 points"]
+    side_inputs: tuple[str, ...]
+    blocked: tuple[str, ...]
+
+
+def profile(
+    model: nn.Module,
+    inputs: Any,
+    points: Points,
+    chain: str | None,
+    probes: int,
+    seed: int,
+    under: Under | None = None,
+) -> Profile:
+    """Measure a model whose parameters are frozen, in the mode that it is in.
+
+    Raises:
+        StreamNotFoundError, InputsError, ModelFailedError: as ``trace``; a ``chain`` that is not there.
+        NotFiniteError: a point or a gradient that is not finite, or a gradient that is 0.
+    """
+    seen = _Seen()
+    found = trace(model, inputs, seen, under() if under else None, required=points is None or points == "sublayers")
+    asked, of_chain = points_asked_for(model, found, points, chain)
+    nodes = [found.node(point) for point in asked]
+    missing = [found.layout.call(point.node) for point in asked if found.node(point) not in seen.moments]
+    if missing:
+        wanted = {call.number for call in missing if call is not None}
+        again = _Seen(wanted)
+        watch(model, inputs, again, under() if under else None)
+        for point in asked:
+            call = found.layout.call(point.node)
+            if call is not None and call.number in again.numbered:
+                seen.moments[found.node(point)] = again.numbered[call.number]
+    axes = stream_axes(model, inputs, found, of_chain, asked, under)
+    moments = np.array([_moment(seen.moments.get(node), axes) for node in nodes]).T
+    _check_finite(model, inputs, asked, moments[0], under)
+    log_apjn = np.log(np.array([gradient_norms(found, nodes, asked, seed, n, n + 1 < probes) for n in range(probes)]))
+    side_inputs = of_chain.side_inputs if of_chain is not None else ()
+    names = tuple(one.name for one in found.chains)
+    return Profile(
+        of_chain.name if of_chain is not None else "", names, tuple(asked), log_apjn, moments, side_inputs, blocked(found)
+    )
+
+
+class _Seen:
+    """Moments of the values that can be points: sums, and all that comes before the first of them."""
+
+    def __init__(self, wanted: set[int] | None = None):
+        self.moments: dict[Node, dict[Axes | None, Moment]] = {}
+        self.numbered: dict[int, dict[Axes | None, Moment]] = {}
+        self._wanted = wanted
+        self._sums = 0
+
+    def __call__(self, call: Call, tensor: Tensor) -> None:
+        if self._wanted is not None:
+            if call.number in self._wanted:
+                self.numbered[call.number] = moment_of(tensor)
+            return
+        name = call.node.name()
+        adds = name.startswith(ADDITIONS) and sum(before is not None for before, _ in call.node.next_functions) > 1
+        self._sums += adds
+        if (adds or name == OPAQUE or self._sums == 0) and len(call.shapes) == 1 and tensor.ndim >= 2:
+            self.moments[call.node] = moment_of(tensor)
+
+
+def _moment(of: dict[Axes | None, Moment] | None, axes: Axes | None) -> tuple[float, float, float]:
+    if of is None:
+        return float("nan"), float("nan"), float("nan")
+    moment = of.get(axes) or next(iter(of.values()))
+    return moment.q, moment.p, moment.correlation
+
+
+def _check_finite(
+    model: nn.Module, inputs: Any, points: Sequence[Point], q: np.ndarray, under: Under | None
+) -> None:
+    """Raise for a stream that is not finite, naming the module in which it first is not."""
+    bad = [point for point, value in zip(points, q, strict=True) if np.isinf(value) or np.isnan(value)]
+    if not bad:
+        return
+    first: list[Call] = []
+
+    def note(call: Call, tensor: Tensor) -> None:
+        if not first and not bool(torch.isfinite(tensor.detach()).all()):
+            first.append(call)
+
+    record = watch(model, inputs, note, under() if under else None)
+    if not first:
+        return  # a value that no call was seen to make
+    place = record.visits[first[0].visit].name if first[0].visit >= 0 else ""
+    raise NotFiniteError(
+        f"point '{bad[0].name}' must be finite, but the model returns nan or inf there"
+        f"{f', first in {place!r} ({first[0].function})' if first else ''}"
+    )
+
+
+def blocked(found: Trace) -> tuple[str, ...]:
+    """Where values are added to a stream through which no gradient passes: quantized or detached branches."""
+    nodes = (call.node for call in found.layout.record.calls.values() if call.blocked and call.function in _SUMS)
+    numbers = (found.layout.graph.number[node] for node in nodes if node in found.layout.graph.number)
+    cuts = {cut for chain in found.chains for cut in chain.flow.cuts}
+    return tuple(found.layout.label(number) for number in numbers if number in cuts)
+
+
+_SUMS = ("add", "add_", "sub", "__add__", "__iadd__", "__radd__")
+
+
+def normal_probe(shape: Sequence[int], seed: int, number: int, like: Tensor) -> Tensor:
+    """Standard normal, the same on every device."""
+    generator = torch.Generator().manual_seed((1_000_003 * seed + number) % 2**63)
+    return torch.randn(tuple(shape), generator=generator, dtype=torch.float32).to(like)
+
+
+def gradient_norms(
+    found: Trace, nodes: Sequence[Node], points: Sequence[Point], seed: int, number: int, retain: bool
+) -> list[float]:
+    """``|d(u . x^L) / d x^l|^2 / |u|^2`` at every point for one probe ``u``; the last is 1.
+
+    Norms are taken as the gradients go by, so that none is kept.
+
+    Raises:
+        NotFiniteError: a gradient that is 0 or not finite.
+    """
+    probe = normal_probe(points[-1].shape, seed, number, found.output)
+    probe = probe.to(_dtype_at(nodes[-1], probe.dtype))
+    squares = dict.fromkeys(nodes, 0.0)
+
+    def note(node: Node) -> Callable[[tuple[Tensor | None, ...]], None]:
+        def hook(gradients: tuple[Tensor | None, ...]) -> None:
+            squares[node] = sum(squared_norm(gradient) for gradient in gradients if gradient is not None)
+
+        return hook
+
+    handles = [node.register_prehook(note(node)) for node in dict.fromkeys(nodes[:-1])]
+    opaque = any(node.name() == OPAQUE for node in found.layout.graph.nodes)
+    try:
+        end, start = GradientEdge(nodes[-1], 0), GradientEdge(nodes[0], 0)
+        if opaque:  # reentrant checkpoints refuse autograd.grad
+            torch.autograd.backward(end, probe, retain_graph=retain)
+        else:
+            (gradient,) = torch.autograd.grad(end, start, probe, retain_graph=retain, allow_unused=True)
+            squares[nodes[0]] = 0.0 if gradient is None else squared_norm(gradient)
+    finally:
+        for handle in handles:
+            handle.remove()
+    size = squared_norm(probe)
+    norms = [squares[node] / size for node in nodes[:-1]] + [1.0]
+    bad = [index for index, value in enumerate(norms) if not (np.isfinite(value) and value > 0)]
+    if bad:
+        raise NotFiniteError(
+            f"gradient at point {bad[-1]} ({points[bad[-1]].name!r}) must be finite and not 0 in {probe.dtype}, got a"
+            f" squared norm of {norms[bad[-1]]}; try dtype=torch.float64"
+        )
+    return norms
+
+
+def _dtype_at(node: Node, default: torch.dtype) -> torch.dtype:
+    """Of the values of a node, which under autocast is not that of the output."""
+    metadata = getattr(node, "_input_metadata", None)
+    return metadata[0].dtype if metadata else default
+
+
+def squared_norm(tensor: Tensor) -> float:
+    """Squared norm with the sum in float64."""
+    return float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64)) ** 2

@@ -1,0 +1,67 @@
+"""Leave no trace on a model: parameters frozen, modes, devices and buffers put back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from criticality.stream.inputs import map_tensors
+
+@contextmanager
+def untouched(model: nn.Module, train: bool | None = False) -> Iterator[None]:
+    """Freeze parameters and switch to evaluation inside; restore flags, modes, buffers and random states after, also on error.
+
+    With ``train`` the model is in training mode inside, with ``None`` in the mode that it is in.  Gradients of activations are recorded inside whatever the caller switched off.  Random states are those of the CPU
+    and of every device the model is on.
+    """
+    frozen = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
+        try:
+            for parameter, _ in frozen:
+                parameter.requires_grad_(False)
+            if train is not None:
+                model.train(train)
+            yield
+        finally:
+            for parameter, flag in frozen:
+                parameter.requires_grad_(flag)
+            for module, mode in modes:
+                module.training = mode
+            for module, held in buffers:
+                module._buffers.update(held)
+
+
+@contextmanager
+def placed(
+    model: nn.Module, inputs: Any, device: torch.device | str | None, dtype: torch.dtype | None
+) -> Iterator[Any]:
+    """Move a model to a device and dtype, and back by putting its own tensors back; yields the inputs, moved too."""
+    first = next((p for p in model.parameters() if p.is_floating_point()), None)
+    home = (first.device, first.dtype) if first is not None else (torch.device("cpu"), torch.get_default_dtype())
+    target = (torch.device(device) if device is not None else home[0], dtype or home[1])
+    ready = to_device(inputs, *target)
+    if target == home:
+        yield ready
+        return
+    parameters = [(parameter, parameter.data) for parameter in model.parameters()]
+    buffers = [(module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()]
+    try:
+        model.to(*target)
+        yield ready
+    finally:
+        for parameter, data in parameters:
+            parameter.data = data
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer
+
+
+def to_device(inputs: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """Move inputs; floating tensors also take ``dtype``."""
+    return map_tensors(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None), inputs)
