@@ -1,4 +1,4 @@
-"""Functions of ``torch.nn.functional`` that hide the calls inside them from a function mode, opened."""
+"""Composite functions of torch, opened: run so that a torch function mode sees the calls inside them."""
 
 from __future__ import annotations
 
@@ -7,25 +7,31 @@ from functools import cache
 from types import FunctionType
 from typing import Any
 
-_UNSEEN = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
+_ASKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 
 
-def opened(func: Any) -> Callable[..., Any] | None:
-    """A copy of a Python function of ``torch.nn.functional`` that does not hand itself to the active mode.
-
-    Called with the mode active, the copy shows the mode the builtin calls inside it.  ``None`` for builtins, which have
-    nothing inside, and for functions from elsewhere.
-    """
-    return _copy(func) if isinstance(func, FunctionType) else None
+def composite(func: Callable[..., Any]) -> bool:
+    """Whether ``func`` is a Python function of torch, whose inner calls a mode would not see."""
+    return isinstance(func, FunctionType) and func.__module__.split(".")[0] == "torch"
 
 
 @cache
-def _copy(func: FunctionType) -> Callable[..., Any] | None:
-    if func.__module__ != "torch.nn.functional" or not set(_UNSEEN) & set(func.__code__.co_names):
-        return None
-    names = {**func.__globals__, **dict.fromkeys(_UNSEEN, _never)}
-    copy = FunctionType(func.__code__, names, func.__name__, func.__defaults__, func.__closure__)
+def opened(func: FunctionType) -> FunctionType:
+    """``func`` that does not ask whether a mode is active, and so runs its own body instead of handing itself over.
+
+    torch takes a mode off the stack while the mode's ``__torch_function__`` runs, so that a Python composite, such as
+    ``multi_head_attention_forward``, hides what it calls.  The copy returned here, called with the mode entered
+    again (``with self: return opened(func)(*args, **kwargs)``), hands only the calls inside to the mode.
+
+    Raises:
+        TypeError: ``func`` is no Python function.
+    """
+    if not isinstance(func, FunctionType):
+        raise TypeError(f"{func!r} is not written in Python: there is nothing inside it to see")
+    silent = {name: _never for name in _ASKS if name in func.__globals__}
+    copy = FunctionType(func.__code__, {**func.__globals__, **silent}, func.__name__, func.__defaults__, func.__closure__)
     copy.__kwdefaults__ = func.__kwdefaults__
+    copy.__module__, copy.__doc__ = func.__module__, func.__doc__
     return copy
 
 

@@ -1,0 +1,199 @@
+"""Run a model with its weights integrated out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from criticality.stream.opened import composite, opened
+from criticality.weightless import products, views  # noqa: F401  (they fill the table of rules)
+from criticality.weightless.law import Law
+from criticality.weightless.revealed import Span
+from criticality.weightless.roots import Operand, Root
+from criticality.weightless.rules import RULES
+
+
+class WeightsIntegratedOut(TorchFunctionMode):
+    """Under this mode a model runs on its real input with random weights that are never held.
+
+    A product of ``X`` (``N`` rows) with a weight of independent entries is drawn from its distribution given ``X`` and all that was
+    asked of that weight before, forward and backward (``criticality.weightless.revealed``): for Gaussian entries the joint
+    distribution of all activations and gradients is that of the model with drawn weights, at any width, tied weights included; for other
+    laws it is so for sums over many entries.  Where that is not cheaper (``N`` near the width), or the function is no such product
+    (overlapping or grouped convolutions, anything without a rule), the weight is drawn for the call and forgotten; the backward pass draws
+    the same numbers again.  Everything else runs as it is.
+
+    Numbers depend on ``seed``, on which weight they are for and on shapes, never on values: with a fixed seed results
+    are smooth functions of the small parameters.  torch's own random state is seeded inside and put back at the exit.
+
+    Forget the mode and its graph to forget what was revealed; ``renew`` makes the next calls meet fresh weights.
+
+    Args:
+        weights: laws of parameters that hold numbers; the numbers are not read. Tensors with an attribute ``law``
+            (``RandomWeight``) are found where they are used.
+        seed: of all numbers.
+
+    Example:
+        >>> layer = torch.nn.Linear(64, 512, bias=False)
+        >>> x = torch.ones(1, 64, requires_grad=True)
+        >>> with WeightsIntegratedOut({layer.weight: Law(torch.tensor([-0.125, 0.125]))}, seed=1):
+        ...     y = layer(x)
+        >>> bool(abs(y.var() - 1) < 0.3)  # 64 entries of variance 1 / 64
+        True
+    """
+
+    def __init__(self, weights: Mapping[Tensor, Law] | None = None, *, seed: int = 0) -> None:
+        super().__init__()
+        self.seed, self.generation = seed, 0
+        self._given = list((weights or {}).items())
+        self._depth = 0
+        self.renew()
+
+    def renew(self) -> None:
+        """Forget all that is known of the weights: what runs next has fresh ones."""
+        self.generation += 1
+        self._roots: dict[int, Root] = {}
+        self._memories: dict[int, Root | None] = {}
+        self._last: tuple[Tensor, int, Span] | None = None
+        for weight, law in self._given:
+            root = self._add(weight, law)
+            memory = weight.untyped_storage()._cdata
+            self._memories[memory] = None if memory in self._memories else root
+
+    def __enter__(self) -> WeightsIntegratedOut:
+        if self._depth == 0:
+            self._random = torch.random.fork_rng()
+            self._random.__enter__()
+            torch.manual_seed(self.seed)
+        self._depth += 1
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        self._depth -= 1
+        if self._depth == 0:
+            self._random.__exit__(*exception)
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        if not any(self.find(one) for one in _tensors((args, kwargs))):
+            return func(*args, **kwargs)
+        if func in RULES:
+            found = RULES[func](self, func, *args, **kwargs)
+            if found is not NotImplemented:
+                return found
+        elif composite(func):
+            with self:
+                return opened(func)(*args, **kwargs)
+        return self.with_drawn(func, *args, **kwargs)
+
+    def find(self, tensor: Any) -> tuple[Root, Tensor] | None:
+        """The random weight that ``tensor`` is or is a view of, and the view on ``meta``; ``None`` if it is a tensor of numbers."""
+        if not isinstance(tensor, Tensor):
+            return None
+        root = self._roots.get(id(tensor))
+        if root is not None:
+            return root, root.shadow
+        law = getattr(tensor, "law", None)
+        if isinstance(law, Law):
+            root = self._add(tensor, law)
+            return root, root.shadow
+        if tensor.layout is not torch.strided:
+            return None
+        root = self._memories.get(tensor.untyped_storage()._cdata)
+        if root is None:
+            return None
+        if tensor.is_meta:
+            return root, tensor
+        return root, root.shadow.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset() - root.weight.storage_offset())
+
+    def real(self, tensor: Any) -> Any:
+        """``tensor``, drawn if it is a random weight."""
+        found = self.find(tensor)
+        return found[0].real(found[1]) if found else tensor
+
+    def span(self, rows: Tensor, operand: Operand) -> Span | None:
+        """The span of the rows of a product, shared between weights that meet the same rows (queries, keys and values)."""
+        if not operand.fresh():
+            return None
+        if self._last is None or not _same(self._last[0], rows) or self._last[1] != rows._version:
+            with torch.no_grad():
+                flat = rows.detach().reshape(-1, rows.shape[-1]).to(operand.root.like.dtype)
+                if len(flat) > flat.shape[1]:
+                    return None
+                self._last = rows.detach(), rows._version, Span.of(flat)
+        return self._last[2]
+
+    def describe(self, tree: Any) -> Any:
+        """``tree`` with each random weight replaced by a tensor of its shape, precision and device that takes no memory."""
+
+        def stand_in(tensor: Tensor) -> Tensor:
+            found = self.find(tensor)
+            return torch.zeros((), dtype=found[0].dtype, device=found[0].device).expand(found[1].shape) if found else tensor
+
+        return tree_map_only(Tensor, stand_in, tree)
+
+    def described(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """A call that reads no entry of a random weight."""
+        return func(*self.describe(args), **self.describe(kwargs))
+
+    def with_drawn(self, func: Any, *args: Any, **kwargs: Any) -> Any:
+        """A call with its random weights drawn; what autograd would save of them is drawn again in the backward pass.
+
+        Raises:
+            ValueError: the call would change a random weight.
+        """
+        name = getattr(func, "__name__", "")
+        if args and self.find(args[0]) and (name == "__setitem__" or name.rstrip("_") + "_" == name):
+            shape = tuple(args[0].shape)
+            raise ValueError(f"{name} changes a random weight of shape {shape} in place: initialize the model first, then run it")
+        drawn: dict[int, tuple[Root, Tensor, int]] = {}
+
+        def draw(tensor: Tensor) -> Tensor:
+            found = self.find(tensor)
+            if not found:
+                return tensor
+            real = found[0].real(found[1])
+            drawn[real.untyped_storage()._cdata] = (*found, real.storage_offset())
+            return real
+
+        def pack(saved: Tensor) -> Any:
+            origin = drawn.get(saved.untyped_storage()._cdata)
+            return saved if origin is None else (*origin[:2], saved.shape, saved.stride(), saved.storage_offset())
+
+        def unpack(packed: Any) -> Tensor:
+            if isinstance(packed, Tensor):
+                return packed
+            root, view, shape, stride, offset = packed
+            with torch._C.DisableTorchFunction():
+                return root.real(view).as_strided(shape, stride, offset)
+
+        args, kwargs = tree_map_only(Tensor, draw, (args, kwargs))
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            return func(*args, **kwargs)
+
+    def _add(self, weight: Tensor, law: Law) -> Root:
+        root = Root(weight, law, (self.seed, self.generation, len(self._roots)))
+        self._roots[id(weight)] = root
+        self._memories[root.shadow.untyped_storage()._cdata] = root
+        return root
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, (tuple, list)):
+        for branch in tree:
+            yield from _tensors(branch)
+    elif isinstance(tree, dict):
+        yield from _tensors(tuple(tree.values()))
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same entries of the same memory."""
+    return (one.data_ptr(), one.shape, one.stride(), one.dtype) == (other.data_ptr(), other.shape, other.stride(), other.dtype)
