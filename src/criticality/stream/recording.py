@@ -19,7 +19,7 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from criticality.stream.opened import opened
+from criticality.stream.opened import composite, opened
 
 Observe = Callable[["Call", Tensor], Tensor | None]
 """Called with each new value that depends on the sources, as soon as it is made; what it returns takes its place."""
@@ -133,10 +133,9 @@ class Recording(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if name == "__get__" or name in _QUESTIONS:
             return func(*args, **kwargs)
-        inner = opened(func)
-        if inner is not None:
+        if composite(func):
             with self:
-                return inner(*args, **kwargs)
+                return opened(func)(*args, **kwargs)
         given = list(tensors_in((args, kwargs)))
         if args and (name in _WRITING or (name.endswith("_") and not name.endswith("__"))):
             for tensor in given if name == "batch_norm" else args[:1]:

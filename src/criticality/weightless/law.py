@@ -16,25 +16,29 @@ class Law:
     Attributes:
         sample: independent entries, float64, ``(n,)``; a constant weight may have one.
         orthogonal: whether rows (or columns, the fewer of them) are orthogonal to each other.
+        moments: ``(E W, E W^2)`` where they are known better than from the sample, which may be a part of many entries.
     """
 
     sample: Float64[Tensor, " n"]
     orthogonal: bool = False
+    moments: tuple[float, float] | None = None
 
     @property
     def mean(self) -> float:
-        """``E W``, from the sample."""
-        return float(self.sample.mean())
+        """``E W``."""
+        return float(self.sample.mean()) if self.moments is None else self.moments[0]
 
     @property
     def second_moment(self) -> float:
-        """``E W^2``, from the sample."""
-        return float(self.sample.square().mean())
+        """``E W^2``."""
+        return float(self.sample.square().mean()) if self.moments is None else self.moments[1]
 
     @property
     def variance(self) -> float:
-        """``E W^2 - (E W)^2``, from the sample."""
-        return float(self.sample.var(correction=0))
+        """``E W^2 - (E W)^2``."""
+        if self.moments is None:
+            return float(self.sample.var(correction=0))
+        return max(0.0, self.moments[1] - self.moments[0] ** 2)
 
     @property
     def known(self) -> bool:

@@ -1,0 +1,146 @@
+"""How the entries of a random weight are distributed: a stratified sample of them, shared and never changed in place."""
+
+from __future__ import annotations
+
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+SAMPLE = 16_384
+"""Entries in the sample of a random weight."""
+
+AT_LEAST = 16_384
+"""A floating tensor of fewer entries is always real."""
+
+LARGEST_REAL = 2**26
+"""A weight of more entries is never drawn really while a model is built: the operation that needs it is an error."""
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """Entries that all have one distribution.
+
+    Attributes:
+        values: a sample, ``(n,)``, or ``(1,)`` for a constant; several weights may share it.
+        order: the sample stands in the order ``values[permutation(order)]``, so that two weights of the same
+            distribution are independent of each other; 0 is the order of ``values``.
+        matrix: ``(rows, columns)`` when the entries are those of a matrix with orthogonal rows or columns.
+    """
+
+    values: Shaped[Tensor, " n"]
+    order: int = 0
+    matrix: tuple[int, int] | None = None
+
+    @property
+    def constant(self) -> bool:
+        return len(self.values) == 1
+
+    def ordered(self) -> Shaped[Tensor, " n"]:
+        """The sample in its order."""
+        return self.values if self.constant or self.order == 0 else self.values[_permutation(self.order)]
+
+    def reordered(self, by: Hashable) -> Entries:
+        """The same distribution in an order that depends on ``by`` only: other entries of the same weight."""
+        return self if self.constant else replace(self, order=hash((self.order, by)) & (2**62 - 1) | 1)
+
+
+@lru_cache(maxsize=64)
+def _permutation(order: int) -> Tensor:
+    return torch.randperm(SAMPLE, generator=torch.Generator().manual_seed(order))
+
+
+@lru_cache(maxsize=1)
+def _uniform() -> Tensor:
+    """Midpoints of equal steps, shuffled once: moments of what is computed from them have next to no noise."""
+    shuffled = torch.randperm(SAMPLE, generator=torch.Generator().manual_seed(0))
+    return (shuffled.double() + 0.5) / SAMPLE
+
+
+@lru_cache(maxsize=1)
+def _normal() -> Tensor:
+    normal = torch.special.ndtri(_uniform())
+    return normal / normal.square().mean().sqrt()
+
+
+QUANTILES: dict[str, tuple[tuple[float, ...], Callable[..., Tensor]]] = {
+    "normal": ((0.0, 1.0), lambda mean, std: mean + std * _normal()),
+    "uniform": ((0.0, 1.0), lambda low, high: low + (high - low) * _uniform()),
+    "exponential": ((1.0,), lambda rate: -torch.log1p(-_uniform()) / rate),
+    "log_normal": ((1.0, 2.0), lambda mean, std: torch.exp(mean + std * _normal())),
+    "bernoulli": ((0.5,), lambda p: (_uniform() < p).double()),
+    "constant": ((float("nan"),), lambda value: torch.tensor([value], dtype=torch.float64)),
+}
+"""Name of a distribution -> defaults of its parameters, and its sample from them; a new one is one line."""
+
+
+class Player:
+    """Plays operations on samples, and remembers what it played: equal operations give one shared sample.
+
+    Attributes:
+        generator: draws what becomes real.
+        at_least: a new floating tensor of that many entries becomes a random weight.
+        largest_real: most entries that a weight drawn really may have; 0 where nothing may become real.
+    """
+
+    MEMORY = 256
+
+    def __init__(self, seed: int = 0, at_least: int = AT_LEAST, largest_real: int = LARGEST_REAL) -> None:
+        self.at_least = at_least
+        self.generator = torch.Generator().manual_seed(seed)
+        self.largest_real = largest_real
+        self._orders = itertools.count(seed * 1_000_003 + 1)
+        self._played: OrderedDict[Hashable, tuple[Any, Tensor]] = OrderedDict()
+
+    def draw(self, distribution: str, *parameters: float) -> Entries:
+        """Entries drawn from one of ``QUANTILES``, independent of all that was drawn before."""
+        defaults, quantiles = QUANTILES[distribution]
+        given = (*(float(p) for p in parameters), *defaults[len(parameters) :])
+        values = self._remembered((distribution, *map(repr, given)), (), lambda: quantiles(*given))
+        return Entries(values, 0 if len(values) == 1 else next(self._orders))
+
+    def apply(self, function: Callable[..., Tensor], operands: Sequence[Entries], key: Hashable) -> Entries:
+        """``function`` of the samples of the operands, entry by entry; ``key`` tells it from other functions.
+
+        Operands in one order stay as they are, and the result has that order; otherwise each is put into its own order first.
+        """
+        orders = {e.order for e in operands if not e.constant}
+        if len(orders) > 1:
+            return Entries(function(*(e.ordered() for e in operands)))
+        values = [e.values for e in operands]
+        played = self._remembered((key, *map(id, values)), values, lambda: function(*values))
+        return Entries(played, orders.pop() if orders else 0)
+
+    def _remembered(self, key: Hashable, alive: Any, compute: Callable[[], Tensor]) -> Tensor:
+        if key not in self._played:
+            self._played[key] = (alive, compute())  # what is alive keeps its id
+            if len(self._played) > self.MEMORY:
+                self._played.popitem(last=False)
+        self._played.move_to_end(key)
+        return self._played[key][1]
+
+
+_PLAYER: ContextVar[Player] = ContextVar("player", default=Player(largest_real=0))  # noqa: B039
+
+
+def player() -> Player:
+    """The player of the innermost ``playing``; outside, one that draws nothing really."""
+    return _PLAYER.get()
+
+
+@contextmanager
+def playing(with_player: Player) -> Iterator[Player]:
+    """Operations on random weights inside are played by ``with_player``."""
+    token = _PLAYER.set(with_player)
+    try:
+        yield with_player
+    finally:
+        _PLAYER.reset(token)

@@ -1,0 +1,113 @@
+"""Another initialization than the model's own, on real weights and on random ones alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from criticality.errors import InputsError
+from criticality.weightless.building import settle
+from criticality.weightless.entries import Player, playing
+
+Axes: TypeAlias = "int | tuple[int, ...] | None"
+"""The axes of a weight that its product sums over; ``None`` for a parameter that is in no product."""
+
+Initializer: TypeAlias = Callable[[str, Tensor, int], object]
+"""``(name, weight, fan_in)``; writes the weight in place, with ``torch.nn.init`` for instance."""
+
+INITIALIZATIONS = ("own", "fan-in")
+
+_TABLES = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, _NormBase)
+
+
+def fan_in(name: str, weight: Tensor, contracted_axis: Axes = -1) -> int:
+    """How many products one output of a weight is the sum of: the number of entries along the axes that it sums over.
+
+    Raises:
+        InputsError: the weight has no such axis.
+    """
+    axes = (contracted_axis,) if isinstance(contracted_axis, int) else tuple(contracted_axis or ())
+    if not axes or any(not -weight.dim() <= axis < weight.dim() for axis in axes):
+        raise InputsError(
+            f"parameter {name} of shape {tuple(weight.shape)} cannot be summed over axis {contracted_axis}"
+        )
+    return math.prod(weight.shape[axis] for axis in axes)
+
+
+def default_axes(module: nn.Module, weight: Tensor) -> Axes:
+    """What a weight sums over when its use is not known: nothing for tables, norms and vectors, all but the outputs for a
+    convolution, otherwise the last axis.
+    """
+    if isinstance(module, _TABLES) or weight.dim() < 2 or weight.shape[0] == 1:
+        return None
+    if isinstance(module, _ConvTransposeNd):
+        return (0, *range(2, weight.dim()))
+    if isinstance(module, _ConvNd):
+        return tuple(range(1, weight.dim()))
+    return -1
+
+
+@torch.no_grad()
+def initialize(
+    model: nn.Module, init: str | Initializer, *, axes: Mapping[str, Axes] | None = None, seed: int = 0
+) -> dict[str, int]:
+    """Re-initialize a model in place; the weights may be real or random ones.
+
+    ``own`` leaves what is there. ``fan-in`` draws every weight from N(0, 1 / fan_in), fused and three-dimensional ones
+    included, and sets the bias beside it to 0. A function is called with the name, the weight and its fan-in.
+
+    Args:
+        init: ``"own"``, ``"fan-in"`` or a function ``(name, weight, fan_in)``.
+        axes: for each parameter name the axes that it sums over, read off the data flow; only these are written. By default all
+            parameters that ``default_axes`` finds a product for.
+        seed: of what is played on random weights; real weights take PyTorch's random numbers.
+
+    Returns:
+        The fan-in of each parameter that was written, by name.
+
+    Raises:
+        InputsError: an unknown ``init``, a name in ``axes`` that is no parameter, or an axis that the parameter does not have.
+        UnknownLawError: the function does something to a random weight of more than 2^26 entries that needs its numbers.
+    """
+    if isinstance(init, str) and init not in INITIALIZATIONS:
+        raise InputsError(f"init {init!r} is unknown; allowed are {', '.join(INITIALIZATIONS)} and a function")
+    if init == "own":
+        return {}
+    function = _draw_by_fan_in if isinstance(init, str) else init
+    written: dict[str, int] = {}
+    with playing(Player(seed)):
+        for name, module, weight, contracted in _weights(model, axes):
+            written[name] = fan_in(name, weight, contracted)
+            function(name, weight, written[name])
+            bias = getattr(module, name.rpartition(".")[2].replace("weight", "bias"), None)
+            if init == "fan-in" and isinstance(bias, Tensor) and bias.dim() == 1 and bias is not weight:
+                nn.init.zeros_(bias)
+        settle(model)
+    return written
+
+
+def _draw_by_fan_in(name: str, weight: Tensor, fan: int) -> None:
+    nn.init.normal_(weight, std=fan**-0.5)
+
+
+def _weights(model: nn.Module, axes: Mapping[str, Axes] | None) -> list[tuple[str, nn.Module, Tensor, Axes]]:
+    found: list[tuple[str, nn.Module, Tensor, Axes]] = []
+    seen: set[int] = set()
+    for path, module in model.named_modules():
+        for short, weight in module.named_parameters(recurse=False):
+            name = f"{path}.{short}" if path else short
+            contracted = default_axes(module, weight) if axes is None else axes.get(name)
+            if contracted is not None and id(weight) not in seen:
+                found.append((name, module, weight, contracted))
+            if contracted is not None or axes is None:  # a tied weight is what its first owner says
+                seen.add(id(weight))
+    unknown = set(axes or {}) - {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    if unknown:
+        raise InputsError(f"{min(unknown)} is no parameter of the model")
+    return found

@@ -1,0 +1,107 @@
+"""The laws of a model's parameters, whether it has weights or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from criticality.errors import UnknownLawError
+from criticality.weightless.entries import SAMPLE
+from criticality.weightless.law import Law
+from criticality.weightless.storage import Piece
+
+PADDING = 0.01
+"""A constant part of a weight up to this fraction is a padding row, which says nothing about the other rows."""
+
+_CHUNK = 2**22
+
+
+def laws_of(model: nn.Module) -> dict[str, Law]:
+    """The law of every parameter, by name: of a random weight its own, of a real one (any dtype and device) what is
+    measured on it. A sharded parameter is measured on this process's part of it.
+    """
+    return {name: law_of(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
+
+
+def law_of(weight: Tensor) -> Law:
+    """The law of one weight, random or real."""
+    from criticality.weightless.weight import RandomWeight
+
+    return weight.law if isinstance(weight, RandomWeight) else measured_law(weight)
+
+
+def unknown_laws(model: nn.Module) -> list[str]:
+    """Names of the random weights with entries that nothing was ever written to. Real weights are what they are."""
+    from criticality.weightless.weight import RandomWeight
+
+    return [
+        name
+        for name, parameter in model.named_parameters(remove_duplicate=False)
+        if isinstance(parameter, RandomWeight) and not parameter.law.known
+    ]
+
+
+def require_known_laws(model: nn.Module) -> None:
+    """Raise when the law of a parameter is unknown.
+
+    Raises:
+        UnknownLawError: names the first of them, and what can be done.
+    """
+    unknown = unknown_laws(model)
+    if unknown:
+        others = f" (and {len(unknown) - 1} others)" if len(unknown) > 1 else ""
+        raise UnknownLawError(
+            f"the law of {unknown[0]}{others} is unknown, because the model allocates it and never initializes it: initialize it"
+            " where the model is built, or say what it is drawn from with `initialize(model, init)`"
+        )
+
+
+@torch.no_grad()
+def measured_law(weight: Tensor) -> Law:
+    """The law of a real weight of any shape: moments of all its entries, and a sample of at most 16,384 of them."""
+    numbers = weight.to_local() if hasattr(weight, "to_local") else weight
+    flat = numbers.detach().reshape(-1)
+    if flat.numel() == 0:
+        return Law(torch.full((1,), float("nan"), dtype=torch.float64))
+    first = second = 0.0
+    for part in flat.split(_CHUNK):
+        part = part.double()
+        first += part.sum().item()
+        second += part.square().sum().item()
+    moments = (first / flat.numel(), second / flat.numel())
+    if flat.numel() > SAMPLE:
+        index = torch.randint(flat.numel(), (SAMPLE,), generator=torch.Generator().manual_seed(0))
+        flat = flat[index.to(flat.device)]
+    return Law(flat.double().cpu(), moments=moments)
+
+
+def law_of_pieces(pieces: Sequence[Piece]) -> Law:
+    """The law of entries of which each piece has its own distribution: their mixture, padding left out."""
+    total = sum(length for length, _ in pieces)
+    rest = [piece for piece in pieces if not _padding(piece, total)] or list(pieces)
+    if len(rest) == 1:
+        entries = rest[0].entries
+        return Law(entries.ordered().double(), orthogonal=entries.matrix is not None)
+    kept = sum(length for length, _ in rest)
+    samples = [entries.ordered().double() for _, entries in rest]
+    moments = tuple(
+        sum(length / kept * power.mean().item() for (length, _), power in zip(rest, powers, strict=True))
+        for powers in (samples, [s.square() for s in samples])
+    )
+    counts = [max(1, round(SAMPLE * length / kept)) for length, _ in rest]
+    mixture = torch.cat([_take(sample, count) for sample, count in zip(samples, counts, strict=True)])
+    mixture = mixture[torch.randperm(len(mixture), generator=torch.Generator().manual_seed(0))]
+    return Law(mixture, moments=(moments[0], moments[1]))
+
+
+def _padding(piece: Piece, total: int) -> bool:
+    constant = piece.entries.constant and bool(torch.isfinite(piece.entries.values).all())
+    return constant and piece.length <= PADDING * total
+
+
+def _take(sample: Tensor, count: int) -> Tensor:
+    """``count`` entries of a sample, spread evenly over its range."""
+    place = (torch.arange(count, dtype=torch.float64) + 0.5) / count * len(sample)
+    return sample.sort().values[place.long()]
