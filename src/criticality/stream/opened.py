@@ -11,8 +11,11 @@ _ASKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_v
 
 
 def composite(func: Callable[..., Any]) -> bool:
-    """Whether ``func`` is a Python function of torch, whose inner calls a mode would not see."""
-    return isinstance(func, FunctionType) and func.__module__.split(".")[0] == "torch"
+    """Whether ``func`` is a Python function of torch, whose inner calls a mode would not see.
+
+    Methods of ``Tensor`` are left out: they call themselves by way of their base class.
+    """
+    return isinstance(func, FunctionType) and func.__module__ in ("torch.nn.functional", "torch.functional")
 
 
 @cache
