@@ -1,0 +1,102 @@
+"""Predict the profile of any model by running it without its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from criticality.measurement import Points, Profile, ensemble_dataset, profile
+from criticality.stream.untouched import untouched
+from criticality.weightless.building import build_without_weights
+from criticality.weightless.entries import AT_LEAST
+from criticality.weightless.laws import measured_law, require_known_laws
+from criticality.weightless.sampling import WeightsIntegratedOut
+from criticality.weightless.weight import RandomWeight
+
+Factory = Callable[[], nn.Module]
+"""Makes a model; its large weights are never allocated."""
+
+
+def predict_sampled(
+    model: nn.Module | Factory,
+    inputs: Any,
+    seeds: int | Iterable[int] = 4,
+    *,
+    points: Points = None,
+    chain: str | None = None,
+    probes: int = 1,
+    at_least: int = AT_LEAST,
+    progress: Callable[[int], None] | None = None,
+) -> xr.Dataset:
+    """``log J(l -> L)`` of any model at initialization, averaged over its random weights without holding any.
+
+    The model itself is run on the input given, each product with a large random weight being drawn from its distribution given
+    what goes in (``WeightsIntegratedOut``); one backward pass gives the profile, as in a measurement (docs/theory, any model).
+
+    Args:
+        model: a function that builds it, of which the initialization is watched and no large weight is allocated; or a model
+            that is there, whose large weights then stand for the laws of their entries.
+        inputs: as for ``measure``, or a function of the model that makes them.
+        seeds: how many, or which; the standard error is over them. Small parameters are drawn anew for each where
+            ``model`` is a function.
+        points, chain: as for ``measure``.
+        probes: backward passes for each seed.
+        at_least: entries that make a weight large.
+        progress: called with each seed when it is done.
+
+    Returns:
+        Dataset of ``criticality.schema``, source ``theory``, attribute ``way`` ``sampled``.
+
+    Raises:
+        UnknownLawError: an initialization that could not be followed.
+        ValueError: no seeds; as ``measure``.
+    """
+    chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not chosen:
+        raise ValueError(f"seeds={seeds!r} must be at least one seed")
+    profiles = []
+    for seed in chosen:
+        profiles.append(_profile(model, inputs, seed, points, chain, probes, at_least))
+        if progress is not None:
+            progress(seed)
+    about = {"source": "theory", "way": "sampled", "probes": probes, "seeds": len(chosen), "seed": chosen[0]}
+    return ensemble_dataset(profiles, **about)
+
+
+def _profile(
+    model: nn.Module | Factory,
+    inputs: Any,
+    seed: int,
+    points: Points,
+    chain: str | None,
+    probes: int,
+    at_least: int,
+) -> Profile:
+    if isinstance(model, nn.Module):
+        built = model
+        laws = {p: measured_law(p) for p in large_weights(model, at_least)}
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            built = build_without_weights(model, at_least=at_least, seed=seed)
+        require_known_laws(built)
+        laws = {}
+    ready = inputs(built) if callable(inputs) and not isinstance(inputs, (Tensor, nn.Module)) else inputs
+    with untouched(built):
+        return profile(built, ready, points, chain, probes, seed, lambda: WeightsIntegratedOut(laws, seed=seed))
+
+
+def large_weights(model: nn.Module, at_least: int = AT_LEAST) -> list[Tensor]:
+    """Random weights of a model that hold numbers: floating parameters of many entries that are not all alike."""
+    return [
+        parameter
+        for parameter in model.parameters()
+        if parameter.is_floating_point()
+        and parameter.numel() >= at_least
+        and not isinstance(parameter, RandomWeight)
+        and bool((parameter.detach() != parameter.detach().flatten()[0]).any())
+    ]
