@@ -23,5 +23,9 @@ class StreamNotFoundError(CriticalityError):
     """No residual stream in the data flow, or none at the points that were given."""
 
 
+class UndescribedError(CriticalityError):
+    """A network that the exact theory does not describe; it can be predicted by running it without its weights."""
+
+
 class UnknownLawError(CriticalityError):
     """The initialization of a parameter could not be followed."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
+from criticality.errors import CriticalityError, InputsError, ModelFailedError, UndescribedError
 from criticality.models.conversion import check_norm, replace_norms
-from criticality.models.initialization import SecondMoment, actual_second_moment, initialize
+from criticality.models.initialization import SecondMoment, actual_second_moment, initialize, initialize_branches
 from criticality.python_file import load_file
 from criticality.theory import Network, TokenKernel
+from criticality.weightless.building import build_without_weights
 
 
 class ModelDescription(Protocol):
@@ -26,8 +30,12 @@ class ModelDescription(Protocol):
     @property
     def init(self) -> str: ...
 
+    def create(self, device: torch.device | str | None = None) -> nn.Module:
+        """The torch model at its own initialization, from torch's random state, with the norms asked for."""
+        ...
+
     def build(self, device: torch.device | str | None = None) -> nn.Module:
-        """The torch model, random weights, from torch's random state."""
+        """The same, initialized as ``init`` says."""
         ...
 
     def inputs(self, seed: int = 0) -> Any:
@@ -52,8 +60,7 @@ class OwnDescription:
     """A model of one's own: ``FACTORY()`` of a Python file returns it.
 
     The file also holds ``inputs(model)``, which returns a batch, and may hold ``points(model)``, the names of the modules
-    of the residual stream (``residual_points``). A model of a family that is read (timm, Hugging Face) is predicted and
-    compared too; any other is measured.
+    of the residual stream, where others are wanted than those found in the data flow.
 
     Attributes:
         name: ``PATH.py:FACTORY``.
@@ -76,25 +83,44 @@ class OwnDescription:
         check_norm(self.norm, self.alpha)
         initialize([], self.init)
 
-    def build(self, device: torch.device | str | None = None) -> nn.Module:
+    def create(self, device: torch.device | str | None = None) -> nn.Module:
         path, _, factory = self.name.rpartition(":")
-        with torch.device(device or "cpu"):
-            model = getattr(_load(path), factory)()
+        try:
+            with torch.device(device) if device is not None else nullcontext():
+                model = getattr(_load(path), factory)()
+        except CriticalityError:
+            raise
+        except Exception as error:
+            said = str(error).strip().splitlines()
+            raise ModelFailedError(
+                f"model 'module:{self.name}' must be built by its own code, which raised {type(error).__name__}:"
+                f" {said[0] if said else 'without a message'}"
+            ) from error
         if not isinstance(model, nn.Module):
-            raise ValueError(f"model 'module:{self.name}' must return a torch module, but returned {model!r}")
+            raise InputsError(f"model 'module:{self.name}' must return a torch module, but returned {model!r}")
         if self.norm is not None:
             replace_norms(model, self.norm, self.alpha)
-        initialize([model] if self.init == "fan-in" else [], self.init)
+        return model
+
+    def build(self, device: torch.device | str | None = None) -> nn.Module:
+        model = self.create(device)
+        if self.init == "fan-in":
+            initialize_branches(model, self.init, self._inputs_of(model))
         return model
 
     def inputs(self, seed: int = 0) -> Any:
+        return self._inputs_of(build_without_weights(self.create))
+
+    def _inputs_of(self, model: nn.Module) -> Any:
         make = getattr(_load(self.name.rpartition(":")[0]), "inputs", None)
         if make is None:
-            raise ValueError(f"model 'module:{self.name}' must come with a function inputs(model) in the same file")
-        return make(self.build())
+            raise InputsError(f"model 'module:{self.name}' must come with a function inputs(model) in the same file")
+        return make(model)
 
     def network(self, model: nn.Module, second_moment: SecondMoment = actual_second_moment) -> Network:
         module = "huggingface" if hasattr(getattr(model, "config", None), "model_type") else "timm_vit"
+        if module == "timm_vit" and "timm" not in sys.modules:
+            raise UndescribedError(f"model 'module:{self.name}' must be of a family that the exact theory reads")
         read = {"huggingface": "huggingface_network", "timm_vit": "vit_network"}[module]
         network: Network = getattr(_adapter(module), read)(model, second_moment)
         return network
@@ -105,14 +131,19 @@ class OwnDescription:
         return None if find is None else [str(name) for name in find(model)]
 
     def describe(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
-        """Read from weights that are drawn for it, as one's own code need not work without."""
+        """Read from weights that are drawn for it, as one's own code need not work without.
+
+        Raises:
+            UndescribedError: a model that the exact theory does not read.
+        """
         from criticality.measurement import input_kernels
 
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = self.build()
-        kernels = input_kernels(model, self.inputs(seed), points=self.points(model))
-        return self.network(model), [TokenKernel.of(kernel) for kernel in kernels]
+        network = self.network(model)
+        kernels = input_kernels(model, self._inputs_of(model), points=self.points(model))
+        return network, [TokenKernel.of(kernel) for kernel in kernels]
 
 
 def _load(path: str) -> Any:

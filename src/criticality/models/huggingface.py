@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from criticality.errors import InputsError, ModelFailedError, UndescribedError
 from criticality.models.conversion import check_norm, replace_norms
-from criticality.models.images import patch_kernels, photographs
-from criticality.models.initialization import InitializationRecorder, SecondMoment, actual_second_moment, initialize
+from criticality.models.example_inputs import transformers_inputs
+from criticality.models.images import patch_kernels
+from criticality.models.initialization import (
+    InitializationRecorder,
+    SecondMoment,
+    actual_second_moment,
+    initialize,
+    initialize_branches,
+)
 from criticality.models.reading import (
     make_attention,
     make_gated_mlp,
@@ -75,51 +84,68 @@ class HuggingFaceDescription:
         """The transformers config with all changes.
 
         Raises:
-            ValueError: no such file or model type, a family that is not read, or sizes that do not fit.
+            ValueError: no such file or model type, or sizes that do not fit.
         """
         config = _load_config(self.name)
-        if config.model_type not in FAMILIES:
-            raise ValueError(
-                f"model 'hf:{self.name}' must be of a family that is read ({', '.join(sorted(FAMILIES))}), but is"
-                f" {config.model_type!r}"
-            )
         if self.depth is not None:
-            config.num_hidden_layers = self.depth
-            if getattr(config, "layer_types", None):
-                config.layer_types = [config.layer_types[i % len(config.layer_types)] for i in range(self.depth)]
+            _set_depth(config, self.depth)
         if self.width is not None or self.heads is not None:
-            _resize(config, self.width or config.hidden_size, self.heads)
-        if self.image_size is not None and hasattr(config, "image_size"):
-            config.image_size = self.image_size
-        if hasattr(config, "vocab_size"):
-            config.vocab_size = BYTES
-            for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-                if (getattr(config, name, None) or 0) >= BYTES:
-                    setattr(config, name, None)
+            _resize(config, self.width or _size(config, "hidden_size"), self.heads)
+        for part in (config, getattr(config, "vision_config", None)):
+            if self.image_size is not None and hasattr(part, "image_size"):
+                part.image_size = self.image_size
+        for part in (config, getattr(config, "text_config", None)):
+            if isinstance(getattr(part, "vocab_size", None), int):
+                _shrink_vocabulary(part)
         return config
 
-    def build(self, device: torch.device | str | None = None) -> nn.Module:
-        """The torch model, random weights, from torch's random state."""
+    def create(self, device: torch.device | str | None = None) -> nn.Module:
+        """The torch model at its own initialization, from torch's random state, with the norms asked for.
+
+        Raises:
+            ModelFailedError: transformers does not build a model from this config.
+        """
         from transformers import AutoModel
 
-        with torch.device(device or "cpu"):
-            model = AutoModel.from_config(self.config())
-            if device is not None and torch.device(device).type == "meta":
-                model.initialize_weights()  # transformers leaves this out on the meta device
+        config = self.config()
+        try:
+            with torch.device(device) if device is not None else nullcontext():
+                model = AutoModel.from_config(config)
+                if device is not None and torch.device(device).type == "meta":
+                    model.initialize_weights()  # transformers leaves this out on the meta device
+        except (KeyError, ValueError, TypeError, AttributeError, ImportError, RuntimeError, IndexError) as error:
+            said = str(error).strip().splitlines()
+            raise ModelFailedError(
+                f"model 'hf:{self.name}' must be built by transformers, which raised {type(error).__name__}:"
+                f" {said[0] if said else 'without a message'}"
+            ) from error
         if self.norm is not None:
             replace_norms(model, self.norm, self.alpha)
-        initialize(FAMILIES[model.config.model_type].blocks(model), self.init)
         return model
 
+    def build(self, device: torch.device | str | None = None) -> nn.Module:
+        """The torch model, random weights, from torch's random state.
+
+        Raises:
+            ValueError: as ``create``; with ``fan-in`` a model whose residual stream is not found.
+        """
+        model: Any = self.create(device)
+        if model.config.model_type in FAMILIES:
+            initialize(FAMILIES[model.config.model_type].blocks(model), self.init)
+        elif self.init == "fan-in":
+            initialize_branches(model, self.init, self.inputs())
+        return model  # type: ignore[no-any-return]
+
     def inputs(self, seed: int = 0) -> dict[str, Tensor]:
-        """Two sequences of real text, or two photographs: keyword arguments of the model."""
-        config = self.config()
-        if hasattr(config, "image_size"):
-            return {"pixel_values": torch.from_numpy(photographs(config.image_size))}
-        make = source_bytes(SEQUENCES, self.tokens, seed)
+        """Keyword arguments of the model: two sequences of real text, two photographs, or noise for sound.
+
+        Raises:
+            InputsError: a model that takes none of these.
+        """
+        text = source_bytes(SEQUENCES, self.tokens, seed)
         if self.text == "random":
-            make = random_tokens(SEQUENCES, self.tokens, BYTES, seed)
-        return {"input_ids": torch.from_numpy(make)}
+            text = random_tokens(SEQUENCES, self.tokens, BYTES, seed)
+        return transformers_inputs(self.config(), torch.from_numpy(text), seed)
 
     def points(self, model: nn.Module) -> None:
         """Found by themselves."""
@@ -134,6 +160,12 @@ class HuggingFaceDescription:
         Raises:
             ValueError: when the model has a part that the theory does not describe.
         """
+        kind = self.config().model_type
+        if kind not in FAMILIES:
+            raise UndescribedError(
+                f"model 'hf:{self.name}' must be of a family that the exact theory reads ({', '.join(sorted(FAMILIES))}), but is"
+                f" {kind!r}"
+            )
         recorder = InitializationRecorder()
         with recorder:
             model = self.build(device="meta")
@@ -164,16 +196,46 @@ def _load_config(name: str) -> Any:
         raise ValueError(f"model 'hf:{name}' must have a valid config: {error}") from error
 
 
+def _size(config: Any, name: str) -> int:
+    value = getattr(config, name, None)
+    if not isinstance(value, int):
+        raise InputsError(f"{name} of a {config.model_type!r} config must be one number to be changed, and is {value!r}")
+    return value
+
+
+def _set_depth(config: Any, depth: int) -> None:
+    """Number of blocks, by whichever of its usual names the config has; of both encoder and decoder."""
+    names = [name for name in ("num_hidden_layers", "num_layers", "encoder_layers") if isinstance(getattr(config, name, None), int)]
+    if not names:
+        raise InputsError(f"depth={depth!r} must be left out: a {config.model_type!r} config has no one number of layers")
+    for name in (names[0], *(n for n in ("decoder_layers", "num_decoder_layers") if hasattr(config, n))):
+        setattr(config, name, depth)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[i % len(config.layer_types)] for i in range(depth)]
+
+
+def _shrink_vocabulary(config: Any) -> None:
+    """To the bytes that inputs are made of; special tokens beyond them are none, of a list the first counts."""
+    config.vocab_size = BYTES
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id", "sep_token_id", "decoder_start_token_id"):
+        token = getattr(config, name, None)
+        token = token[0] if isinstance(token, (list, tuple)) and token else token
+        if isinstance(token, int) and token >= BYTES:
+            setattr(config, name, 0 if name == "decoder_start_token_id" else None)
+
+
 def _resize(config: Any, width: int, heads: int | None) -> None:
-    old_width, old_heads = config.hidden_size, config.num_attention_heads
+    old_width, old_heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
     head_dim = getattr(config, "head_dim", None) or old_width // old_heads
     heads = heads or max(1, width * old_heads // old_width)
     if width % heads:
         raise ValueError(f"width={width!r} must be divisible by heads={heads!r}")
     groups = getattr(config, "num_key_value_heads", None)
-    inner = next(name for name in ("intermediate_size", "n_inner") if hasattr(config, name))
-    if getattr(config, inner) is not None:
-        setattr(config, inner, getattr(config, inner) * width // old_width)
+    for inner in ("intermediate_size", "n_inner", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim", "ffn_dim"):
+        if isinstance(getattr(config, inner, None), int):
+            setattr(config, inner, getattr(config, inner) * width // old_width)
+            if inner in ("intermediate_size", "n_inner"):
+                break
     config.hidden_size, config.num_attention_heads = width, heads
     if groups is not None:
         config.num_key_value_heads = max(1, heads * groups // old_heads)
@@ -191,7 +253,9 @@ def huggingface_network(model: nn.Module, second_moment: SecondMoment = actual_s
     """
     kind = getattr(getattr(model, "config", None), "model_type", None)
     if kind not in FAMILIES:
-        raise ValueError(f"model must be of a family that is read ({', '.join(sorted(FAMILIES))}), but is {kind!r}")
+        raise UndescribedError(
+            f"model must be of a family that the exact theory reads ({', '.join(sorted(FAMILIES))}), but is {kind!r}"
+        )
     family = FAMILIES[str(kind)]
     body = getattr(model, "base_model", model)
     sublayers = [sublayer for block in family.blocks(body) for sublayer in family.read(body, block, second_moment)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,21 @@ _MEAN = np.array([0.485, 0.456, 0.406])
 _DEVIATION = np.array([0.229, 0.224, 0.225])
 
 
-def photographs(size: int = 224) -> Float[np.ndarray, "2 3 size size"]:
+def photographs(size: int | Sequence[int] = 224) -> Float[np.ndarray, "2 3 height width"]:
     """The two photographs of ``sklearn.datasets.load_sample_images`` (a temple and a flower), centre crop, resized to
-    ``size`` pixels and normalized with ImageNet's channel statistics; float32."""
+    ``size`` pixels (or ``(height, width)``, of a larger square its middle) and normalized with ImageNet's channel statistics;
+    float32.
+
+    Raises:
+        ValueError: a size that is not one or two whole numbers of at least 1.
+    """
     from sklearn.datasets import load_sample_images  # a second, which text models need not wait
 
-    if size < 1:
-        raise ValueError(f"size={size!r} must be at least 1")
+    sides = (size,) if isinstance(size, int) else tuple(size)
+    if len(sides) not in (1, 2) or any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in sides):
+        raise ValueError(f"size={size!r} must be one or two whole numbers, at least 1")
+    height, width = sides if len(sides) == 2 else sides * 2
+    size = max(height, width)
     images = []
     for picture in load_sample_images().images:
         side = min(picture.shape[:2])
@@ -29,7 +38,8 @@ def photographs(size: int = 224) -> Float[np.ndarray, "2 3 size size"]:
         square = Image.fromarray(picture[top : top + side, left : left + side])
         pixels = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC), dtype=float) / 255
         images.append(((pixels - _MEAN) / _DEVIATION).transpose(2, 0, 1))
-    return np.array(images, dtype=np.float32)
+    top, left = (size - height) // 2, (size - width) // 2
+    return np.array(images, dtype=np.float32)[..., top : top + height, left : left + width]
 
 
 def patch_kernels(

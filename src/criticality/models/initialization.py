@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,12 @@ import torch
 from scipy import special
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from criticality.stream import trace
+from criticality.stream.untouched import untouched
+from criticality.stream.weights import branch_weights
+from criticality.weightless.initializing import Initializer, default_axes
+from criticality.weightless.initializing import initialize as initialize_weights
 
 SecondMoment = Callable[[Tensor], float]
 """Mean square of the entries of a parameter."""
@@ -21,8 +29,11 @@ _TRUNCATED_NORMAL = "_no_grad_trunc_normal_"
 
 
 def initialize(blocks: Iterable[nn.Module], init: str) -> None:
-    """Re-initialize the blocks of a model in place: ``own`` (or ``timm``) leaves the model's own initialization,
-    ``fan-in`` draws every linear weight of the blocks from N(0, 1/fan_in) and sets their biases to 0.
+    """Re-initialize modules in place: ``own`` (or ``timm``) leaves the model's own initialization, ``fan-in`` draws every
+    weight matrix of the modules from N(0, 1/fan_in), fused and three-dimensional ones included, and sets their biases to 0.
+
+    A weight is taken to sum over its last axis, a convolution's over all but its first, and transformers' ``Conv1D`` over
+    its first; ``initialize_branches`` reads from the data flow what is summed over.
 
     Raises:
         ValueError: an unknown ``init``.
@@ -31,13 +42,49 @@ def initialize(blocks: Iterable[nn.Module], init: str) -> None:
         raise ValueError(f"init {init!r} is unknown; allowed are {', '.join(INITS)}")
     if init != "fan-in":
         return
-    for module in (module for block in blocks for module in block.modules()):
-        conv1d = type(module).__name__ == "Conv1D"  # GPT-2's linear layer, weight (fan_in, fan_out)
-        if isinstance(module, nn.Linear) or conv1d:
-            weight: Tensor = module.weight  # type: ignore[assignment]
-            nn.init.normal_(weight, std=weight.shape[0 if conv1d else 1] ** -0.5)
-            if isinstance(module.bias, Tensor):
-                nn.init.zeros_(module.bias)
+    pytorch_utils = sys.modules.get("transformers.pytorch_utils")
+    for block in blocks:
+        axes: dict[str, Any] = {}
+        for path, module in block.named_modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                contracted = default_axes(module, parameter)
+                if pytorch_utils is not None and isinstance(module, pytorch_utils.Conv1D):
+                    contracted = 0 if parameter.ndim == 2 else None
+                if contracted is not None:
+                    axes[f"{path}.{name}" if path else name] = contracted
+        initialize_weights(block, init, axes=axes)
+
+
+def initialize_branches(
+    model: nn.Module,
+    init: str | Initializer,
+    inputs: Any,
+    under: Callable[[], AbstractContextManager[Any]] | None = None,
+) -> dict[str, int]:
+    """Re-initialize the weights of all branches of a model's residual streams, found and read in the data flow of one pass.
+
+    Args:
+        model: any that ``measure`` takes.
+        init: ``own``, ``fan-in`` (N(0, 1/fan_in), biases 0) or a function ``(name, weight, fan_in)`` that writes the weight.
+        inputs: as for ``measure``.
+        under: makes the context that the model runs in, for one that has no weights.
+
+    Returns:
+        Fan-in of every parameter that was written, by name.
+
+    Raises:
+        ValueError: an unknown ``init``; as ``measure``.
+    """
+    if isinstance(init, str) and init not in INITS:
+        raise ValueError(f"init {init!r} is unknown; allowed are {', '.join(INITS)}")
+    if init in ("own", "timm"):
+        return {}
+    with untouched(model):
+        found = trace(model, inputs, under=under() if under else None)
+    axes: dict[str, Any] = {}
+    for chain in found.chains:
+        axes |= branch_weights(model, found, chain)
+    return initialize_weights(model, init, axes=axes)
 
 
 def actual_second_moment(parameter: Tensor) -> float:

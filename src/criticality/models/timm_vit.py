@@ -1,4 +1,4 @@
-"""timm's vision transformers: built with any norm and any initialization, and read as a ``Network``.
+"""timm's models: built with any norm and any initialization; its vision transformers are read as a ``Network``.
 
 Read: VisionTransformer (ViT, DeiT, DeiT-III, ...) and Eva (EVA-02 and ViTs with rotary positions).  MLP-Mixer is not: its
 token mixing shares weights between channels, so that its output is correlated with the stream (docs/families).
@@ -20,9 +20,10 @@ from timm.models.vision_transformer import Attention as TimmAttention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from criticality.errors import InputsError, ModelFailedError, UndescribedError
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.images import patch_kernels, photographs
-from criticality.models.initialization import InitializationRecorder, SecondMoment, actual_second_moment, initialize
+from criticality.models.initialization import InitializationRecorder, SecondMoment, actual_second_moment, initialize, initialize_branches
 from criticality.models.reading import (
     make_attention,
     make_gated_mlp,
@@ -40,7 +41,7 @@ from criticality.theory.network import check_whole
 
 @dataclass(frozen=True)
 class ViTDescription:
-    """A timm vision transformer by name, with what is changed of it; ``None`` keeps the model's own value.
+    """A timm model by name, with what is changed of it; ``None`` keeps the model's own value.
 
     Attributes:
         name: as timm knows it, without ``timm:``.
@@ -49,7 +50,7 @@ class ViTDescription:
         depth, width, heads: blocks, channels, and attention heads (default: 64 channels each, when the width is
             changed).
         image_size: pixels.
-        init: ``own`` (``timm`` says the same) or ``fan-in``.
+        init: ``own`` (``timm`` says the same) or ``fan-in``, of the weights of all branches.
     """
 
     name: str
@@ -76,11 +77,11 @@ class ViTDescription:
             return self.heads
         return self.width // 64 if self.width is not None and self.width % 64 == 0 else 1
 
-    def build(self, device: torch.device | str | None = None) -> nn.Module:
-        """The torch model, random weights, from torch's random state.
+    def create(self, device: torch.device | str | None = None) -> nn.Module:
+        """The torch model at its own initialization, from torch's random state, with the norms asked for.
 
         Raises:
-            ValueError: when timm's model of that name is not one that is read, or refuses the changes.
+            ValueError: when timm refuses the changes for the model of that name.
         """
         changes: dict[str, Any] = {"depth": self.depth, "embed_dim": self.width, "img_size": self.image_size}
         if self.width is not None or self.heads is not None:
@@ -88,21 +89,38 @@ class ViTDescription:
         given = {key: value for key, value in changes.items() if value is not None}
         try:
             model = timm.create_model(self.name, pretrained=False, device=device, **given)
-        except (TypeError, AssertionError, RuntimeError) as error:
-            raise ValueError(f"model 'timm:{self.name}' must accept {asdict(self)}, but timm says: {error}") from error
-        if not isinstance(model, (VisionTransformer, Eva)):
-            raise ValueError(
-                f"model 'timm:{self.name}' must be a VisionTransformer or Eva, but is a {type(model).__name__}"
-            )
+        except (TypeError, AssertionError, RuntimeError, KeyError, AttributeError, IndexError) as error:
+            if not given:
+                raise ModelFailedError(f"model 'timm:{self.name}' must be built by timm, which says: {error}") from error
+            asked = ", ".join(f"{key}={value!r}" for key, value in given.items())
+            raise InputsError(
+                f"model 'timm:{self.name}' must accept {asked}, and timm says: {type(error).__name__}: {error}"
+            ) from error
         if self.norm is not None:
             replace_norms(model, self.norm, self.alpha)
-        initialize(model.blocks, self.init)
+        return model
+
+    def build(self, device: torch.device | str | None = None) -> nn.Module:
+        """The torch model, random weights, from torch's random state.
+
+        Raises:
+            ValueError: as ``create``; with ``fan-in`` a model whose residual stream is not found.
+        """
+        model = self.create(device)
+        if isinstance(model, (VisionTransformer, Eva)):
+            initialize(model.blocks, self.init)
+        elif self.init == "fan-in":
+            initialize_branches(model, self.init, self.inputs())
         return model
 
     def input_size(self) -> int:
         """Side of the square images that the model takes, in pixels; allocates no weight."""
-        model: Any = self.build(device="meta")
-        return int(model.patch_embed.img_size[0])
+        if self.image_size is not None:
+            return self.image_size
+        try:
+            return int(timm.get_pretrained_cfg(self.name).input_size[-1])
+        except (AttributeError, TypeError, IndexError):
+            return 224
 
     def inputs(self, seed: int = 0) -> Tensor:
         """The two photographs, at the model's size: the same for every seed."""
@@ -126,11 +144,26 @@ class ViTDescription:
         Raises:
             ValueError: when the model has a part that the theory does not describe.
         """
+        if timm.is_model(self.name) and not _is_read(self.name):
+            raise UndescribedError(
+                f"model 'timm:{self.name}' must be a VisionTransformer or Eva for the exact theory, and is none"
+            )
         recorder = InitializationRecorder()
-        with recorder:
-            model = self.build(device="meta")
+        try:
+            with recorder:
+                model = self.build(device="meta")
+        except (InputsError, ModelFailedError):
+            raise
+        except (RuntimeError, NotImplementedError) as error:
+            raise UndescribedError(f"model 'timm:{self.name}' must be built without memory: {error}") from error
         kernels = embedding_kernels(model, self.inputs(seed).numpy(), recorder.second_moment)
         return self.network(model, recorder.second_moment), kernels
+
+
+def _is_read(name: str) -> bool:
+    """Whether timm builds a model of that name as one of the classes that are read."""
+    function = timm.model_entrypoint(name)
+    return function.__module__.rpartition(".")[2] in ("vision_transformer", "deit", "eva")
 
 
 def vit_network(
@@ -151,7 +184,7 @@ def vit_network(
         require_absent(model.norm_pre, "norm_pre")
         read = partial(_vit_block, second=second_moment)
     else:
-        raise ValueError(f"model must be a timm VisionTransformer or Eva, but is a {type(model).__name__}")
+        raise UndescribedError(f"model must be a timm VisionTransformer or Eva, but is a {type(model).__name__}")
     blocks: Any = model.blocks
     sublayers = [sublayer for block in blocks for sublayer in read(block)]
     return Network(tuple(sublayers), sublayers_per_block=2, name=type(model).__name__)

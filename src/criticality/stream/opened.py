@@ -13,9 +13,14 @@ _ASKS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_v
 def composite(func: Callable[..., Any]) -> bool:
     """Whether ``func`` is a Python function of torch, whose inner calls a mode would not see.
 
-    Methods of ``Tensor`` are left out: they call themselves by way of their base class.
+    Methods of ``Tensor`` are left out, as they call themselves by way of their base class, and so are functions that choose
+    between others and do not ask themselves.
     """
-    return isinstance(func, FunctionType) and func.__module__ in ("torch.nn.functional", "torch.functional")
+    return (
+        isinstance(func, FunctionType)
+        and func.__module__ in ("torch.nn.functional", "torch.functional")
+        and any(name in func.__code__.co_names for name in _ASKS)
+    )
 
 
 @cache

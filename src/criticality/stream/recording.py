@@ -37,6 +37,7 @@ class Call:
         visit: number of the innermost module that it was made in.
         parameters: names of those that it took, directly or by way of tensors made from them.
         blocked: whether it took a value that depends on the sources but passes no gradient on.
+        contracted: of the weights that it took, the axes that it sums over.
     """
 
     number: int
@@ -46,6 +47,7 @@ class Call:
     visit: int
     parameters: tuple[str, ...] = ()
     blocked: bool = False
+    contracted: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -160,6 +162,8 @@ class Recording(TorchFunctionMode):
                 call = calls.get(tensor.grad_fn)
                 if call is None:
                     call = self._call(name, tensor.grad_fn, parameters, blocked)
+                    if parameters:
+                        call.contracted = self._contracted(name, given)
                 replaced = self._add(tensor, call)
                 if tensor is output and replaced is not None:
                     if replaced.grad_fn is not None:
@@ -186,6 +190,15 @@ class Recording(TorchFunctionMode):
             name = self._names.get(id(tensor))
             found |= dict.fromkeys([name] if name is not None else self._derived.get(tensor, ()))
         return tuple(found)
+
+    def _contracted(self, function: str, given: Iterable[Tensor]) -> dict[str, tuple[int, ...]]:
+        found: dict[str, tuple[int, ...]] = {}
+        for tensor in given:
+            for name in self._parameters([tensor]):
+                axes = contracted_axes(function, tensor)
+                if axes:
+                    found[name] = axes
+        return found
 
     def _keep(self, tensor: Any) -> None:
         """A copy of a parameter or a buffer before it is written to."""
@@ -238,6 +251,25 @@ class Recording(TorchFunctionMode):
                 yield self.record
         finally:
             nn.Module.__call__ = original  # type: ignore[method-assign]
+
+
+def contracted_axes(function: str, weight: Tensor) -> tuple[int, ...]:
+    """Axes of a weight, as a parameter that is laid out row by row, that a product sums over; empty for what is no product."""
+    if weight.ndim < 2:
+        return ()
+    if function == "linear":
+        return (-1,)
+    if function.startswith("conv_transpose"):
+        return (0, *range(2, weight.ndim))
+    if function.startswith("conv"):
+        return tuple(range(1, weight.ndim))
+    if function in _MATRIX_PRODUCTS:
+        transposed = weight.stride(-2) == 1 and weight.stride(-1) != 1
+        return (-1,) if transposed else (-2,)
+    return ()
+
+
+_MATRIX_PRODUCTS = frozenset(("matmul", "__matmul__", "mm", "addmm", "bmm", "baddbmm"))
 
 
 _QUESTIONS = frozenset(
