@@ -98,7 +98,10 @@ def test_repeated_tokens_start_alike():
     ("call", "message"),
     [
         (lambda: describe_model("hf:nope"), "model 'hf:nope' must be a path of a config.json or a model type"),
-        (lambda: describe_model("hf:t5"), "model 'hf:t5' must be of a family that is read (bert, gpt2"),
+        (
+            lambda: describe_model("hf:t5").describe(),
+            "model 'hf:t5' must be of a family that the exact theory reads (bert, gpt2",
+        ),
         (lambda: describe_model("hf:/no/config.json"), "must be a config.json with a model_type"),
         (lambda: describe_model("hf:gpt2", width=100, heads=3), "width=100 must be divisible by heads=3"),
         (lambda: describe_model("hf:gpt2", tokens=0), "tokens=0 must be a whole number"),

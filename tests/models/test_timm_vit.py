@@ -116,7 +116,10 @@ def _tiny():
     ("call", "message"),
     [
         (lambda: ViTDescription("vit_nope"), "model 'timm:vit_nope' must be a model of timm"),
-        (lambda: ViTDescription("resnet18").build(), "must be a VisionTransformer or Eva, but is a ResNet"),
+        (
+            lambda: ViTDescription("resnet18").describe(),
+            "must be a VisionTransformer or Eva for the exact theory, and is none",
+        ),
         (lambda: ViTDescription("vit_tiny_patch16_224", depth=0), "depth=0 must be a whole number"),
         (lambda: ViTDescription("vit_tiny_patch16_224", norm="dyt", alpha=-1.0), "alpha=-1.0"),
         (lambda: ViTDescription("vit_tiny_patch16_224", alpha=1.0), "alpha=1.0 must come with a pointwise norm"),
@@ -126,7 +129,7 @@ def _tiny():
         (lambda: vit_network(nn.Linear(2, 2)), "model must be a timm VisionTransformer"),
         (lambda: describe_model("vit_tiny"), "model 'vit_tiny' must be given as 'timm:NAME'"),
         (lambda: describe_model("timm:vit_tiny_patch16_224", tokens=4), "tokens=4 must be left out"),
-        (lambda: photographs(0), "size=0 must be at least 1"),
+        (lambda: photographs(0), "size=0 must be one or two whole numbers, at least 1"),
         (lambda: DynamicPointwise(4, "dyt", alpha=float("nan")), "alpha=nan must be a finite number above 0"),
         (
             lambda: embedding_kernels(_tiny(), photographs(64)),

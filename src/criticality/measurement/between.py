@@ -46,9 +46,7 @@ def measure_between(
         values = np.full((size, size), np.nan)
         values[0, 0] = 0.0
         for target in range(1, size):
-            norms = gradient_norms(
-                found, nodes[: target + 1], asked[: target + 1], seed, target, target + 1 < size
-            )
+            norms = gradient_norms(found, nodes[: target + 1], asked[: target + 1], seed, target, target + 1 < size)
             values[: target + 1, target] = np.log(norms)
     return _square_dataset(values, [point.position for point in asked], seed)
 
@@ -100,9 +98,7 @@ def _number(call: Call | None) -> int:
     return -1 if call is None else call.number
 
 
-def _tangent_norms(
-    model: nn.Module, inputs: Any, numbers: list[int], start: int, seed: int, number: int
-) -> np.ndarray:
+def _tangent_norms(model: nn.Module, inputs: Any, numbers: list[int], start: int, seed: int, number: int) -> np.ndarray:
     squares = np.zeros(len(numbers))
     size = 1.0
 

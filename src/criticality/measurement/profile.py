@@ -82,7 +82,13 @@ def profile(
     side_inputs = of_chain.side_inputs if of_chain is not None else ()
     names = tuple(one.name for one in found.chains)
     return Profile(
-        of_chain.name if of_chain is not None else "", names, tuple(asked), log_apjn, moments, side_inputs, blocked(found)
+        of_chain.name if of_chain is not None else "",
+        names,
+        tuple(asked),
+        log_apjn,
+        moments,
+        side_inputs,
+        blocked(found),
     )
 
 
@@ -114,9 +120,7 @@ def _moment(of: dict[Axes | None, Moment] | None, axes: Axes | None) -> tuple[fl
     return moment.q, moment.p, moment.correlation
 
 
-def _check_finite(
-    model: nn.Module, inputs: Any, points: Sequence[Point], q: np.ndarray, under: Under | None
-) -> None:
+def _check_finite(model: nn.Module, inputs: Any, points: Sequence[Point], q: np.ndarray, under: Under | None) -> None:
     """Raise for a stream that is not finite, naming the module in which it first is not."""
     bad = [point for point, value in zip(points, q, strict=True) if np.isinf(value) or np.isnan(value)]
     if not bad:

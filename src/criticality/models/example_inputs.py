@@ -21,7 +21,7 @@ def transformers_inputs(config: Any, text: Int[Tensor, "sequences tokens"], seed
     from transformers import AutoModel
 
     try:
-        kind = AutoModel._model_mapping[type(config)]
+        kind: Any = AutoModel._model_mapping[type(config)]
     except KeyError:
         raise InputsError(f"model type {config.model_type!r} must be one that transformers' AutoModel builds") from None
     kind = kind[0] if isinstance(kind, tuple) else kind
@@ -33,7 +33,9 @@ def transformers_inputs(config: Any, text: Int[Tensor, "sequences tokens"], seed
         "input_values": lambda: _noise((len(text), 4000), seed),
     }
     if main not in makers:
-        raise InputsError(f"model type {config.model_type!r} takes {main!r}, and example inputs are made of text, images and sound")
+        raise InputsError(
+            f"model type {config.model_type!r} takes {main!r}, and example inputs are made of text, images and sound"
+        )
     inputs = {main: makers[main]()}
     if main == "pixel_values" and hasattr(config, "text_config"):
         inputs["input_ids"] = text

@@ -92,7 +92,7 @@ class HuggingFaceDescription:
         if self.width is not None or self.heads is not None:
             _resize(config, self.width or _size(config, "hidden_size"), self.heads)
         for part in (config, getattr(config, "vision_config", None)):
-            if self.image_size is not None and hasattr(part, "image_size"):
+            if self.image_size is not None and part is not None and hasattr(part, "image_size"):
                 part.image_size = self.image_size
         for part in (config, getattr(config, "text_config", None)):
             if isinstance(getattr(part, "vocab_size", None), int):
@@ -134,7 +134,7 @@ class HuggingFaceDescription:
             initialize(FAMILIES[model.config.model_type].blocks(model), self.init)
         elif self.init == "fan-in":
             initialize_branches(model, self.init, self.inputs())
-        return model  # type: ignore[no-any-return]
+        return model
 
     def inputs(self, seed: int = 0) -> dict[str, Tensor]:
         """Keyword arguments of the model: two sequences of real text, two photographs, or noise for sound.
@@ -199,15 +199,23 @@ def _load_config(name: str) -> Any:
 def _size(config: Any, name: str) -> int:
     value = getattr(config, name, None)
     if not isinstance(value, int):
-        raise InputsError(f"{name} of a {config.model_type!r} config must be one number to be changed, and is {value!r}")
+        raise InputsError(
+            f"{name} of a {config.model_type!r} config must be one number to be changed, and is {value!r}"
+        )
     return value
 
 
 def _set_depth(config: Any, depth: int) -> None:
     """Number of blocks, by whichever of its usual names the config has; of both encoder and decoder."""
-    names = [name for name in ("num_hidden_layers", "num_layers", "encoder_layers") if isinstance(getattr(config, name, None), int)]
+    names = [
+        name
+        for name in ("num_hidden_layers", "num_layers", "encoder_layers")
+        if isinstance(getattr(config, name, None), int)
+    ]
     if not names:
-        raise InputsError(f"depth={depth!r} must be left out: a {config.model_type!r} config has no one number of layers")
+        raise InputsError(
+            f"depth={depth!r} must be left out: a {config.model_type!r} config has no one number of layers"
+        )
     for name in (names[0], *(n for n in ("decoder_layers", "num_decoder_layers") if hasattr(config, n))):
         setattr(config, name, depth)
     if getattr(config, "layer_types", None):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,13 @@ from torch import Tensor, nn
 from criticality.errors import InputsError, ModelFailedError, UndescribedError
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.images import patch_kernels, photographs
-from criticality.models.initialization import InitializationRecorder, SecondMoment, actual_second_moment, initialize, initialize_branches
+from criticality.models.initialization import (
+    InitializationRecorder,
+    SecondMoment,
+    actual_second_moment,
+    initialize,
+    initialize_branches,
+)
 from criticality.models.reading import (
     make_attention,
     make_gated_mlp,
@@ -91,7 +97,9 @@ class ViTDescription:
             model = timm.create_model(self.name, pretrained=False, device=device, **given)
         except (TypeError, AssertionError, RuntimeError, KeyError, AttributeError, IndexError) as error:
             if not given:
-                raise ModelFailedError(f"model 'timm:{self.name}' must be built by timm, which says: {error}") from error
+                raise ModelFailedError(
+                    f"model 'timm:{self.name}' must be built by timm, which says: {error}"
+                ) from error
             asked = ", ".join(f"{key}={value!r}" for key, value in given.items())
             raise InputsError(
                 f"model 'timm:{self.name}' must accept {asked}, and timm says: {type(error).__name__}: {error}"
@@ -117,10 +125,8 @@ class ViTDescription:
         """Side of the square images that the model takes, in pixels; allocates no weight."""
         if self.image_size is not None:
             return self.image_size
-        try:
-            return int(timm.get_pretrained_cfg(self.name).input_size[-1])
-        except (AttributeError, TypeError, IndexError):
-            return 224
+        published = timm.get_pretrained_cfg(self.name)
+        return 224 if published is None else int(published.input_size[-1])
 
     def inputs(self, seed: int = 0) -> Tensor:
         """The two photographs, at the model's size: the same for every seed."""

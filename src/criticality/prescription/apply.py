@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from criticality.measurement.points import find_blocks
-from criticality.measurement.stream import call_model, placed, untouched
+from criticality.errors import StreamNotFoundError
 from criticality.models.conversion import HEAD_NORMS
 from criticality.models.normalizers import DynamicPointwise
 from criticality.prescription.solve import Prescription
+from criticality.stream.inputs import arguments, call
+from criticality.stream.untouched import placed, untouched
 
 OUTPUT_LAYERS = (
     "proj",
@@ -28,6 +29,28 @@ OUTPUT_LAYERS = (
     "output.dense",
 )
 """Last parts of the names of layers whose output is added to the stream."""
+
+
+_LISTS = ("blocks", "layers", "layer", "h")
+
+
+def find_blocks(model: nn.Module) -> tuple[str, nn.Sequential | nn.ModuleList]:
+    """Name and list of the blocks on the residual stream: of lists with the usual names the longest.
+
+    Raises:
+        StreamNotFoundError: there is none.
+    """
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Sequential, nn.ModuleList)) and name.rpartition(".")[2] in _LISTS and len(module) > 0
+    ]
+    if not found:
+        raise StreamNotFoundError(
+            f"model {type(model).__name__} must have its blocks in a list named"
+            f" {', '.join(repr(name) for name in _LISTS)} for its norms and weights to be found"
+        )
+    return max(found, key=lambda entry: len(entry[1]))
 
 
 @dataclass(frozen=True)
@@ -191,7 +214,7 @@ def schedule_from_data(model: nn.Module, inputs: Any, c: float, *, device: torch
     handles = [module.register_forward_pre_hook(at(name)) for name, module in norms]
     try:
         with placed(model, inputs, device, None) as ready, untouched(model), torch.no_grad():
-            call_model(model, ready)
+            call(model, arguments(ready))
         missing = [name for name, _ in norms if name not in found]
         if missing:
             raise ValueError(f"norm {missing[0]!r} must be reached by the forward pass, and is not")

@@ -14,10 +14,11 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from criticality.errors import StreamNotFoundError
 from criticality.measurement import measure
-from criticality.measurement.points import Points, find_blocks
+from criticality.measurement.points import Points
 from criticality.pointwise import get_function
-from criticality.prescription.apply import stream_norms
+from criticality.prescription.apply import final_norms, find_blocks, stream_norms
 from criticality.schema import SCHEMA, profile_dataset, write_dataset
 
 Log = Callable[[dict[str, float], int], None]
@@ -94,7 +95,10 @@ class Monitor:
         norms: dict[str, tuple[float, float]] = {}
         shares: list[float] = []
         with ExitStack() as stack:
+            last = _final(self.model)
             for name, module in stream_norms(self.model):
+                if name in last:
+                    continue
                 stack.callback(module.register_forward_pre_hook(_note_norm(name, norms)).remove)
             for block in self._blocks():
                 stack.callback(block.register_forward_hook(_note_share(shares)).remove)
@@ -208,6 +212,14 @@ class Monitor:
             if kind not in known:
                 self.alarms.append((int(step), kind))
                 warnings.warn(f"step {step}: {message}", CriticalityWarning, stacklevel=4)
+
+
+def _final(model: nn.Module) -> set[str]:
+    """Names of the norms after the blocks, which are not of the stream that is watched."""
+    try:
+        return {name for name, _ in final_norms(model)}
+    except StreamNotFoundError:
+        return set()
 
 
 def to_tensorboard(writer: Any) -> Log:

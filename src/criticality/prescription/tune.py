@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from criticality.measurement import measure
-from criticality.measurement.points import Points, find_blocks
-from criticality.prescription.apply import output_layers
+from criticality.measurement.points import Points
+from criticality.prescription.apply import find_blocks, output_layers
 
 _LARGEST_STEP = 4.0
 

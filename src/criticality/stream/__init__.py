@@ -6,4 +6,18 @@ from criticality.stream.points import Point, Step, named_points
 from criticality.stream.recording import Call
 from criticality.stream.show import Stream, stream
 
-__all__ = ["Branch", "Call", "Chain", "Diamond", "Point", "Reader", "Site", "Step", "Stream", "Trace", "named_points", "stream", "trace"]
+__all__ = [
+    "Branch",
+    "Call",
+    "Chain",
+    "Diamond",
+    "Point",
+    "Reader",
+    "Site",
+    "Step",
+    "Stream",
+    "Trace",
+    "named_points",
+    "stream",
+    "trace",
+]

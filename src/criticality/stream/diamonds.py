@@ -7,17 +7,26 @@ from dataclasses import dataclass
 from typing import Literal
 
 from criticality.stream.flow import Flow
-from criticality.stream.points import ADDITIONS, OPAQUE, Layout, Step
+from criticality.stream.points import ADDITIONS, OPAQUE, VIEWS, Layout, Step
 
 Kind = Literal["pre-norm", "post-norm", "sandwich", "output-norm", "no norm", "projection", "opaque"]
 
-VIEWS = (
-    "View", "UnsafeView", "Reshape", "Transpose", "Permute", "TBackward", "Unsqueeze", "Squeeze", "Expand", "Alias",
-    "Clone", "ToCopy", "Copy", "CopySlices", "AsStrided", "NativeDropout", "Dropout", "Unflatten", "Flatten", "Stack", "Contiguous",
-)  # fmt: skip
-"""How the names of nodes begin that hand a value on as it is."""
-
-PARTS = ("Split", "Chunk", "Unbind", "Select", "Slice", "Index", "Narrow", "Gather", "Cat", "Roll", "Pad", "ConstantPad", "Where", "MaskedFill")
+PARTS = (
+    "Split",
+    "Chunk",
+    "Unbind",
+    "Select",
+    "Slice",
+    "Index",
+    "Narrow",
+    "Gather",
+    "Cat",
+    "Roll",
+    "Pad",
+    "ConstantPad",
+    "Where",
+    "MaskedFill",
+)
 """That hand parts of a value on, or put parts together."""
 
 SCALES = ("Mul", "Div", "Sum", "Mean", "Neg", "Einsum", "Bmm")
@@ -124,7 +133,9 @@ class Reader:
         )
 
     def _skips(self, step: Step) -> set[int]:
-        """Nodes of the paths from the start to the join that only sum, view or scale; the join's own number if it has the start as input."""
+        """Nodes of the paths from the start to the join that only sum, view or scale; the join's own number if it
+        has the start as input.
+        """
         forward = {step.start}
         for node in self.flow.inside(step.start, step.join):
             if self._keeps(node) and not self.layout.heavy(node) and any(b in forward for b in self.flow.joined[node]):
@@ -188,16 +199,16 @@ class Reader:
             for before in self.flow.joined[pending.pop(0)]:
                 if before in skips or before == step.start:
                     continue
-                if len(self.flow.joined[before]) > 1 and self.layout.name(before).startswith(ADDITIONS[:3]):
-                    if not self.layout.parameters(before):
-                        pending.append(before)
-                        continue
+                sums = len(self.flow.joined[before]) > 1 and self.layout.name(before).startswith(ADDITIONS[:3])
+                if sums and not self.layout.parameters(before):
+                    pending.append(before)
+                    continue
                 roots[before] = None
         return sorted(roots)
 
     def _branch_end(self, root: int, start: int) -> tuple[Branch | None, list[int]]:
         """The last thing that scales a branch, and the nodes of a norm that it belongs to; walks back from the end."""
-        pending, seen, biases = [root], set(), []
+        pending, seen, biases = [root], set(), list[str]()
         while pending:
             node = pending.pop()
             if node in seen or node == start:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from criticality.errors import InputsError, StreamNotFoundError
 from criticality.stream.flow import Flow, SideInput, hold_side_inputs, largest_region
 from criticality.stream.graph import graph_of
 from criticality.stream.inputs import call, differentiable
-from criticality.stream.points import Layout, Point, Step, points, steps
+from criticality.stream.points import ADDITIONS, Layout, Point, Step, additions_on_skip, points, steps
 from criticality.stream.recording import Observe, Record, Recording, tensors_in
 
 
@@ -110,13 +110,11 @@ def _check_gradients(model: nn.Module, layout: Layout) -> None:
         inside = [visits[layout.visit(number)].name for number in missing if layout.visit(number) >= 0]
         raise StreamNotFoundError(
             f"branches of {type(model).__name__} must pass a gradient on, and {len(missing)} operations have none"
-            f"{f', first in {inside[0]!r}' if inside else ''}: quantized layers, for example, measure the model before it is quantized"
+            f"{f', first in {inside[0]!r}' if inside else ''}: measure quantized layers before they are quantized"
         )
 
 
-def watch(
-    model: nn.Module, inputs: Any, observe: Observe, under: AbstractContextManager[Any] | None = None
-) -> Record:
+def watch(model: nn.Module, inputs: Any, observe: Observe, under: AbstractContextManager[Any] | None = None) -> Record:
     """Run a model once for what ``observe`` is called with.
 
     Raises:
@@ -255,19 +253,10 @@ _SEVERAL = 3
 
 
 def _additions_on_skip(layout: Layout, flow: Flow, start: int, end: int) -> int:
-    """Fewest additions on a path of a region that leads by additions and views only; many when there is no such path."""
-    from criticality.stream.diamonds import VIEWS
-    from criticality.stream.points import ADDITIONS
-
-    fewest = {start: 0}
-    for node in (*flow.inside(start, end), end):
-        before = [fewest[one] for one in flow.joined[node] if one in fewest]
-        name = layout.name(node)
-        if before and (name.startswith((*ADDITIONS, *VIEWS)) or len(flow.joined[node]) == 1 and name.startswith("Mul")):
-            adds = name.startswith(ADDITIONS) and len(flow.joined[node]) > 1
-            fewest[node] = min(before) + adds
-    if end in fewest:
-        return fewest[end] - 1
+    """Fewest additions on a path that only adds, without such a path all that are there."""
+    fewest = additions_on_skip(layout, flow, start, end)
+    if fewest is not None:
+        return fewest
     return sum(
         layout.name(node).startswith(ADDITIONS) and len(flow.joined[node]) > 1 for node in flow.inside(start, end)
     )
@@ -275,4 +264,5 @@ def _additions_on_skip(layout: Layout, flow: Flow, start: int, end: int) -> int:
 
 def _chain_name(chain: tuple[Point, ...]) -> str:
     names = [point.name.split(" ")[0].split(".") for point in chain[1:]]
-    return ".".join(commonprefix(names)) if len(names) > 1 else ""
+    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*names, strict=False))
+    return ".".join(parts[0] for parts in shared) if len(names) > 1 else ""

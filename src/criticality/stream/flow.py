@@ -10,6 +10,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Flow:
     def regions(self) -> tuple[tuple[int, int], ...]:
         """Pairs of successive cut vertices; the first starts before all nodes, as -1, unless there is one source."""
         ends = self.cuts if len(self.sources) == 1 and self.cuts and self.cuts[0] in self.sources else (-1, *self.cuts)
-        return tuple(zip(ends, ends[1:], strict=False))
+        return tuple(pairwise(ends))
 
     def inside(self, start: int, end: int) -> tuple[int, ...]:
         """Nodes of a region, its ends left out."""

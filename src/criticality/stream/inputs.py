@@ -38,9 +38,9 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return (), {name: value for name, value in values.items() if value is not None}
     if isinstance(inputs, tuple):
         return inputs, {}
-    if isinstance(inputs, list) and inputs and all(isinstance(entry, Tensor) for entry in inputs):
-        if len({entry.shape for entry in inputs}) == 1:
-            return (torch.stack(inputs),), {}
+    tensors = isinstance(inputs, list) and all(isinstance(entry, Tensor) for entry in inputs)
+    if tensors and len({entry.shape for entry in inputs}) == 1:
+        return (torch.stack(inputs),), {}
     return (inputs,), {}
 
 

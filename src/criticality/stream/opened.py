@@ -37,7 +37,9 @@ def opened(func: FunctionType) -> FunctionType:
     if not isinstance(func, FunctionType):
         raise TypeError(f"{func!r} is not written in Python: there is nothing inside it to see")
     silent = {name: _never for name in _ASKS if name in func.__globals__}
-    copy = FunctionType(func.__code__, {**func.__globals__, **silent}, func.__name__, func.__defaults__, func.__closure__)
+    copy = FunctionType(
+        func.__code__, {**func.__globals__, **silent}, func.__name__, func.__defaults__, func.__closure__
+    )
     copy.__kwdefaults__ = func.__kwdefaults__
     copy.__module__, copy.__doc__ = func.__module__, func.__doc__
     return copy

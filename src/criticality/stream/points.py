@@ -14,6 +14,12 @@ from criticality.stream.recording import Call, Record
 ADDITIONS = ("Add", "Sub", "Rsub", "Lerp", "IndexAdd", "ScatterAdd", "IndexPut")
 """How the names of nodes begin that add to a stream; ``Add`` covers ``addmm``, ``addcmul`` and the like."""
 
+VIEWS = (
+    "View", "UnsafeView", "Reshape", "Transpose", "Permute", "TBackward", "Unsqueeze", "Squeeze", "Expand", "Alias",
+    "Clone", "ToCopy", "Copy", "CopySlices", "AsStrided", "NativeDropout", "Dropout", "Unflatten", "Flatten", "Stack", "Contiguous",
+)  # fmt: skip
+"""How the names of nodes begin that hand a value on as it is."""
+
 _OF_TORCH = ("Backward0", "Backward1", "Backward2", "Backward3")
 """How the names of torch's own nodes end."""
 
@@ -51,11 +57,13 @@ class Step:
         start: cut vertex before the join.
         join: where skip and branch meet.
         end: the point of the stream after it, norms after the addition included.
+        residual: whether a path leads from start to join by sums, views and scalar factors only.
     """
 
     start: int
     join: int
     end: int
+    residual: bool = True
 
 
 class Layout:
@@ -177,7 +185,24 @@ def steps(layout: Layout, flow: Flow) -> list[Step]:
         join: tails[join][len(usual) - 1] if usual and kinds(tails[join])[: len(usual)] == usual else join
         for join in joins
     }
-    return [Step(start_of(join), join, ends[join]) for join in joins if start_of(join) >= 0]
+    return [
+        Step(start_of(join), join, ends[join], additions_on_skip(layout, flow, start_of(join), join) is not None)
+        for join in joins
+        if start_of(join) >= 0
+    ]
+
+
+def additions_on_skip(layout: Layout, flow: Flow, start: int, end: int) -> int | None:
+    """Fewest additions on the paths of a region that lead by sums, views and scalar factors only, its end left out; ``None``
+    when there is no such path."""
+    fewest = {start: 0}
+    for node in (*flow.inside(start, end), end):
+        before = [fewest[one] for one in flow.joined[node] if one in fewest]
+        name = layout.name(node)
+        scales = len(flow.joined[node]) == 1 and name.startswith(("Mul", "Div", "Sum", "Mean", "Neg"))
+        if before and (name.startswith((*ADDITIONS, *VIEWS)) or scales or name == OPAQUE):
+            fewest[node] = min(before) + (name.startswith(ADDITIONS) and len(flow.joined[node]) > 1)
+    return fewest[end] - (layout.name(end).startswith(ADDITIONS)) if end in fewest else None
 
 
 def _adds(layout: Layout, flow: Flow, node: int) -> bool:
@@ -215,7 +240,10 @@ def points(layout: Layout, found: Sequence[Step]) -> list[Point]:
         start = next((node for node in entered if node in {start, *ends}), start)
         last = max(number for number, unit in enumerate(units) if unit.visit >= 0)
         position, pending = 0.0, []
+        skips = {step.end for step in found if step.residual}
         for unit in units:
+            if unit in units[last + 1 :] and not skips & set(unit.nodes):
+                continue  # an addition in the head of the model
             pending += [node for node in unit.nodes if node > start]
             if unit.visit >= 0 or unit in units[last + 1 :]:
                 for number, node in enumerate(pending, 1):

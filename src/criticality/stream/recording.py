@@ -273,7 +273,18 @@ _MATRIX_PRODUCTS = frozenset(("matmul", "__matmul__", "mm", "addmm", "bmm", "bad
 
 
 _QUESTIONS = frozenset(
-    ("size", "dim", "numel", "stride", "is_floating_point", "is_contiguous", "__len__", "__set__", "data_ptr", "storage_offset")
+    (
+        "size",
+        "dim",
+        "numel",
+        "stride",
+        "is_floating_point",
+        "is_contiguous",
+        "__len__",
+        "__set__",
+        "data_ptr",
+        "storage_offset",
+    )
 )
 """Calls that make no tensor and are asked often."""
 
@@ -297,4 +308,8 @@ def _nodes(value: Any) -> tuple[Node, ...]:
 def _same(index: Tensor, token: Tensor) -> bool:
     if index is token:
         return True
-    return index.numel() == token.numel() and index.device == token.device and bool((index.flatten() == token.flatten()).all())
+    return (
+        index.numel() == token.numel()
+        and index.device == token.device
+        and bool((index.flatten() == token.flatten()).all())
+    )

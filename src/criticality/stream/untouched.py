@@ -7,15 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from criticality.stream.inputs import map_tensors
+
 
 @contextmanager
 def untouched(model: nn.Module, train: bool | None = False) -> Iterator[None]:
     """Freeze parameters and switch to evaluation inside; restore flags, modes, buffers and random states after, also on error.
 
-    With ``train`` the model is in training mode inside, with ``None`` in the mode that it is in.  Gradients of activations are recorded inside whatever the caller switched off.  Random states are those of the CPU
+    With ``train`` the model is in training mode inside, with ``None`` in the mode that it is in.  Gradients of
+    activations are recorded inside whatever the caller switched off.  Random states are those of the CPU
     and of every device the model is on.
     """
     frozen = [(parameter, parameter.requires_grad) for parameter in model.parameters()]

@@ -29,9 +29,9 @@ def branch_weights(model: nn.Module, found: Trace, chain: Chain) -> WeightAxes:
     if not chain.name:
         return used
     for name, parameter in model.named_parameters():
-        if name.startswith(f"{chain.name}.") and layout.is_matrix(name) and name not in used and parameter.ndim >= 2:
-            if _alike(name, parameter, model, used):
-                used[name] = (-1,)
+        inside = name.startswith(f"{chain.name}.") and layout.is_matrix(name) and name not in used
+        if inside and _alike(name, parameter, model, used):
+            used[name] = (-1,)
     return used
 
 

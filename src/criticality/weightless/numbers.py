@@ -35,7 +35,8 @@ def entries(law: Law, shape: tuple[int, ...], seed: tuple[object, ...], like: Te
 def significant_mean(law: Law) -> float:
     """``E W``, or zero where the sample's mean is what chance makes of a law of mean zero.
 
-    A sample of ``n`` entries of mean zero has a mean of ``sqrt(Var W / n)``; taken for a mean of the weight it would add ``E W (sum_i x_i)``
+    A sample of ``n`` entries of mean zero has a mean of ``sqrt(Var W / n)``; taken for a mean of the weight it would
+    add ``E W (sum_i x_i)``
     to every output, which grows with the width.
     """
     chance = sqrt(law.variance / len(law.sample))

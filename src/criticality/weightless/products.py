@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from criticality.weightless.revealed import Span
 from criticality.weightless.roots import Operand
@@ -29,14 +29,18 @@ class Product(torch.autograd.Function):
         return _product(gradient, ctx.operand, ctx.dtype, back=True), None, None, None
 
 
-def _product(rows: Tensor, operand: Operand, dtype: torch.dtype, *, back: bool = False, span: Span | None = None) -> Tensor:
+def _product(
+    rows: Tensor, operand: Operand, dtype: torch.dtype, *, back: bool = False, span: Span | None = None
+) -> Tensor:
     with torch._C.DisableTorchFunction(), torch.autocast(rows.device.type, enabled=False):
         flat = rows.reshape(-1, rows.shape[-1]).to(operand.root.like.dtype)
         return operand.times(flat, back=back, span=span).reshape(*rows.shape[:-1], -1).to(dtype)
 
 
 def contract(run: Any, x: Tensor, weight: Tensor, x_axes: tuple[int, ...], weight_axes: tuple[int, ...]) -> Tensor:
-    """Sum over axes of ``x`` and as many of a random weight (``torch.tensordot``): the free axes of ``x``, then those of the weight."""
+    """Sum over axes of ``x`` and as many of a random weight (``torch.tensordot``): the free axes of ``x``, then
+    those of the weight.
+    """
     root, view = run.find(weight)
     x_axes = tuple(axis % x.ndim for axis in x_axes)
     pairs = dict(zip((axis % view.ndim for axis in weight_axes), x_axes, strict=True))
@@ -59,7 +63,7 @@ def _plus(run: Any, found: Tensor, bias: Tensor | None) -> Tensor:
     return found if bias is None else found + run.real(bias).to(found.dtype)
 
 
-@rule(F.linear)
+@rule(functional.linear)
 def linear(run: Any, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     if run.find(input) or not run.find(weight):
         return NotImplemented
@@ -105,7 +109,7 @@ def _pieces(run: Any, stack: Tensor) -> tuple[Tensor, ...]:
     return (found[1] if found else stack).unbind(0)
 
 
-@rule(*(getattr(where, name) for where, name in ((F, "grouped_mm"), (torch, "_grouped_mm")) if hasattr(where, name)))
+@rule(*(getattr(where, name) for where, name in ((functional, "grouped_mm"), (torch, "_grouped_mm")) if hasattr(where, name)))
 def grouped_mm(run: Any, func: Any, mat_a: Tensor, mat_b: Tensor, *, offs: Tensor | None = None, **options: Any) -> Any:
     """``mat_a (rows, n)`` in groups of rows that end at ``offs``, each with its own ``mat_b[group] (n, m)``."""
     if run.find(mat_a) or offs is None or mat_a.ndim != 2 or mat_b.ndim != 3 or options.get("bias") is not None:
@@ -117,7 +121,7 @@ def grouped_mm(run: Any, func: Any, mat_a: Tensor, mat_b: Tensor, *, offs: Tenso
     return torch.cat([*found, rest]).to(options.get("out_dtype") or mat_a.dtype)
 
 
-@rule(F.conv1d, F.conv2d, F.conv3d)
+@rule(functional.conv1d, functional.conv2d, functional.conv3d)
 def convolution(
     run: Any,
     func: Any,
@@ -133,11 +137,17 @@ def convolution(
     kernel = tuple(weight.shape[2:])
     stride = (stride,) * len(kernel) if isinstance(stride, int) else tuple(stride)
     stride = stride * len(kernel) if len(stride) == 1 else stride
-    pads = padding not in ("valid", "same") if isinstance(padding, str) else any([padding] if isinstance(padding, int) else padding)
+    pads = (
+        padding not in ("valid", "same")
+        if isinstance(padding, str)
+        else any([padding] if isinstance(padding, int) else padding)
+    )
     points = all(size == 1 for size in kernel)
     if run.find(input) or not run.find(weight) or groups != 1 or pads or input.ndim != weight.ndim:
         return NotImplemented
-    if not points and (stride != kernel or padding == "same" or dilation not in (1, (1,) * len(kernel), [1] * len(kernel))):
+    if not points and (
+        stride != kernel or padding == "same" or dilation not in (1, (1,) * len(kernel), [1] * len(kernel))
+    ):
         return NotImplemented
     spatial = range(2, input.ndim)
     if points:
@@ -171,12 +181,14 @@ def einsum(run: Any, func: Any, *operands: Any) -> Any:
     kept = [name for name in x + weight if name not in summed]
     if sorted(kept) != sorted(result):
         return NotImplemented
-    found = contract(run, *factors, tuple(map(x.index, summed)), tuple(map(weight.index, summed)))
+    found = contract(run, factors[0], factors[1], tuple(map(x.index, summed)), tuple(map(weight.index, summed)))
     return found.permute(*map(kept.index, result))
 
 
-@rule(F.embedding)
-def embedding(run: Any, func: Any, input: Tensor, weight: Tensor, padding_idx: int | None = None, *options: Any, **named: Any) -> Any:
+@rule(functional.embedding)
+def embedding(
+    run: Any, func: Any, input: Tensor, weight: Tensor, padding_idx: int | None = None, *options: Any, **named: Any
+) -> Any:
     """Only the rows that are used; the row at ``padding_idx`` is zero, as ``nn.Embedding`` initializes it."""
     renormalizes = (options and options[0] is not None) or named.get("max_norm") is not None
     if run.find(input) or not run.find(weight) or renormalizes:
@@ -186,7 +198,9 @@ def embedding(run: Any, func: Any, input: Tensor, weight: Tensor, padding_idx: i
 
 
 @rule(torch.embedding)
-def raw_embedding(run: Any, func: Any, weight: Tensor, indices: Tensor, padding_idx: int = -1, *options: Any, **named: Any) -> Any:
+def raw_embedding(
+    run: Any, func: Any, weight: Tensor, indices: Tensor, padding_idx: int = -1, *options: Any, **named: Any
+) -> Any:
     return embedding(run, func, indices, weight, None if padding_idx < 0 else padding_idx)
 
 
@@ -197,4 +211,6 @@ def lookup(run: Any, weight: Tensor, indices: Tensor) -> Tensor:
     rows = operand.rows(indices.flatten() % len(view))
     order = operand.order(operand.free)
     rows = rows.reshape(*indices.shape, *(view.shape[axis] for axis in order))
-    return rows.permute(*range(indices.ndim), *(indices.ndim + order.index(axis) for axis in operand.free)).to(root.dtype)
+    return rows.permute(*range(indices.ndim), *(indices.ndim + order.index(axis) for axis in operand.free)).to(
+        root.dtype
+    )

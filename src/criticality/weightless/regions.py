@@ -37,7 +37,7 @@ class Region:
     @classmethod
     def of(cls, view: Tensor) -> Region:
         """The region of a (meta) view of a weight."""
-        return cls(view.storage_offset(), merged(zip(view.shape, view.stride(), strict=True)))
+        return cls(int(view.storage_offset()), merged(zip(view.shape, view.stride(), strict=True)))
 
     @property
     def count(self) -> int:

@@ -6,12 +6,14 @@ along the span of the rows of ``X`` and nothing else.  With orthonormal directio
 has the distribution of the product with a drawn matrix, exactly, at ``O(N^2 (left + right))`` in place of ``O(N left right)``
 operations and without the matrix.  ``R`` is a Cholesky root of ``X X^T``.
 
-What was told must stay true.  If ``M`` is known along ``Q`` on the right (``Q M^T = V``) and along ``P`` on the left (``P M = U``), the rest of
+What was told must stay true.  If ``M`` is known along ``Q`` on the right (``Q M^T = V``) and along ``P`` on the left
+(``P M = U``), the rest of
 it is as free as before (Bolthausen's conditioning)::
 
     M = V^T Q + P^T U (1 - Q^T Q) + (1 - P^T P) M' (1 - Q^T Q),      M' a fresh copy of M,
 
-so that a gradient ``D M`` after the product ``X M^T``, the second use of a tied weight, or a table of embeddings whose transpose is the
+so that a gradient ``D M`` after the product ``X M^T``, the second use of a tied weight, or a table of embeddings
+whose transpose is the
 output layer get their exact joint distribution: no independence of forward and backward pass is assumed.
 """
 
@@ -207,7 +209,8 @@ class RevealedMatrix:
     def _cheaper_revealed(self, count: int, side: int) -> bool:
         """Whether revealing costs fewer operations than drawing the matrix twice, forward and backward.
 
-        With ``N`` rows, ``n`` summed over, ``m`` left: ``N^2 (6 n + 4 m) + c N (n + m)`` against ``2 (N + c) n m``, ``c = NORMAL_COST``;
+        With ``N`` rows, ``n`` summed over, ``m`` left: ``N^2 (6 n + 4 m) + c N (n + m)`` against ``2 (N + c) n m``,
+        ``c = NORMAL_COST``;
         and there must be directions left to reveal.
         """
         n, m = self.shape[side], self.shape[1 - side]

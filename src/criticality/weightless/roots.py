@@ -66,7 +66,9 @@ class Root:
 
     def __init__(self, weight: Tensor, law: Law, seed: tuple[object, ...]) -> None:
         if not law.known:
-            raise ValueError(f"the law of a weight of shape {tuple(weight.shape)} is not known: some of its entries were never written")
+            raise ValueError(
+                f"the law of a weight of shape {tuple(weight.shape)} is not known: some of its entries were never written"
+            )
         self.weight, self.law, self.seed = weight, law, seed
         self.dtype, self.device = weight.dtype, weight.device
         self.shadow = torch.empty_strided(weight.shape, weight.stride(), dtype=weight.dtype, device="meta")
@@ -146,7 +148,9 @@ class Operand:
         if self.block is not None:
             self.block.uses += 1
 
-    def times(self, rows: Float[Tensor, "rows n"], *, back: bool = False, span: Span | None = None) -> Float[Tensor, "rows m"]:
+    def times(
+        self, rows: Float[Tensor, "rows n"], *, back: bool = False, span: Span | None = None
+    ) -> Float[Tensor, "rows m"]:
         """``rows`` times the view, summed over ``summed``; with ``back``, over ``free``.
 
         Both sides are flattened in the view's own order of memory, see ``order``.
@@ -177,7 +181,7 @@ class Operand:
 
     def order(self, axes: tuple[int, ...]) -> tuple[int, ...]:
         """Axes of the view in the order of memory."""
-        return tuple(sorted(axes, key=lambda axis: -self.view.stride(axis)))
+        return tuple(sorted(axes, key=lambda axis: -int(self.view.stride()[axis])))
 
     def _layout(self) -> tuple[tuple[Dims, Dims], int]:
         """The two sides as axes in memory, that of the larger stride first, and which of them is summed."""

@@ -23,9 +23,11 @@ class WeightsIntegratedOut(TorchFunctionMode):
 
     A product of ``X`` (``N`` rows) with a weight of independent entries is drawn from its distribution given ``X`` and all that was
     asked of that weight before, forward and backward (``criticality.weightless.revealed``): for Gaussian entries the joint
-    distribution of all activations and gradients is that of the model with drawn weights, at any width, tied weights included; for other
+    distribution of all activations and gradients is that of the model with drawn weights, at any width, tied weights
+    included; for other
     laws it is so for sums over many entries.  Where that is not cheaper (``N`` near the width), or the function is no such product
-    (overlapping or grouped convolutions, anything without a rule), the weight is drawn for the call and forgotten; the backward pass draws
+    (overlapping or grouped convolutions, anything without a rule), the weight is drawn for the call and forgotten;
+    the backward pass draws
     the same numbers again.  Everything else runs as it is.
 
     Numbers depend on ``seed``, on which weight they are for and on shapes, never on values: with a fixed seed results
@@ -79,7 +81,9 @@ class WeightsIntegratedOut(TorchFunctionMode):
         if self._depth == 0:
             self._random.__exit__(*exception)
 
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if not any(self.find(one) for one in _tensors((args, kwargs))):
             return func(*args, **kwargs)
@@ -110,7 +114,9 @@ class WeightsIntegratedOut(TorchFunctionMode):
             return None
         if tensor.is_meta:
             return root, tensor
-        return root, root.shadow.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset() - root.weight.storage_offset())
+        return root, root.shadow.as_strided(
+            tensor.shape, tensor.stride(), tensor.storage_offset() - root.weight.storage_offset()
+        )
 
     def real(self, tensor: Any) -> Any:
         """``tensor``, drawn if it is a random weight."""
@@ -134,7 +140,11 @@ class WeightsIntegratedOut(TorchFunctionMode):
 
         def stand_in(tensor: Tensor) -> Tensor:
             found = self.find(tensor)
-            return torch.zeros((), dtype=found[0].dtype, device=found[0].device).expand(found[1].shape) if found else tensor
+            return (
+                torch.zeros((), dtype=found[0].dtype, device=found[0].device).expand(found[1].shape)
+                if found
+                else tensor
+            )
 
         return tree_map_only(Tensor, stand_in, tree)
 
@@ -151,7 +161,9 @@ class WeightsIntegratedOut(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if args and self.find(args[0]) and (name == "__setitem__" or name.rstrip("_") + "_" == name):
             shape = tuple(args[0].shape)
-            raise ValueError(f"{name} changes a random weight of shape {shape} in place: initialize the model first, then run it")
+            raise ValueError(
+                f"{name} changes a random weight of shape {shape} in place: initialize the model first, then run it"
+            )
         drawn: dict[int, tuple[Root, Tensor, int]] = {}
 
         def draw(tensor: Tensor) -> Tensor:
@@ -159,7 +171,7 @@ class WeightsIntegratedOut(TorchFunctionMode):
             if not found:
                 return tensor
             real = found[0].real(found[1])
-            drawn[real.untyped_storage()._cdata] = (*found, real.storage_offset())
+            drawn[real.untyped_storage()._cdata] = (*found, int(real.storage_offset()))
             return real
 
         def pack(saved: Tensor) -> Any:
@@ -196,4 +208,9 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
 
 def _same(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors are the same entries of the same memory."""
-    return (one.data_ptr(), one.shape, one.stride(), one.dtype) == (other.data_ptr(), other.shape, other.stride(), other.dtype)
+    return (one.data_ptr(), one.shape, one.stride(), one.dtype) == (
+        other.data_ptr(),
+        other.shape,
+        other.stride(),
+        other.dtype,
+    )

@@ -55,7 +55,21 @@ def index_select(run: Any, func: Any, input: Any, dim: int, index: Tensor) -> An
 
 
 @rule(
-    *named("detach", "contiguous", "clone", "to", "float", "double", "half", "bfloat16", "type", "type_as", "cuda", "cpu", "alias"),
+    *named(
+        "detach",
+        "contiguous",
+        "clone",
+        "to",
+        "float",
+        "double",
+        "half",
+        "bfloat16",
+        "type",
+        "type_as",
+        "cuda",
+        "cpu",
+        "alias",
+    ),
     *named("requires_grad_", "positive"),
     *getters("data"),
 )
@@ -66,11 +80,33 @@ def copy(run: Any, func: Any, first: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 @rule(
-    *named("size", "stride", "dim", "ndimension", "numel", "nelement", "element_size", "storage_offset", "is_contiguous", "__len__"),
-    *named("is_floating_point", "is_complex", "is_signed", "is_nonzero", "get_device", "is_same_size", "is_inference", "is_conj"),
+    *named(
+        "size",
+        "stride",
+        "dim",
+        "ndimension",
+        "numel",
+        "nelement",
+        "element_size",
+        "storage_offset",
+        "is_contiguous",
+        "__len__",
+    ),
+    *named(
+        "is_floating_point",
+        "is_complex",
+        "is_signed",
+        "is_nonzero",
+        "get_device",
+        "is_same_size",
+        "is_inference",
+        "is_conj",
+    ),
     *named("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like"),
     *named("new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "result_type", "can_cast"),
-    *getters("shape", "dtype", "device", "ndim", "layout", "is_cuda", "is_cpu", "is_meta", "is_leaf", "requires_grad", "grad"),
+    *getters(
+        "shape", "dtype", "device", "ndim", "layout", "is_cuda", "is_cpu", "is_meta", "is_leaf", "requires_grad", "grad"
+    ),
     *getters("is_mps", "is_xpu", "is_sparse", "is_quantized", "is_nested", "grad_fn", "itemsize", "nbytes", "name"),
 )
 def metadata(run: Any, func: Any, *args: Any, **kwargs: Any) -> Any:
