@@ -11,7 +11,9 @@ import click
 from criticality.cli.options import common
 from criticality.cli.output import emit, table
 from criticality.cli.progress import bar
+from criticality.sweeps.pack import pack_study, unpack_study
 from criticality.sweeps.run import Report, export_study, run_study
+from criticality.sweeps.search import progress_of
 from criticality.sweeps.store import STATES, Store
 from criticality.sweeps.study import Study, read_study
 
@@ -24,7 +26,11 @@ def _running(function: F) -> F:
             "--retry", is_flag=True, help="Compute cells that failed, returned nan or ran out of memory again."
         ),
         click.option(
-            "--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes started here."
+            "--workers",
+            type=click.IntRange(min=0),
+            default=2,
+            show_default=True,
+            help="Processes started here; 0: one cell after another in this one, as a study that searches needs.",
         ),
         click.option("--scheduler", help="Of a Dask cluster, tcp://HOST:PORT [default: processes on this machine]."),
     ):
@@ -95,6 +101,8 @@ def status(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
     messages = found.messages()
     failed = [{"cell": found.cells[i], "status": STATES[found.status()[i]], "why": why} for i, why in messages.items()]
     record = {"study": found.study.name, **found.counts(), "failed_cells": failed}
+    if found.study.search:
+        record["searches_ended"], record["searches"] = progress_of(found.study, found)
     lines = [[key, value] for key, value in record.items() if key != "failed_cells"]
     lines += [[entry["status"], f"{entry['cell']}: {entry['why']}"] for entry in failed[:10]]
     emit(record, as_json, table(lines, ["", ""]))
@@ -106,4 +114,22 @@ def status(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
 def export(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
     """Write STORE as NetCDF or CSV, by the ending of --out [default: STORE with .nc]."""
     written = export_study(store, out or store.with_suffix(".nc"))
+    emit({"wrote": str(written)}, as_json, f"wrote {written}")
+
+
+@sweep.command()
+@click.argument("store", type=click.Path(path_type=Path))
+@common
+def pack(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
+    """Write STORE, running or not, as one file --out [default: STORE + .zip], which unpack makes a store of again."""
+    written = pack_study(store, out or store.with_name(store.name + ".zip"))
+    emit({"wrote": str(written)}, as_json, f"wrote {written}")
+
+
+@sweep.command()
+@click.argument("packed", type=click.Path(path_type=Path))
+@common
+def unpack(packed: Path, as_json: bool, seed: int, out: Path | None) -> None:
+    """Make a store of PACKED at --out [default: PACKED without .zip], which run and resume go on with."""
+    written = unpack_study(packed, out or packed.with_suffix(""))
     emit({"wrote": str(written)}, as_json, f"wrote {written}")

@@ -25,7 +25,7 @@ def compute_cell(compute: str, cell: Cell, memory_gb: float | None) -> tuple[str
     try:
         with _limited(memory_gb):
             found = _function(compute)(dict(cell))
-            values = {name: np.asarray(value, dtype=float) for name, value in _named(found).items()}
+            values = {name: _floating(value) for name, value in _named(found).items()}
     except MemoryError:
         return OUT_OF_MEMORY, {}, f"needed more than memory_gb={memory_gb}", time.perf_counter() - began
     except Exception as error:
@@ -43,6 +43,12 @@ def compute_cells(
 ) -> list[tuple[int, tuple[str, Values, str, float]]]:
     """Several cells in one task, which is cheaper where they are quick."""
     return [(index, compute_cell(compute, cell, memory_gb)) for index, cell in cells]
+
+
+def _floating(value: Any) -> np.ndarray:
+    """Of the type that it has where that is a floating one: what is long and needs few digits may come as float16 or float32."""
+    found = np.asarray(value)
+    return found if found.dtype in (np.float16, np.float32) else found.astype(float)
 
 
 def _named(found: Any) -> dict[str, Any]:
@@ -109,9 +115,12 @@ def _measure(cell: Cell) -> dict[str, Any]:
 def _train(cell: Cell) -> dict[str, Any]:
     import torch
 
+    from criticality.laboratory.stacked import STACKED, ResidualRun, train_stacked
     from criticality.laboratory.train import Run, train
 
     torch.set_num_threads(1)
+    if cell.get("task") in STACKED:
+        return stacked_values(train_stacked(ResidualRun(**cell)))
     result = train(Run(**cell))
     losses = result.loss.values[: int(result.loss.notnull().sum())]
     diverged = bool(result.diverged)
@@ -129,4 +138,31 @@ def _train(cell: Cell) -> dict[str, Any]:
         "diverged": float(diverged),
         "largest_gradient": float(np.nanmax(np.append(result.gradient_norm.values, 0.0))),
         "step_seconds": float(np.nanmedian(result.step_seconds.values)),
+    }
+
+
+_SCALARS = ("diverged", "diverged_at", "first_loss", "last_loss", "largest_loss", "largest_spike")
+
+
+def stacked_values(result: Any) -> dict[str, Any]:
+    """What a study keeps of ``train_stacked``: numbers by run, series and profiles in few digits, as there are thousands.
+
+    Scalars of each cell for tables: ``log_apjn`` and ``log_q_last`` at initialization and ``score``, means over runs.
+    """
+    ends = {part: result[f"{part}_accuracy"].values for part in ("validation", "test")}
+    kept: dict[str, Any] = {name: result[name].values for name in _SCALARS}
+    for part, accuracy in ends.items():
+        kept[f"{part}_accuracy"], kept[f"{part}_loss"] = accuracy, result[f"{part}_loss"].values
+    for name in ("loss", "accuracy", "log_apjn", "log_q", "log_slope", "saturated", "correlation"):
+        with np.errstate(over="ignore"):
+            kept[f"{name}_series"] = result[name].values.astype(np.float16)
+    for name in ("update", "stream_change", "gradient_norm"):
+        kept[f"{name}_series"] = result[name].values.astype(np.float32)
+    start, depth = result.isel(record=0), result.sizes["point"] - 1
+    return kept | {
+        "log_apjn_by_run": start.log_apjn.values[:, 0].astype(float),
+        "log_apjn": float(start.log_apjn.values[:, 0].mean()),
+        "log_q_last": float(start.log_q.values[:, depth].mean()),
+        "score": float(np.mean(ends["test"])),
+        "step_seconds": float(result.seconds_per_step) / result.sizes["run"],
     }

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from criticality.sweeps.compute import compute_cells
+from criticality.sweeps.search import next_cell
 from criticality.sweeps.store import Store
 from criticality.sweeps.study import Study
 
@@ -46,15 +47,19 @@ def run_study(
         study: what.
         path: the Zarr store, made when missing.
         scheduler: address of a Dask scheduler, ``tcp://...``; without, worker processes are started here.
-        workers: how many.
+        workers: how many; 0 computes one cell after another in this process, without Dask.
         progress: called with a number of cells that were done and the state of the last of them.
         retry: compute cells again that failed, returned nan or exceeded their memory.
 
     Raises:
-        ValueError: as ``Store``.
+        ValueError: as ``Store``; a study with ``search`` and ``workers`` other than 0.
     """
+    if study.search and workers != 0:
+        raise ValueError(f"workers={workers!r} must be 0 for a study that searches {study.search!r}: what is computed next depends on what came out")
     store = Store(path, study, write=True)
     try:
+        if workers == 0:
+            return _one_by_one(study, store, progress, retry)
         done = store.status() > 0 if not retry else store.status() == 1
         todo = [int(index) for index in np.flatnonzero(~done)]
         if not todo:
@@ -64,6 +69,22 @@ def run_study(
         return Report(store.counts(), computed, not_written)
     finally:
         store.close()
+
+
+def _one_by_one(
+    study: Study, store: Store, progress: Callable[[int, str], None] | None, retry: bool
+) -> Report:
+    """In this process; each cell is written before the next one starts."""
+    computed = lost = 0
+    tried: set[int] = set()
+    while (index := next_cell(study, store, tried, retry)) is not None:
+        tried.add(index)
+        results = compute_cells(study.compute, [(index, store.cells[index])], study.memory_gb)
+        missing = store.write(results)
+        computed, lost = computed + 1 - missing, lost + missing
+        if progress is not None:
+            progress(1, results[0][1][0])
+    return Report(store.counts(), computed, lost)
 
 
 @contextmanager

@@ -34,6 +34,8 @@ class Study:
         cases: alternatives to be crossed with the grid, each a set of parameters, for those that do not cross (a norm without
             alpha).
         memory_gb: data that a cell may allocate, none if ``None``.
+        search: name of a grid parameter of which not every value is computed, but those that ``search.next_value`` asks for;
+            such a study runs in one process (``workers=0``).
     """
 
     name: str
@@ -42,6 +44,7 @@ class Study:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     cases: tuple[Mapping[str, Any], ...] = ({},)
     memory_gb: float | None = None
+    search: str = ""
 
     def __post_init__(self) -> None:
         if self.compute not in ("predict", "measure", "train") and not self.compute.startswith("module:"):
@@ -51,6 +54,8 @@ class Study:
         for name, values in self.grid.items():
             if not isinstance(values, list) or not values:
                 raise ValueError(f"grid {name!r} must be a list of values, got {values!r}")
+        if self.search and self.search not in self.grid:
+            raise ValueError(f"search={self.search!r} must be a parameter of the grid, {', '.join(self.grid) or 'none'}")
         if self.memory_gb is not None and not (math.isfinite(self.memory_gb) and self.memory_gb > 0):
             raise ValueError(f"memory_gb={self.memory_gb!r} must be a finite number above 0")
 
@@ -76,6 +81,7 @@ class Study:
             "fixed": dict(self.fixed),
             "cases": [dict(case) for case in self.cases],
             "memory_gb": self.memory_gb,
+            "search": self.search,
         }
 
 

@@ -1,0 +1,288 @@
+"""Trainings of the residual recursion on FashionMNIST, several seeds at once, with what tells *how* a run ends."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from criticality.laboratory.data import FashionMNIST, fashion_mnist
+from criticality.laboratory.records import Records, geometric_steps
+from criticality.laboratory.recursion import ALIASES, LAYER_NORMS, POINTWISE, Shape, Stack
+from criticality.theory.network import check_whole
+
+STACKED = ("fashion-resnet", "fashion-mlp")
+"""Tasks that are trained here."""
+
+PROBES = 256
+"""Validation images that profiles are measured on, the same in every run."""
+
+_WINDOW = 10
+"""Steps that one stored loss averages."""
+
+_DIVERGED_FACTOR = 1.5
+"""A run has diverged when a loss is not finite, or its last ten average this many times log(classes)."""
+
+
+@dataclass(frozen=True)
+class ResidualRun:
+    """What is trained: the article's recursion (``fashion-resnet``), or Doshi's plane (``fashion-mlp``).
+
+    Attributes:
+        task: ``fashion-resnet``: standardized pixels, norms with gamma and beta, a last norm.  ``fashion-mlp``: pixels in [0, 1],
+            ``x <- mu x + W phi(x) + b`` or ``W phi(LN x)``, nothing learned but weights and biases (Doshi, He, Gromov 2023).
+        norm: ``ln``, ``rms``, ``none``, ``dyt``, ``derf``, ``power-1/2``, ``power-2/3``, ``power-3/4``.
+        alpha: of a pointwise norm; with ``schedule`` it is c, and ``alpha_l = c / sqrt(K_l)``.
+        activation: after the norm: ``relu``, ``gelu``, ``tanh``, ``erf``, or ``""``.
+        schedule: whether alpha follows the depth.
+        mu: of the skip path, 0 for a plain network.
+        sigma_w, sigma_b: weights are ``N(0, sigma_w^2 / width)``, biases ``N(0, sigma_b^2)``.
+        depth, width: residual layers and channels.
+        optimizer: ``adamw`` (0.9, 0.999; decay on matrices) or ``sgd`` (plain).
+        learning_rate: peak.
+        weight_decay: of AdamW.
+        warm_up: steps of linear growth of the rate.
+        decay: ``cosine`` to 0, or ``constant``.
+        steps, batch: optimizer steps, and images in each.
+        seeds: how many runs, with seeds ``first_seed, first_seed + 1, ...``: of weights and of the order of the data.
+        first_seed: see ``seeds``.
+    """
+
+    task: str = "fashion-resnet"
+    norm: str = "dyt"
+    alpha: float | None = None
+    activation: str = ""
+    schedule: bool = False
+    mu: float = 1.0
+    sigma_w: float = 1.0
+    sigma_b: float = 0.0
+    depth: int = 32
+    width: int = 128
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    warm_up: int = 0
+    decay: Literal["cosine", "constant"] = "cosine"
+    steps: int = 1500
+    batch: int = 128
+    seeds: int = 3
+    first_seed: int = 0
+
+    def __post_init__(self) -> None:
+        pointwise = sorted({*POINTWISE, *ALIASES})
+        for name, value, allowed in (
+            ("task", self.task, STACKED),
+            ("norm", self.norm, (*LAYER_NORMS, "none", *pointwise)),
+            ("activation", self.activation, ("", *pointwise)),
+            ("optimizer", self.optimizer, ("adamw", "sgd")),
+            ("decay", self.decay, ("cosine", "constant")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, allowed))}")
+        for name in ("depth", "width", "steps", "batch", "seeds"):
+            check_whole(name, getattr(self, name))
+        for name in ("learning_rate", *(["alpha"] if self.alpha is not None else [])):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a finite number above 0")
+        for name in ("mu", "sigma_w", "sigma_b", "weight_decay", "warm_up", "first_seed"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a finite number, 0 or above")
+        if self.scaled and self.alpha is None:
+            raise ValueError(f"alpha=None must be a number with norm={self.norm!r}")
+        if not self.scaled and (self.alpha is not None or self.schedule):
+            raise ValueError(f"alpha={self.alpha!r} and schedule={self.schedule!r} must be left out with {self.norm!r}")
+        if self.scaled and self.activation:
+            raise ValueError(f"activation={self.activation!r} must be '' with the pointwise norm {self.norm!r}")
+
+    @property
+    def scaled(self) -> bool:
+        """Whether the norm is a pointwise function with an alpha."""
+        return self.norm not in (*LAYER_NORMS, "none")
+
+    def alphas(self) -> list[float]:
+        """Of the ``depth`` norms of the layers and the last one; empty without."""
+        if not self.scaled or self.alpha is None:
+            return []
+        if not self.schedule:
+            return [self.alpha] * (self.depth + 1)
+        value, _ = POINTWISE[ALIASES.get(self.norm, self.norm)]
+        nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+        square = value(torch.from_numpy(self.alpha * nodes)).square().numpy()
+        gain = self.sigma_w**2 * float(weights @ square / weights.sum()) + self.sigma_b**2
+        return [self.alpha / math.sqrt(1 + gain * layer) for layer in range(self.depth + 1)]
+
+    def stack(self, dtype: torch.dtype = torch.float32) -> Stack:
+        """The networks at initialization."""
+        shape = Shape(
+            self.seeds,
+            self.depth,
+            self.width,
+            784,
+            10,
+            self.norm,
+            self.activation or None,
+            self.mu,
+            affine=self.task == "fashion-resnet",
+        )
+        stack = Stack(shape, dtype)
+        stack.initialize([*self.seed_numbers], self.sigma_w, self.sigma_b, self.alphas())
+        return stack
+
+    @property
+    def seed_numbers(self) -> range:
+        """Of the runs."""
+        return range(self.first_seed, self.first_seed + self.seeds)
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step from 0 on."""
+        rate = self.learning_rate * min(1.0, (step + 1) / max(1, self.warm_up))
+        if self.decay == "constant":
+            return rate
+        return rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+def train_stacked(
+    run: ResidualRun,
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> xr.Dataset:
+    """Train the seeds of a run together.
+
+    Args:
+        run: what and how.
+        data_root: as for ``fashion_mnist``.
+        progress: called with the step and the mean loss every ten steps.
+
+    Returns:
+        Dataset over ``run`` (seeds), ``window`` (ten steps each), ``record`` (geometric steps, and the end) and ``point`` (of the stream,
+        ``0 .. depth``).  ``loss``, ``accuracy`` ``(run, window)`` on training batches; ``validation_loss``, ``validation_accuracy``,
+        ``test_loss``, ``test_accuracy``, ``largest_loss``, ``largest_spike`` (of a loss above the mean of the ten before it),
+        ``diverged``, ``diverged_at`` ``(run,)``; ``Records`` has the rest.  A run whose loss is not finite has diverged, which is a result:
+        its series end in nan and its accuracies are those of a constant guess.
+
+    Raises:
+        ValueError: as ``fashion_mnist``.
+    """
+    torch.set_flush_denormal(True)  # dead units would slow every product down tenfold
+    began = time.perf_counter()
+    data = fashion_mnist(data_root)
+    pixels = _pixels(run, data)
+    stack = run.stack()
+    labels = data.train.labels
+    orders = [torch.Generator().manual_seed(1_000_003 + seed) for seed in run.seed_numbers]
+    optimizer = _optimizer(run, stack)
+    probes = pixels["validation"][:PROBES].expand(run.seeds, -1, -1)
+    records = Records(stack, probes, geometric_steps(run.steps))
+    losses = np.full((run.seeds, run.steps), np.nan)
+    right = np.full((run.seeds, run.steps), np.nan)
+    for step in range(run.steps):
+        chosen = torch.stack([torch.randint(0, len(labels), (run.batch,), generator=order) for order in orders])
+        y = labels[chosen]
+        loss, logits = stack.loss_and_gradient(pixels["train"][chosen], y)
+        losses[:, step] = loss.numpy()
+        right[:, step] = (logits.argmax(-1) == y).float().mean(-1).numpy()
+        for group in optimizer.param_groups:
+            group["lr"] = run.rate_at(step)
+        with records.around(step):
+            optimizer.step()
+        if progress is not None and step % _WINDOW == 0:
+            progress(step, float(loss.mean()))
+        if not np.isfinite(losses[:, step]).any():
+            break
+    records.record(run.steps)
+    return _dataset(run, stack, data, pixels, records, losses, right, time.perf_counter() - began)
+
+
+def _pixels(run: ResidualRun, data: FashionMNIST) -> dict[str, Tensor]:
+    parts = {"train": data.train, "validation": data.validation, "test": data.test}
+    if run.task == "fashion-mlp":
+        return {name: part.pixels for name, part in parts.items()}
+    return {name: _standardized(data, name) for name in parts}
+
+
+_CACHE: dict[tuple[int, str], Tensor] = {}
+
+
+def _standardized(data: FashionMNIST, name: str) -> Tensor:
+    """Kept, as a study trains hundreds of runs in one process."""
+    key = id(data), name
+    if key not in _CACHE:
+        _CACHE[key] = data.standardized(getattr(data, name))
+    return _CACHE[key]
+
+
+def _optimizer(run: ResidualRun, stack: Stack) -> torch.optim.Optimizer:
+    """On two slices of the one flat tensor: a step is two calls."""
+    cut = stack.decayed
+    groups: list[dict[str, Any]] = []
+    for part, decay in ((slice(None, cut), run.weight_decay), (slice(cut, None), 0.0)):
+        parameter = torch.nn.Parameter(stack.flat[part])
+        parameter.grad = stack.gradient[part]
+        groups.append({"params": [parameter], "weight_decay": decay})
+    if run.optimizer == "sgd":
+        return torch.optim.SGD([{**group, "weight_decay": 0.0} for group in groups], lr=run.learning_rate)
+    return torch.optim.AdamW(groups, lr=run.learning_rate, betas=(0.9, 0.999), fused=True)
+
+
+def evaluate(stack: Stack, pixels: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Mean loss and accuracy ``(runs,)`` over all images; a run that gives nan is as right as chance."""
+    runs, size = stack.shape.runs, 500
+    loss, right = torch.zeros(runs, dtype=torch.float64), torch.zeros(runs, dtype=torch.float64)
+    for x, y in zip(pixels.split(size), labels.split(size), strict=True):
+        logits = stack.logits(x.expand(runs, -1, -1))
+        log_p = torch.log_softmax(logits, -1)
+        loss -= log_p[:, torch.arange(len(y)), y].double().sum(-1)
+        right += (logits.argmax(-1) == y).double().sum(-1)
+    found = (right / len(labels)).numpy()
+    return (loss / len(labels)).numpy(), np.where(np.isfinite(loss.numpy()), found, 1 / stack.shape.classes)
+
+
+def _dataset(
+    run: ResidualRun,
+    stack: Stack,
+    data: FashionMNIST,
+    pixels: dict[str, Tensor],
+    records: Records,
+    losses: np.ndarray,
+    right: np.ndarray,
+    seconds: float,
+) -> xr.Dataset:
+    found = records.dataset()
+    for name, series in (("loss", losses), ("accuracy", right)):
+        padded = np.concatenate([series, np.full((run.seeds, -run.steps % _WINDOW), np.nan)], axis=1)
+        windows = padded.reshape(run.seeds, -1, _WINDOW)
+        found[name] = (("run", "window"), windows.mean(-1).astype(np.float32))
+    for part in ("validation", "test"):
+        loss, accuracy = evaluate(stack, pixels[part], getattr(data, part).labels)
+        found[f"{part}_loss"], found[f"{part}_accuracy"] = ("run", loss), ("run", accuracy)
+    finite = np.isfinite(losses)
+    found["first_loss"] = ("run", losses[:, 0])
+    found["last_loss"] = ("run", losses[:, -_WINDOW:].mean(axis=1))
+    found["largest_loss"] = ("run", np.where(finite, losses, -np.inf).max(axis=1))
+    found["largest_spike"] = ("run", _largest_spike(losses))
+    ended = np.where(finite.all(axis=1), -1, np.argmin(finite, axis=1))
+    high = losses[:, -_WINDOW:].mean(axis=1) > _DIVERGED_FACTOR * math.log(stack.shape.classes)
+    found["diverged"] = ("run", ((ended >= 0) | high).astype(float))
+    found["diverged_at"] = ("run", ended.astype(float))
+    found["seconds_per_step"] = seconds / run.steps
+    return found
+
+
+def _largest_spike(losses: np.ndarray) -> np.ndarray:
+    """Largest excess of a step's loss over the mean of the ten steps before it, from step 10 on."""
+    if losses.shape[1] <= _WINDOW:
+        return np.zeros(len(losses))
+    sums = np.cumsum(np.concatenate([np.zeros((len(losses), 1)), np.nan_to_num(losses, posinf=0.0)], axis=1), axis=1)
+    before = (sums[:, _WINDOW:-1] - sums[:, : -_WINDOW - 1]) / _WINDOW
+    excess = losses[:, _WINDOW:] - before
+    largest: np.ndarray = np.where(np.isfinite(excess), excess, -np.inf).max(axis=1)
+    return largest

@@ -1,0 +1,87 @@
+"""A store in one file, and back: to be committed or sent, and gone on with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from criticality.schema import whole_or_absent
+from criticality.sweeps.store import Store
+
+
+def pack_study(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
+    """Write a store as one zipped Zarr, each variable one compressed chunk; what runs on meanwhile is in it up to whole cells.
+
+    Raises:
+        ValueError: as ``Store``; another ending than ``.zarr.zip``.
+    """
+    target = _checked(out)
+    source = Store(path).group
+    status = np.asarray(source["status"][:])  # first: a cell that ends meanwhile is open in the pack, not half in it
+    with whole_or_absent(target) as file:
+        storage = zarr.storage.ZipStore(file, mode="w")
+        group = zarr.open_group(storage, mode="w", attributes=dict(source.attrs))
+        for name, array in sorted(source.arrays()):
+            values = status if name == "status" else np.asarray(array[:])
+            if name != "status":
+                values[status == 0] = array.fill_value
+            _create(group, name, array, chunks=values.shape, compressed=True)[:] = values
+        storage.close()
+    return target
+
+
+def unpack_study(packed: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
+    """Write a packed store as a folder that ``run_study`` goes on with.
+
+    Raises:
+        ValueError: a pack that cannot be read; a ``path`` that exists.
+    """
+    source_path, target = _checked(packed), Path(path)
+    if target.exists():
+        raise ValueError(f"path={str(target)!r} must not exist, as what is in it would be lost")
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    storage, source = open_packed(source_path)
+    group = zarr.open_group(part, mode="w")
+    for name, array in source.arrays():
+        _create(group, name, array, chunks=(1, *array.shape[1:]), compressed=False)[:] = np.asarray(array[:])
+    group.attrs.update(dict(source.attrs))
+    storage.close()
+    os.replace(part, target)
+    return target
+
+
+def open_packed(path: str | os.PathLike[str]) -> tuple[Any, Any]:
+    """The storage, to be closed, and the group of a packed store.
+
+    Raises:
+        ValueError: not a packed store.
+    """
+    try:
+        storage = zarr.storage.ZipStore(path, mode="r")
+        return storage, zarr.open_group(storage, mode="r")
+    except Exception as error:
+        raise ValueError(f"packed study {str(path)!r} must be a zipped Zarr of criticality: {error}") from error
+
+
+def _checked(path: str | os.PathLike[str]) -> Path:
+    target = Path(path)
+    if not target.name.endswith(".zarr.zip"):
+        raise ValueError(f"packed study {str(target)!r} must end in .zarr.zip")
+    return target
+
+
+def _create(group: Any, name: str, like: Any, chunks: tuple[int, ...], compressed: bool) -> Any:
+    return group.create_array(
+        name,
+        shape=like.shape,
+        chunks=chunks,
+        dtype=like.dtype,
+        fill_value=like.fill_value,
+        compressors="auto" if compressed else None,
+        dimension_names=like.metadata.dimension_names,
+    )
