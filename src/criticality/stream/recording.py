@@ -155,7 +155,7 @@ class Recording(TorchFunctionMode):
             if tensor.grad_fn is not None and tensor.grad_fn not in calls:
                 self._add(tensor, self._call(tensor.grad_fn.name(), tensor.grad_fn))
         parameters = self._parameters(given)
-        blocked = any(tensor in self._cut_off for tensor in given)
+        blocked = any(not tensor.requires_grad and tensor in self._cut_off for tensor in given)
         depends = any(tensor.requires_grad for tensor in given)
         for tensor in tensors_in(output):
             if tensor.grad_fn is not None:
@@ -237,6 +237,7 @@ class Recording(TorchFunctionMode):
             self._inside.append(len(self.record.visits) - 1)
             try:
                 output = original(module, *args, **kwargs)
+                self._note("", list(tensors_in(output)), None)  # what was made out of sight, in this module
             except BaseException:
                 self.failed_in = self.failed_in or visit.name
                 raise
