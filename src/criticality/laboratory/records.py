@@ -49,7 +49,9 @@ class Records:
 
     @contextmanager
     def around(self, step: int) -> Iterator[None]:
-        """Around the optimizer's step number ``step``: profiles before it, and what it changes, where ``step`` is to be recorded."""
+        """Around the optimizer's step number ``step``: profiles before it, and what it changes, where ``step`` is to
+        be recorded.
+        """
         if step not in self._at:
             yield
             return
@@ -82,8 +84,10 @@ class Records:
 
     def dataset(self) -> xr.Dataset:
         """``log_apjn`` (log J from here to the last point, of the probes' mean), ``log_q`` (log K), ``log_slope`` (log of
-        ``E phi'^2 / phi'(0)^2``), ``saturated`` (share of units), ``correlation`` (mean cosine of two inputs) over ``(run, record, point)``;
-        ``update`` (relative change of the weights), ``stream_change`` (of the last point) and ``gradient_norm`` of the step that follows,
+        ``E phi'^2 / phi'(0)^2``), ``saturated`` (share of units), ``correlation`` (mean cosine of two inputs) over
+        ``(run, record, point)``;
+        ``update`` (relative change of the weights), ``stream_change`` (of the last point) and ``gradient_norm`` of
+        the step that follows,
         over ``(run, record)``."""
         variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
             name: (("run", "record", "point"), values) for name, values in self._profiles.items()
