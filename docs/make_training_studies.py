@@ -1,9 +1,7 @@
-"""Write the studies of ``docs/studies/plan.md``: ``python docs/make_training_studies.py``; needs FashionMNIST for
-the inputs' kernels.
+"""Write the studies of ``docs/studies/plan.md``: ``python docs/make_training_studies.py``; needs FashionMNIST.
 
-The weight deviation of each choice is solved by theory so that log J(0 -> L) of the recursion at initialization is
-the target, averaged
-over the kernels that standardized FashionMNIST images have.  What is correlated later is log J as *measured* in each run.
+The weight deviation of each choice is solved by theory so that log J(0 -> L) of the recursion at initialization is the target,
+averaged over the kernels that standardized FashionMNIST images have.  What is correlated later is log J as *measured* in each run.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The residual recursion ``x <- mu x + W n(x) + b`` of several runs at once, forward and backward written by hand.
 
-One stack holds ``runs`` networks of the same shape, which differ in their seeds (weights and data).  A layer of all of them is one
-batched product, without autograd: on one core three runs together take as long as two and a half alone, and half of
-what autograd takes.
-``n(x) = gamma phi(alpha x + shift) + beta`` with a pointwise normalizer, ``gamma LN(x) + beta`` with LayerNorm or RMSNorm; without
-``affine`` there are no gamma and beta, and ``n(x) = phi(x)`` or ``phi(LN x)`` as in Doshi, He, Gromov (2023).
+One stack holds ``runs`` networks of the same shape, which differ in their seeds (weights and data).  A layer of all of them is
+one batched product, without autograd, which takes half of autograd's time on one core.
+
+``n(x) = gamma phi(alpha x + shift) + beta`` with a pointwise normalizer, ``gamma LN(x) + beta`` with LayerNorm or RMSNorm;
+without ``affine`` there are no gamma and beta, and ``n(x) = phi(x)`` or ``phi(LN x)`` as in Doshi, He, Gromov (2023).
 """
 
 from __future__ import annotations
@@ -138,9 +138,7 @@ class Stack:
         self._kept: list[tuple[Tensor, ...]] = []
 
     def initialize(self, seeds: Sequence[int], sigma_w: float, sigma_b: float, alphas: Sequence[float]) -> None:
-        """Weights ``N(0, sigma_w^2 / width)``, biases ``N(0, sigma_b^2)``, both ends fan-in, alphas as given: each
-        run by its seed.
-        """
+        """Weights ``N(0, sigma_w^2 / width)``, biases ``N(0, sigma_b^2)``, both ends fan-in: each run by its seed."""
         s = self.shape
         if s.affine:
             self.p["gamma"].fill_(1.0)
@@ -229,9 +227,7 @@ class Stack:
         return loss, logits
 
     def back_to_start(self, delta: Tensor) -> list[Tensor]:
-        """``delta`` at ``depth``, taken back to every point ``0 .. depth``, after ``stream(x, keep=True)``;
-        parameters' gradients stay.
-        """
+        """``delta`` at ``depth``, taken back to every point ``0 .. depth``, after ``stream(x, keep=True)``."""
         found = [delta]
         for layer in range(self.shape.depth - 1, -1, -1):
             found.append(self._step_back(layer, found[-1], self._kept[layer], store=False))

@@ -56,8 +56,7 @@ def run_study(
     """
     if study.search and workers != 0:
         raise ValueError(
-            f"workers={workers!r} must be 0 for a study that searches {study.search!r}: what is computed next depends"
-            f" on what came out"
+            f"workers={workers!r} must be 0 for a study that searches {study.search!r}, one cell after another"
         )
     store = Store(path, study, write=True)
     try:
