@@ -136,7 +136,6 @@ def test_no_seeds(seeds: list[int] | int) -> None:
         predict_sampled(MODELS["gated"], _inputs(), seeds)
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="predict_sampled raises a bare ValueError for seeds=[]")
 def test_no_seeds_is_a_typed_error() -> None:
     with pytest.raises(CriticalityError):
         predict_sampled(MODELS["gated"], _inputs(), [])

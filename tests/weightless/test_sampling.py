@@ -136,15 +136,21 @@ def test_tied_layer_used_twice() -> None:
     # weights that are drawn anew at the second use would not pass
     untied = []
     for seed in range(seeds):
-        with WeightsIntegratedOut({weight: law}, seed=seed) as mode:
+        other = unread(width, width)
 
-            def anew(x: Tensor, weight: Tensor, mode: WeightsIntegratedOut = mode) -> Tensor:
-                h = functional.linear(x, weight)
-                mode.renew()
-                return functional.linear(x + torch.tanh(h), weight)
+        def anew(x: Tensor, weight: Tensor, other: Tensor = other) -> Tensor:
+            return functional.linear(x + torch.tanh(functional.linear(x, weight)), other)
 
+        with WeightsIntegratedOut({weight: law, other: law}, seed=seed):
             untied.append(statistics(anew, x, weight))
     assert ((torch.stack(untied).mean(0) - drawn.mean(0)).abs() > 5 * error)[2]
+
+
+def test_renew_inside_the_mode_notes_the_memory_of_the_weight() -> None:
+    weight = unread(128, 64)
+    with WeightsIntegratedOut({weight: gaussian(0.1)}, seed=1) as mode:
+        mode.renew()
+    assert weight.untyped_storage()._cdata in mode._memories
 
 
 def test_two_uses_on_the_same_rows_agree() -> None:

@@ -67,7 +67,11 @@ def predict(
     record["way"] = dataset.attrs.get("way", "exact")
     save(dataset, out)
     error = f" +- {record['log_apjn_se']:.4f}" if "log_apjn_se" in record else ""
-    emit(record, as_json, profile_text(record, f"{model}: log J(0->L) = {record['log_apjn']:.4f}{error} ({record['way']})"))
+    emit(
+        record,
+        as_json,
+        profile_text(record, f"{model}: log J(0->L) = {record['log_apjn']:.4f}{error} ({record['way']})"),
+    )
 
 
 def _resnet(

@@ -60,11 +60,12 @@ def predict_sampled(
 
     Raises:
         UnknownLawError: an initialization that could not be followed.
-        ValueError: no seeds; as ``measure``.
+        InputsError: no seeds, or ``init`` for a model that is built.
+        ValueError: as ``measure``.
     """
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not chosen:
-        raise ValueError(f"seeds={seeds!r} must be at least one seed")
+        raise InputsError(f"seeds={seeds!r} must be at least one seed")
     profiles = []
     for seed in chosen:
         profiles.append(_profile(model, inputs, seed, points, chain, probes, init, at_least))
