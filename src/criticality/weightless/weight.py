@@ -75,6 +75,12 @@ class RandomWeight(Tensor):
         memory = Storage(math.prod(size), dtype, torch.device(device), pieces)
         return cls(memory, Geometry(tuple(size), stride, 0))
 
+    @classmethod
+    def of_real(cls, tensor: Tensor) -> RandomWeight:
+        """A weight whose numbers are there; those of ``tensor`` itself where it is contiguous."""
+        memory = Storage(tensor.numel(), tensor.dtype, tensor.device, [], tensor.detach().contiguous().flatten())
+        return cls(memory, Geometry.of(torch.empty(tensor.shape, device="meta")))
+
     @property
     def geometry(self) -> Geometry:
         return Geometry.of(self)
@@ -234,9 +240,7 @@ def _set_data(weight: Tensor, value: Tensor) -> None:
         with torch._C.DisableTorchFunctionSubclass():
             weight.data = value
         return
-    if not isinstance(value, RandomWeight):
-        memory = Storage(value.numel(), value.dtype, value.device, [], value.detach().contiguous().flatten())
-        value = RandomWeight(memory, Geometry.of(torch.empty(value.shape, device="meta")))
+    value = value if isinstance(value, RandomWeight) else RandomWeight.of_real(value)
     with torch._C.DisableTorchFunctionSubclass():
         Tensor.data.__set__(weight, value)  # type: ignore[attr-defined]
     weight.memory = value.memory
