@@ -204,6 +204,25 @@ def test_laws_of_torch_modules(name: str) -> None:
     assert_same(build_without_weights(MODULES[name], at_least=AT_LEAST), MODULES[name]())
 
 
+def lazy() -> nn.Module:
+    module = nn.LazyLinear(100)
+    module(torch.zeros(2, 64))
+    return module
+
+
+def legacy() -> nn.Module:
+    module = nn.Module()
+    module.weight = nn.Parameter(torch.Tensor(64, 100).normal_(0, 0.5))
+    module.stacked = nn.Parameter(torch.stack([torch.randn(64, 100) * scale for scale in (1, 2)]))
+    module.step = nn.Parameter(torch.exp(torch.rand(4000) * 4.6 - 6.9).clamp(min=1e-3))
+    return module
+
+
+@pytest.mark.parametrize("factory", [lazy, legacy])
+def test_laws_of_other_ways_to_allocate(factory: Callable[[], nn.Module]) -> None:
+    assert_same(build_without_weights(factory, at_least=AT_LEAST), factory())
+
+
 def test_spectral_norm_is_computed_of_weights_that_are_then_drawn() -> None:
     module = build_without_weights(
         lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(64, 100)), at_least=AT_LEAST
