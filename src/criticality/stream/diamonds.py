@@ -184,7 +184,7 @@ class Reader:
             if visit >= 0:
                 module = self.layout.record.visits[visit].name
                 parameters += [name for name in self.layout.shapes if name.startswith(f"{module}.")]
-            elif not any(function in _NORMS for function in functions):
+            elif not any(function in _NORMS or function in _SCALING for function in functions):
                 continue
             else:
                 module = ""
@@ -251,4 +251,5 @@ class Reader:
 
 
 _NORMS = frozenset(("layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm", "tanh", "erf", "normalize"))
-_NORMALIZING = frozenset(("rsqrt", "sqrt", "norm", "var", "std", "var_mean", "vector_norm", "pow"))
+_SCALING = frozenset(("rsqrt", "sqrt", "norm", "var", "std", "var_mean", "vector_norm"))
+_NORMALIZING = _SCALING | {"pow"}

@@ -130,6 +130,7 @@ def _run(
     model = original(model)
     ready, sources, tokens = differentiable(inputs)
     recording = Recording(model, tokens, observe)
+    recording.enter(ready)
     with _written_back(recording), eager(), under or nullcontext(), recording.watching() as record:
         returned = call(model, ready, lambda: recording.failed_in)
     record.sources[:0] = sources

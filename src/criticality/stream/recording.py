@@ -139,7 +139,7 @@ class Recording(TorchFunctionMode):
             with self:
                 return opened(func)(*args, **kwargs)
         given = list(tensors_in((args, kwargs)))
-        if args and (name in _WRITING or (name.endswith("_") and not name.endswith("__"))):
+        if args and _writes(name):
             for tensor in given if name == "batch_norm" else args[:1]:
                 self._keep(tensor)
         output = func(*args, **kwargs)
@@ -152,7 +152,7 @@ class Recording(TorchFunctionMode):
         """Record a call; what is to take the place of its output, if anything."""
         calls = self.record.calls
         for tensor in given:
-            if tensor.grad_fn is not None and tensor.grad_fn not in calls:
+            if tensor is not output and tensor.grad_fn is not None and tensor.grad_fn not in calls:
                 self._add(tensor, self._call(tensor.grad_fn.name(), tensor.grad_fn))
         parameters = self._parameters(given)
         blocked = any(not tensor.requires_grad and tensor in self._cut_off for tensor in given)
@@ -164,6 +164,8 @@ class Recording(TorchFunctionMode):
                     call = self._call(name, tensor.grad_fn, parameters, blocked)
                     if parameters:
                         call.contracted = self._contracted(name, given)
+                    if parameters or _writes(name):
+                        self._hidden(name, tensor.grad_fn, parameters, call.contracted)
                 replaced = self._add(tensor, call)
                 if tensor is output and replaced is not None:
                     if replaced.grad_fn is not None:
@@ -174,6 +176,26 @@ class Recording(TorchFunctionMode):
             elif parameters and not tensor.requires_grad:
                 self._derived[tensor] = parameters
         return None
+
+    def enter(self, value: Any) -> None:
+        """Note tensors that come from outside the model, such as its inputs: they are made in no module."""
+        for tensor in tensors_in(value):
+            if tensor.grad_fn is not None and tensor.grad_fn not in self.record.calls:
+                self._add(tensor, self._call("input", tensor.grad_fn))
+
+    def _hidden(
+        self, name: str, node: Node, parameters: tuple[str, ...], contracted: dict[str, tuple[int, ...]]
+    ) -> None:
+        """Note the nodes inside a call, such as the product before a view: operations in place can bring them forward."""
+        pending = [before for before, _ in node.next_functions]
+        while pending:
+            inner = pending.pop()
+            if inner is None or inner in self.record.calls or inner.name() == "torch::autograd::AccumulateGrad":
+                continue
+            call = self._call(name, inner, parameters)
+            call.contracted = contracted
+            self.record.calls[inner] = call
+            pending += [before for before, _ in inner.next_functions]
 
     def _call(self, function: str, node: Node, parameters: tuple[str, ...] = (), blocked: bool = False) -> Call:
         self._calls += 1
@@ -204,6 +226,13 @@ class Recording(TorchFunctionMode):
         """A copy of a parameter or a buffer before it is written to."""
         if isinstance(tensor, Tensor) and id(tensor) in self._state and id(tensor) not in self.saved:
             self.saved[id(tensor)] = (tensor, tensor.detach().clone())
+
+    def _unseen(self, value: Any) -> None:
+        """Note what a module returns and no call was seen to make, such as the output of a function of somebody's own."""
+        for tensor in tensors_in(value):
+            if tensor.grad_fn is not None and tensor.grad_fn not in self.record.calls:
+                with torch._C.DisableTorchFunction():  # what is looked at here is no call of the model
+                    self._add(tensor, self._call(tensor.grad_fn.name(), tensor.grad_fn))
 
     def _is_source(self, given: list[Tensor], output: Any) -> bool:
         if not isinstance(output, Tensor) or not output.is_floating_point() or output.requires_grad:
@@ -237,7 +266,7 @@ class Recording(TorchFunctionMode):
             self._inside.append(len(self.record.visits) - 1)
             try:
                 output = original(module, *args, **kwargs)
-                self._note("", list(tensors_in(output)), None)  # what was made out of sight, in this module
+                self._unseen(output)
             except BaseException:
                 self.failed_in = self.failed_in or visit.name
                 raise
@@ -292,6 +321,10 @@ _QUESTIONS = frozenset(
 
 _WRITING = frozenset(("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "batch_norm"))
 """Calls that write to a tensor, beside those whose name ends in ``_``."""
+
+
+def _writes(name: str) -> bool:
+    return name in _WRITING or (name.endswith("_") and not name.endswith("__"))
 
 
 def node_of(tensor: Tensor) -> Node | None:
