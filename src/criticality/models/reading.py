@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
+from criticality.errors import CriticalityError, UndescribedError
 from criticality.models.conversion import is_rms_norm, norm_epsilon, norm_width
 from criticality.models.initialization import SecondMoment
 from criticality.models.normalizers import DynamicPointwise
 from criticality.pointwise import Pointwise
 from criticality.theory import MLP, Attention, GatedMLP, HeadNorm, LayerNorm, NoNorm, PointwiseNorm, RMSNorm
 from criticality.theory.norms import Norm
+
+
+@contextmanager
+def reading(model: str) -> Iterator[None]:
+    """What is raised inside while a model is read means that the exact theory does not describe it.
+
+    Raises:
+        UndescribedError: in the place of any error of reading; kinds of the library's own go through.
+    """
+    try:
+        yield
+    except CriticalityError:
+        raise
+    except (ValueError, AssertionError, AttributeError, TypeError, LookupError, NotImplementedError) as error:
+        said = str(error).strip().splitlines()
+        raise UndescribedError(said[0] if said else f"{model} is not read: {type(error).__name__}") from error
+
 
 _ACTIVATIONS = {
     "gelu": "gelu",
