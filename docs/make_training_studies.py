@@ -1,7 +1,7 @@
-"""Write the studies of ``docs/studies/plan.md``: ``python docs/make_training_studies.py``; needs FashionMNIST for the inputs' kernels.
+"""Write the studies of ``docs/studies/plan.md``: ``python docs/make_training_studies.py``; needs FashionMNIST.
 
-The weight deviation of each choice is solved by theory so that log J(0 -> L) of the recursion at initialization is the target, averaged
-over the kernels that standardized FashionMNIST images have.  What is correlated later is log J as *measured* in each run.
+The weight deviation of each choice is solved by theory so that log J(0 -> L) of the recursion at initialization is the target,
+averaged over the kernels that standardized FashionMNIST images have.  What is correlated later is log J as *measured* in each run.
 """
 
 from __future__ import annotations
@@ -73,13 +73,17 @@ def factorial(norm: str, depth: int, kernels: np.ndarray) -> list[dict[str, Any]
     return [solved(norm, alpha, target, depth, kernels) for alpha, target in ordered]
 
 
-def write(name: str, why: str, grid: dict[str, Any], fixed: dict[str, Any], cases: list[dict[str, Any]], search: str = "") -> None:
+def write(
+    name: str, why: str, grid: dict[str, Any], fixed: dict[str, Any], cases: list[dict[str, Any]], search: str = ""
+) -> None:
     """One YAML file; numbers in a form that YAML reads as numbers."""
     content = {"name": name, "compute": "train", "grid": grid, "fixed": fixed, "cases": cases}
     if search:
         content["search"] = search
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=118)
-    (FOLDER / f"{name}.yaml").write_text(f"# {why} Made by docs/make_training_studies.py; the plan is docs/studies/plan.md.\n{text}")
+    (FOLDER / f"{name}.yaml").write_text(
+        f"# {why} Made by docs/make_training_studies.py; the plan is docs/studies/plan.md.\n{text}"
+    )
 
 
 def study_b() -> None:
@@ -90,9 +94,25 @@ def study_b() -> None:
     layer_norm = [{"norm": "ln", "sigma_w": sigma} for sigma in SIGMAS]
     for depth in (32, 16, 64):
         dyt = factorial("dyt", depth, kernels)
-        cases = [layer_norm[2], *dyt[:8], layer_norm[0], layer_norm[4], *dyt[8:], layer_norm[1], layer_norm[3], *schedule]
+        cases = [
+            layer_norm[2],
+            *dyt[:8],
+            layer_norm[0],
+            layer_norm[4],
+            *dyt[8:],
+            layer_norm[1],
+            layer_norm[3],
+            *schedule,
+        ]
         fixed = {"task": "fashion-resnet", "depth": depth, "width": 128, "steps": 1500, "batch": 128, "seeds": 3}
-        write(f"factorial_{depth}", f"Study B: alpha apart from log J, depth {depth}.", searched, fixed, cases, "learning_rate")
+        write(
+            f"factorial_{depth}",
+            f"Study B: alpha apart from log J, depth {depth}.",
+            searched,
+            fixed,
+            cases,
+            "learning_rate",
+        )
     fixed = {"task": "fashion-resnet", "depth": 32, "width": 128, "batch": 128, "seeds": 3}
     powers = [solved(norm, 1.0, target, 32, kernels) for target in (4, 8, 16) for norm in POWERS]
     rms = [{"norm": "rms", "sigma_w": sigma} for sigma in SIGMAS]

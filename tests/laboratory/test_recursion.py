@@ -146,5 +146,3 @@ def test_the_recursion_is_that_of_the_theory():
     theory = propagate(resnet(make_norm("dyt", 0.8), 12), SymmetricKernel.of(1.0))
     np.testing.assert_allclose(found.log_apjn[0, 0], theory.log_apjn, atol=0.15)
     np.testing.assert_allclose(np.exp(found.log_q[0, 0]), theory.q, rtol=0.06)
-
-

@@ -41,7 +41,9 @@ def test_the_data_are_read_and_split(root):
 
 
 def test_missing_and_broken_files_are_said(root, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"must hold train-images-idx3-ubyte.*apt install dataset-fashion-mnist.*--data-root"):
+    with pytest.raises(
+        ValueError, match=r"must hold train-images-idx3-ubyte.*apt install dataset-fashion-mnist.*--data-root"
+    ):
         fashion_mnist(tmp_path)
     monkeypatch.setenv("CRITICALITY_DATA_ROOT", str(tmp_path / "other"))
     with pytest.raises(ValueError, match=r"other' must hold"):
@@ -74,7 +76,9 @@ def test_a_run_that_diverges_is_a_result_and_leaves_its_neighbours(root):
     assert math.isnan(loss[0])
     assert accuracy[0] == pytest.approx(0.1)
     assert np.isfinite(loss[1])
-    burst = ResidualRun(task="fashion-mlp", norm="none", activation="relu", optimizer="sgd", learning_rate=1e30, **SMALL)
+    burst = ResidualRun(
+        task="fashion-mlp", norm="none", activation="relu", optimizer="sgd", learning_rate=1e30, **SMALL
+    )
     found = train_stacked(burst, data_root=root)
     assert found.diverged.values.all()
     assert (found.diverged_at >= 0).all()
@@ -136,5 +140,3 @@ def test_what_a_study_keeps(root, monkeypatch):
 def test_bad_input_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         ResidualRun(**settings)
-
-

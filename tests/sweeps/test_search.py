@@ -152,6 +152,9 @@ def test_command_line(tmp_path, study):
     assert run("pack", tmp_path / "s.zarr").exit_code == 0
     assert run("unpack", tmp_path / "s.zarr.zip", "--out", tmp_path / "t.zarr").exit_code == 0
     (tmp_path / "study.yaml").write_text(json.dumps(study.record()).replace("0.0001", "1e-4"))
-    assert "must be ascending numbers" in run("run", tmp_path / "study.yaml", "--workers", 0, "--out", tmp_path / "u").stderr
+    assert (
+        "must be ascending numbers"
+        in run("run", tmp_path / "study.yaml", "--workers", 0, "--out", tmp_path / "u").stderr
+    )
     with pytest.raises(ValueError, match="search='x' must be a parameter of the grid"):
         Study("s", "train", {"y": [1]}, search="x")

@@ -10,6 +10,7 @@ import click
 
 from criticality.cli.options import SAMPLES, common, model_changes, model_norm
 from criticality.cli.output import emit, profile_record, profile_text, save
+from criticality.cli.progress import bar
 from criticality.theory import SymmetricKernel, make_norm, propagate, resnet
 
 
@@ -20,11 +21,20 @@ from criticality.theory import SymmetricKernel, make_norm, propagate, resnet
 @click.option("--sigma-b", type=float, default=0.0, show_default=True, help="resnet: biases are N(0, sigma_b^2).")
 @click.option("--q0", type=float, default=1.0, show_default=True, help="resnet: variance of the input.")
 @click.option("--rho0", type=float, default=0.0, show_default=True, help="resnet: correlation of two inputs.")
+@click.option(
+    "--way",
+    default="auto",
+    show_default=True,
+    help="exact (theory of the network), sampled (the model is run without its weights) or auto: exact where it is described.",
+)
+@click.option("--seeds", type=int, default=4, show_default=True, help="Of the sampled way.")
 @SAMPLES
 @model_changes
 @common
-def predict(model: str, as_json: bool, seed: int, out: Path | None, samples: int, **options: Any) -> None:
-    """Kernels and log APJN of MODEL at initialization, at infinite width.
+def predict(
+    model: str, as_json: bool, seed: int, out: Path | None, samples: int, way: str, seeds: int, **options: Any
+) -> None:
+    """Kernels and log APJN of MODEL at initialization, no large weight allocated.
 
     MODEL is "resnet", the one-branch residual network x + W phi(alpha x) + b, or a real model, whose architecture and
     initial variances are read without allocating a weight: "timm:NAME", "hf:PATH/config.json", "hf:MODEL_TYPE" or
@@ -34,15 +44,34 @@ def predict(model: str, as_json: bool, seed: int, out: Path | None, samples: int
         dataset = _resnet(**options)
     else:
         from criticality.models import describe_model  # slow: torch and timm
+        from criticality.studies.predict import check_way, predict_description
+
+        check_way(way)
+        if seeds < 1:
+            raise ValueError(f"seeds={seeds!r} must be at least 1")
 
         changes = {
             key: options[key] for key in ("norm", "alpha", "depth", "width", "image_size", "tokens", "text", "init")
         }
-        network, inputs = describe_model(model, **changes).describe(seed)
-        dataset = propagate(network, inputs, samples=samples, seed=seed)
+        description = describe_model(model, **changes)
+        with bar(seeds, "predict") as advance:
+            dataset = predict_description(
+                description,
+                way=way,
+                seeds=seeds,
+                samples=samples,
+                seed=seed,
+                progress=lambda done: advance(f"seed {done}", 1),
+            )
     record = {"model": model, "norm": options["norm"], "alpha": options["alpha"], **profile_record(dataset)}
+    record["way"] = dataset.attrs.get("way", "exact")
     save(dataset, out)
-    emit(record, as_json, profile_text(record, f"{model}: log J(0->L) = {record['log_apjn']:.4f}"))
+    error = f" +- {record['log_apjn_se']:.4f}" if "log_apjn_se" in record else ""
+    emit(
+        record,
+        as_json,
+        profile_text(record, f"{model}: log J(0->L) = {record['log_apjn']:.4f}{error} ({record['way']})"),
+    )
 
 
 def _resnet(

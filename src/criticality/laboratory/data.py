@@ -20,7 +20,7 @@ DATA_VARIABLE = "CRITICALITY_DATA_ROOT"
 """Environment variable with another folder; ``data_root=`` and ``--data-root`` come before it."""
 
 VALIDATION = 5_000
-"""Training images, the last ones of the file, that no run trains on: rates are chosen on them, and the test images are left alone."""
+"""Training images, the last ones of the file, that no run trains on: rates are chosen on them, not on the test images."""
 
 _FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _UNSIGNED_BYTE = 8

@@ -49,7 +49,7 @@ class Records:
 
     @contextmanager
     def around(self, step: int) -> Iterator[None]:
-        """Around the optimizer's step number ``step``: profiles before it, and what it changes, where ``step`` is to be recorded."""
+        """Around the optimizer's step number ``step``: profiles before it, and what it changes, where it is to be recorded."""
         if step not in self._at:
             yield
             return
@@ -81,10 +81,12 @@ class Records:
         return points[-1]
 
     def dataset(self) -> xr.Dataset:
-        """``log_apjn`` (log J from here to the last point, of the probes' mean), ``log_q`` (log K), ``log_slope`` (log of
-        ``E phi'^2 / phi'(0)^2``), ``saturated`` (share of units), ``correlation`` (mean cosine of two inputs) over ``(run, record, point)``;
-        ``update`` (relative change of the weights), ``stream_change`` (of the last point) and ``gradient_norm`` of the step that follows,
-        over ``(run, record)``."""
+        """Profiles over ``(run, record, point)`` and changes over ``(run, record)``.
+
+        ``log_apjn`` is log J from here to the last point, over the probes; ``log_q`` log K; ``log_slope`` the log of
+        ``E phi'^2 / phi'(0)^2``; ``saturated`` a share of units; ``correlation`` the mean cosine of two inputs.  ``update`` is the
+        relative change of the weights by the step that follows, ``stream_change`` that of the last point.
+        """
         variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {
             name: (("run", "record", "point"), values) for name, values in self._profiles.items()
         }

@@ -1,9 +1,10 @@
 """The residual recursion ``x <- mu x + W n(x) + b`` of several runs at once, forward and backward written by hand.
 
-One stack holds ``runs`` networks of the same shape, which differ in their seeds (weights and data).  A layer of all of them is one
-batched product, without autograd: on one core three runs together take as long as two and a half alone, and half of what autograd takes.
-``n(x) = gamma phi(alpha x + shift) + beta`` with a pointwise normalizer, ``gamma LN(x) + beta`` with LayerNorm or RMSNorm; without
-``affine`` there are no gamma and beta, and ``n(x) = phi(x)`` or ``phi(LN x)`` as in Doshi, He, Gromov (2023).
+One stack holds ``runs`` networks of the same shape, which differ in their seeds (weights and data).  A layer of all of them is
+one batched product, without autograd, which takes half of autograd's time on one core.
+
+``n(x) = gamma phi(alpha x + shift) + beta`` with a pointwise normalizer, ``gamma LN(x) + beta`` with LayerNorm or RMSNorm;
+without ``affine`` there are no gamma and beta, and ``n(x) = phi(x)`` or ``phi(LN x)`` as in Doshi, He, Gromov (2023).
 """
 
 from __future__ import annotations
@@ -35,13 +36,18 @@ def _power(p: float) -> Pair:
 
 
 def _gelu_back(g: Tensor, u: Tensor, _: Tensor) -> Tensor:
-    slope = 0.5 * (1 + torch.erf(u / math.sqrt(2))) + u * torch.exp((-0.5 * u * u).clamp_min_(_UNDERFLOW)) / math.sqrt(2 * math.pi)
+    slope = 0.5 * (1 + torch.erf(u / math.sqrt(2))) + u * torch.exp((-0.5 * u * u).clamp_min_(_UNDERFLOW)) / math.sqrt(
+        2 * math.pi
+    )
     return g.mul_(slope)
 
 
 POINTWISE: dict[str, Pair] = {
     "tanh": (torch.tanh, lambda g, u, y: g.addcmul_(g * y, y, value=-1)),
-    "erf": (torch.erf, lambda g, u, y: g.mul_((u * u).neg_().clamp_min_(_UNDERFLOW).exp_().mul_(2 / math.sqrt(math.pi)))),
+    "erf": (
+        torch.erf,
+        lambda g, u, y: g.mul_((u * u).neg_().clamp_min_(_UNDERFLOW).exp_().mul_(2 / math.sqrt(math.pi))),
+    ),
     "relu": (torch.relu, lambda g, u, y: g.mul_(u > 0)),
     "gelu": (torch.nn.functional.gelu, _gelu_back),
     "power-1/2": _power(1 / 2),
@@ -132,7 +138,7 @@ class Stack:
         self._kept: list[tuple[Tensor, ...]] = []
 
     def initialize(self, seeds: Sequence[int], sigma_w: float, sigma_b: float, alphas: Sequence[float]) -> None:
-        """Weights ``N(0, sigma_w^2 / width)``, biases ``N(0, sigma_b^2)``, both ends fan-in, alphas as given: each run by its seed."""
+        """Weights ``N(0, sigma_w^2 / width)``, biases ``N(0, sigma_b^2)``, both ends fan-in: each run by its seed."""
         s = self.shape
         if s.affine:
             self.p["gamma"].fill_(1.0)
@@ -146,7 +152,7 @@ class Stack:
                 ("bias", sigma_b, (slice(None), run)),
                 ("readout", s.width**-0.5, run),
             ):
-                view = self.p[name][place]  # type: ignore[index]
+                view = self.p[name][place]
                 view.copy_(torch.randn(view.shape, generator=draw, dtype=self.flat.dtype) * deviation)
 
     # --- forward ------------------------------------------------------------------------------------------------------
@@ -221,7 +227,7 @@ class Stack:
         return loss, logits
 
     def back_to_start(self, delta: Tensor) -> list[Tensor]:
-        """``delta`` at ``depth``, taken back to every point ``0 .. depth``, after ``stream(x, keep=True)``; parameters' gradients stay."""
+        """``delta`` at ``depth``, taken back to every point ``0 .. depth``, after ``stream(x, keep=True)``."""
         found = [delta]
         for layer in range(self.shape.depth - 1, -1, -1):
             found.append(self._step_back(layer, found[-1], self._kept[layer], store=False))

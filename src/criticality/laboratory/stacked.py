@@ -163,11 +163,11 @@ def train_stacked(
         progress: called with the step and the mean loss every ten steps.
 
     Returns:
-        Dataset over ``run`` (seeds), ``window`` (ten steps each), ``record`` (geometric steps, and the end) and ``point`` (of the stream,
-        ``0 .. depth``).  ``loss``, ``accuracy`` ``(run, window)`` on training batches; ``validation_loss``, ``validation_accuracy``,
-        ``test_loss``, ``test_accuracy``, ``largest_loss``, ``largest_spike`` (of a loss above the mean of the ten before it),
-        ``diverged``, ``diverged_at`` ``(run,)``; ``Records`` has the rest.  A run whose loss is not finite has diverged, which is a result:
-        its series end in nan and its accuracies are those of a constant guess.
+        Dataset over ``run`` (seeds), ``window`` (ten steps each), ``record`` (geometric steps, and the end) and ``point`` (of the
+        stream, ``0 .. depth``).  ``loss`` and ``accuracy`` ``(run, window)`` are of training batches; ``validation_loss``,
+        ``validation_accuracy``, ``test_loss``, ``test_accuracy``, ``largest_loss``, ``largest_spike`` (of a loss above the mean of
+        the ten before it), ``diverged`` and ``diverged_at`` are ``(run,)``; ``Records`` has the rest.  A run whose loss is not
+        finite has diverged, which is a result: its series end in nan and its accuracies are those of a constant guess.
 
     Raises:
         ValueError: as ``fashion_mnist``.

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from criticality.errors import NotFiniteError
 from criticality.measurement.axes import stream_axes
-from criticality.measurement.points import Points, points_asked_for
+from criticality.measurement.points import Points, points_asked_for, resolved
 from criticality.measurement.profile import gradient_norms, normal_probe, squared_norm
 from criticality.schema import SCHEMA
 from criticality.stream import Call, trace
@@ -39,7 +39,7 @@ def measure_between(
         ValueError: as ``measure``.
     """
     with placed(model, inputs, device, dtype) as ready, untouched(model):
-        found = trace(model, ready, required=points is None or points == "sublayers")
+        found = trace(model, ready, required=resolved(model, points)[1])
         asked, _ = points_asked_for(model, found, points)
         nodes = [found.node(point) for point in asked]
         size = len(asked)
@@ -77,7 +77,7 @@ def measure_forward(
         raise ValueError(f"tangents={tangents!r} must be at least 1")
     with placed(model, inputs, device, dtype) as ready, untouched(model), sdpa_kernel(SDPBackend.MATH):
         with forward_ad.dual_level():  # as below: code may take other ways in forward mode
-            found = trace(model, ready, required=points is None or points == "sublayers")
+            found = trace(model, ready, required=resolved(model, points)[1])
             asked, _ = points_asked_for(model, found, points)
         positions = [point.position for point in asked]
         if not 0 <= start < len(asked):
@@ -138,7 +138,7 @@ def input_kernels(
         ValueError: as ``measure``.
     """
     with placed(model, inputs, device, None) as ready, untouched(model):
-        found = trace(model, ready, required=points is None or points == "sublayers")
+        found = trace(model, ready, required=resolved(model, points)[1])
         asked, chain = points_asked_for(model, found, points)
         first = _number(found.layout.call(asked[0].node))
         axes = stream_axes(model, ready, found, chain, asked, None)

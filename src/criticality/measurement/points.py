@@ -16,6 +16,12 @@ stream, halves of blocks included; ``None`` for the boundaries of blocks; or a f
 these."""
 
 
+def resolved(model: nn.Module, points: Points) -> tuple[Sequence[str] | None, bool]:
+    """Points with a function of the model called, and whether they are those of a residual stream that must be found."""
+    given = points(model) if callable(points) else points
+    return given, given is None or given == "sublayers"
+
+
 def points_asked_for(
     model: nn.Module, found: Trace, points: Points, chain: str | None = None
 ) -> tuple[list[Point], Chain | None]:
@@ -24,8 +30,7 @@ def points_asked_for(
     Raises:
         StreamNotFoundError: fewer than two points, a name that is not a module of the model, a chain that is not there.
     """
-    if callable(points):
-        points = points(model)
+    points, _ = resolved(model, points)
     if points is None or points == "sublayers":
         of = _chain(model, found, chain)
         return [point for point in of.points if points == "sublayers" or point.boundary], of

@@ -15,7 +15,7 @@ from torch.autograd.graph import GradientEdge, Node
 
 from criticality.errors import NotFiniteError
 from criticality.measurement.axes import Moment, moment_of, stream_axes
-from criticality.measurement.points import Points, points_asked_for
+from criticality.measurement.points import Points, points_asked_for, resolved
 from criticality.measurement.statistics import Axes
 from criticality.stream import Call, Point, Trace, trace
 from criticality.stream.find import watch
@@ -63,7 +63,8 @@ def profile(
         NotFiniteError: a point or a gradient that is not finite, or a gradient that is 0.
     """
     seen = _Seen()
-    found = trace(model, inputs, seen, under() if under else None, required=points is None or points == "sublayers")
+    points, required = resolved(model, points)
+    found = trace(model, inputs, seen, under() if under else None, required)
     asked, of_chain = points_asked_for(model, found, points, chain)
     nodes = [found.node(point) for point in asked]
     missing = [found.layout.call(point.node) for point in asked if found.node(point) not in seen.moments]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,8 +218,10 @@ def _set_depth(config: Any, depth: int) -> None:
         )
     for name in (names[0], *(n for n in ("decoder_layers", "num_decoder_layers") if hasattr(config, n))):
         setattr(config, name, depth)
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[i % len(config.layer_types)] for i in range(depth)]
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        with suppress(AttributeError):  # where it follows from the number of layers
+            config.layer_types = [kinds[i % len(kinds)] for i in range(depth)]
 
 
 def _shrink_vocabulary(config: Any) -> None:

@@ -155,7 +155,7 @@ class Recording(TorchFunctionMode):
             if tensor is not output and tensor.grad_fn is not None and tensor.grad_fn not in calls:
                 self._add(tensor, self._call(tensor.grad_fn.name(), tensor.grad_fn))
         parameters = self._parameters(given)
-        blocked = any(tensor in self._cut_off for tensor in given)
+        blocked = any(not tensor.requires_grad and tensor in self._cut_off for tensor in given)
         depends = any(tensor.requires_grad for tensor in given)
         for tensor in tensors_in(output):
             if tensor.grad_fn is not None:

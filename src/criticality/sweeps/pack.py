@@ -62,7 +62,7 @@ def open_packed(path: str | os.PathLike[str]) -> tuple[Any, Any]:
         ValueError: not a packed store.
     """
     try:
-        storage = zarr.storage.ZipStore(path, mode="r")
+        storage = zarr.storage.ZipStore(Path(path), mode="r")
         return storage, zarr.open_group(storage, mode="r")
     except Exception as error:
         raise ValueError(f"packed study {str(path)!r} must be a zipped Zarr of criticality: {error}") from error

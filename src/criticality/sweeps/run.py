@@ -55,7 +55,9 @@ def run_study(
         ValueError: as ``Store``; a study with ``search`` and ``workers`` other than 0.
     """
     if study.search and workers != 0:
-        raise ValueError(f"workers={workers!r} must be 0 for a study that searches {study.search!r}: what is computed next depends on what came out")
+        raise ValueError(
+            f"workers={workers!r} must be 0 for a study that searches {study.search!r}, one cell after another"
+        )
     store = Store(path, study, write=True)
     try:
         if workers == 0:
@@ -71,9 +73,7 @@ def run_study(
         store.close()
 
 
-def _one_by_one(
-    study: Study, store: Store, progress: Callable[[int, str], None] | None, retry: bool
-) -> Report:
+def _one_by_one(study: Study, store: Store, progress: Callable[[int, str], None] | None, retry: bool) -> Report:
     """In this process; each cell is written before the next one starts."""
     computed = lost = 0
     tried: set[int] = set()

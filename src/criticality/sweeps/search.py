@@ -76,7 +76,7 @@ def first_places(values: Sequence[float]) -> list[int]:
 
 
 def next_cell(study: Study, store: Store, tried: set[int], retry: bool) -> int | None:
-    """Number of the cell to compute next, ``None`` when all is done; ``tried`` are those of this call, which are not computed twice."""
+    """Number of the cell to compute next, ``None`` when all is done; ``tried`` are those of this call."""
     status = store.status()
     again = [i for i, number in enumerate(status) if retry and number > 1 and i not in tried]
     if not study.search:
@@ -88,7 +88,9 @@ def next_cell(study: Study, store: Store, tried: set[int], retry: bool) -> int |
     scores = np.asarray(store.group[SCORE][:]) if SCORE in store.group else None
     for cells in groups:
         outcomes = {
-            place: Outcome(tuple(scores[cell].ravel()) if status[cell] == STATES.index("done") and scores is not None else ())
+            place: Outcome(
+                tuple(scores[cell].ravel()) if status[cell] == STATES.index("done") and scores is not None else ()
+            )
             for place, cell in enumerate(cells)
             if status[cell] > 0
         }

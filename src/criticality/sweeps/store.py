@@ -119,7 +119,9 @@ class Store:
         first, count = run[0][0], len(run)
         place = slice(first, first + count)
         for name in run[0][1][1]:
-            self._array(name, run[0][1][1][name], str(run[0][1][1][name].dtype))[place] = np.stack([values[name] for _, (_, values, _, _) in run])
+            self._array(name, run[0][1][1][name], str(run[0][1][1][name].dtype))[place] = np.stack(
+                [values[name] for _, (_, values, _, _) in run]
+            )
         self._array("seconds", np.asarray(0.0))[place] = np.array([seconds for _, (_, _, _, seconds) in run])
         if any(message for _, (_, _, message, _) in run):
             rows = [

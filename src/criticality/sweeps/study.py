@@ -55,7 +55,9 @@ class Study:
             if not isinstance(values, list) or not values:
                 raise ValueError(f"grid {name!r} must be a list of values, got {values!r}")
         if self.search and self.search not in self.grid:
-            raise ValueError(f"search={self.search!r} must be a parameter of the grid, {', '.join(self.grid) or 'none'}")
+            raise ValueError(
+                f"search={self.search!r} must be a parameter of the grid, {', '.join(self.grid) or 'none'}"
+            )
         if self.memory_gb is not None and not (math.isfinite(self.memory_gb) and self.memory_gb > 0):
             raise ValueError(f"memory_gb={self.memory_gb!r} must be a finite number above 0")
 

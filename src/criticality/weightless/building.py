@@ -40,7 +40,7 @@ class _DataOfRealTensors(TorchFunctionMode):
     """``tensor.data = random weight`` on a real tensor, which does not ask the class of the value."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.data.__set__ and isinstance(args[1], RandomWeight):  # type: ignore[attr-defined]
+        if func == Tensor.data.__set__ and isinstance(args[1], RandomWeight):  # type: ignore[attr-defined]
             return RandomWeight.__torch_function__(func, types, args, kwargs)
         return func(*args, **(kwargs or {}))
 

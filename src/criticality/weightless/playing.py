@@ -85,10 +85,25 @@ def change_geometry(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return args[0]
 
 
-@rule("resize_", "set_", "resize_as_")
+@rule("resize_", "resize_as_")
 def refuse(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Other memory under the same tensor: the weight has none to give away."""
     raise UnknownLawError(f"{func} is not possible on a weight that is known by its law only; allocate it anew")
+
+
+@rule("set_")
+def set_memory(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``weight.set_(other)``, as parametrizations do it: from now on both are the same memory."""
+    if len(args) != 2 or kwargs:
+        return refuse(func, args, kwargs)
+    weight, other = args
+    if not isinstance(weight, RandomWeight):
+        return NotImplemented
+    other = other if isinstance(other, RandomWeight) else RandomWeight.of_real(other)
+    if (weight.geometry, weight.dtype) != (other.geometry, other.dtype):
+        return refuse(func, args, kwargs)
+    weight.memory = other.memory
+    return weight
 
 
 # Elementwise.

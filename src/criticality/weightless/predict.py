@@ -9,10 +9,14 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from criticality.errors import InputsError
 from criticality.measurement import Points, Profile, ensemble_dataset, profile
+from criticality.stream import trace
 from criticality.stream.untouched import untouched
+from criticality.stream.weights import branch_weights
 from criticality.weightless.building import build_without_weights
 from criticality.weightless.entries import AT_LEAST
+from criticality.weightless.initializing import Initializer, initialize
 from criticality.weightless.laws import measured_law, require_known_laws
 from criticality.weightless.sampling import WeightsIntegratedOut
 from criticality.weightless.weight import RandomWeight
@@ -29,6 +33,7 @@ def predict_sampled(
     points: Points = None,
     chain: str | None = None,
     probes: int = 1,
+    init: str | Initializer = "own",
     at_least: int = AT_LEAST,
     progress: Callable[[int], None] | None = None,
 ) -> xr.Dataset:
@@ -45,6 +50,8 @@ def predict_sampled(
             ``model`` is a function.
         points, chain: as for ``measure``.
         probes: backward passes for each seed.
+        init: ``own``, ``fan-in`` (of the weights of all branches) or a function ``(name, weight, fan_in)``, for a model that a
+            function builds.
         at_least: entries that make a weight large.
         progress: called with each seed when it is done.
 
@@ -53,14 +60,15 @@ def predict_sampled(
 
     Raises:
         UnknownLawError: an initialization that could not be followed.
-        ValueError: no seeds; as ``measure``.
+        InputsError: no seeds, or ``init`` for a model that is built.
+        ValueError: as ``measure``.
     """
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not chosen:
-        raise ValueError(f"seeds={seeds!r} must be at least one seed")
+        raise InputsError(f"seeds={seeds!r} must be at least one seed")
     profiles = []
     for seed in chosen:
-        profiles.append(_profile(model, inputs, seed, points, chain, probes, at_least))
+        profiles.append(_profile(model, inputs, seed, points, chain, probes, init, at_least))
         if progress is not None:
             progress(seed)
     about = {"source": "theory", "way": "sampled", "probes": probes, "seeds": len(chosen), "seed": chosen[0]}
@@ -74,9 +82,12 @@ def _profile(
     points: Points,
     chain: str | None,
     probes: int,
+    init: str | Initializer,
     at_least: int,
 ) -> Profile:
     if isinstance(model, nn.Module):
+        if init != "own":
+            raise InputsError(f"init={init!r} must be 'own' for a model that is built already: initialize it before")
         built = model
         laws = {p: measured_law(p) for p in large_weights(model, at_least)}
     else:
@@ -86,8 +97,20 @@ def _profile(
         require_known_laws(built)
         laws = {}
     ready = inputs(built) if callable(inputs) and not isinstance(inputs, (Tensor, nn.Module)) else inputs
+    if init not in ("own", "timm"):
+        _initialize(built, init, ready, seed)
     with untouched(built):
         return profile(built, ready, points, chain, probes, seed, lambda: WeightsIntegratedOut(laws, seed=seed))
+
+
+def _initialize(model: nn.Module, init: str | Initializer, inputs: Any, seed: int) -> None:
+    """Give the weights of all branches another law; what they sum over is read from the data flow."""
+    with untouched(model):
+        found = trace(model, inputs, under=WeightsIntegratedOut(seed=seed))
+    axes: dict[str, Any] = {}
+    for chain in found.chains:
+        axes |= branch_weights(model, found, chain)
+    initialize(model, init, axes=axes, seed=seed)
 
 
 def large_weights(model: nn.Module, at_least: int = AT_LEAST) -> list[Tensor]:

@@ -109,7 +109,13 @@ def _pieces(run: Any, stack: Tensor) -> tuple[Tensor, ...]:
     return (found[1] if found else stack).unbind(0)
 
 
-@rule(*(getattr(where, name) for where, name in ((functional, "grouped_mm"), (torch, "_grouped_mm")) if hasattr(where, name)))
+@rule(
+    *(
+        getattr(where, name)
+        for where, name in ((functional, "grouped_mm"), (torch, "_grouped_mm"))
+        if hasattr(where, name)
+    )
+)
 def grouped_mm(run: Any, func: Any, mat_a: Tensor, mat_b: Tensor, *, offs: Tensor | None = None, **options: Any) -> Any:
     """``mat_a (rows, n)`` in groups of rows that end at ``offs``, each with its own ``mat_b[group] (n, m)``."""
     if run.find(mat_a) or offs is None or mat_a.ndim != 2 or mat_b.ndim != 3 or options.get("bias") is not None:

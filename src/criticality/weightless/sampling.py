@@ -58,6 +58,10 @@ class WeightsIntegratedOut(TorchFunctionMode):
 
     def renew(self) -> None:
         """Forget all that is known of the weights: what runs next has fresh ones."""
+        with torch._C.DisableTorchFunction():  # the mode itself would take the weights for random ones here
+            self._renew()
+
+    def _renew(self) -> None:
         self.generation += 1
         self._roots: dict[int, Root] = {}
         self._memories: dict[int, Root | None] = {}

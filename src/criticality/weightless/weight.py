@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from criticality.errors import UnknownLawError
 from criticality.weightless.drawing import draw_entries
@@ -75,6 +76,12 @@ class RandomWeight(Tensor):
         memory = Storage(math.prod(size), dtype, torch.device(device), pieces)
         return cls(memory, Geometry(tuple(size), stride, 0))
 
+    @classmethod
+    def of_real(cls, tensor: Tensor) -> RandomWeight:
+        """A weight whose numbers are there; those of ``tensor`` itself where it is contiguous."""
+        memory = Storage(tensor.numel(), tensor.dtype, tensor.device, [], tensor.detach().contiguous().flatten())
+        return cls(memory, Geometry.of(torch.empty(tensor.shape, device="meta")))
+
     @property
     def geometry(self) -> Geometry:
         return Geometry.of(self)
@@ -89,9 +96,10 @@ class RandomWeight(Tensor):
 
         Of a weight whose parts differ it is the mixture; ``regions`` has the parts.
         """
-        if self.memory.real is not None:
-            return measured_law(self.numbers("law"))
-        return law_of_pieces(self.pieces() or self.memory.pieces)
+        with _disable_current_modes():
+            if self.memory.real is not None:
+                return measured_law(self.numbers("law"))
+            return law_of_pieces(self.pieces() or self.memory.pieces)
 
     @property
     def regions(self) -> list[Region]:
@@ -129,12 +137,15 @@ class RandomWeight(Tensor):
             UnknownLawError: parts of the weight have laws that do not begin and end with a row.
         """
         generator = generator or player().generator
-        if self.memory.real is not None:
-            real = self.numbers("draw")
-            return real.clone() if rows is None else real[torch.as_tensor(rows, device=real.device)]
-        if rows is None:
-            return self._draw_all(generator)
-        index = torch.as_tensor(rows).cpu()
+        with _disable_current_modes():  # while building, allocations are no real tensors
+            if self.memory.real is not None:
+                real = self.numbers("draw")
+                return real.clone() if rows is None else real[torch.as_tensor(rows, device=real.device)]
+            return (
+                self._draw_all(generator) if rows is None else self._draw_rows(generator, torch.as_tensor(rows).cpu())
+            )
+
+    def _draw_rows(self, generator: torch.Generator, index: Int[Tensor, " r"]) -> Tensor:
         out = torch.empty((len(index), *self.shape[1:]), dtype=self.dtype, device=self.device)
         for start, stop, law in self.regions:
             here = ((index >= start) & (index < stop)).nonzero().flatten()
@@ -160,7 +171,8 @@ class RandomWeight(Tensor):
         Raises:
             UnknownLawError: not inside ``build_without_weights`` or ``initialize``, or too many; ``reason`` is what needs them.
         """
-        return torch.as_strided(self.memory.materialize(reason), *self.geometry)
+        with _disable_current_modes():
+            return torch.as_strided(self.memory.materialize(reason), *self.geometry)
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         if self.memory.real is not None:
@@ -175,7 +187,7 @@ class RandomWeight(Tensor):
         """The same law in a memory of its own, with the attributes of this one."""
         pieces = self.pieces()
         if pieces is None:
-            self.numbers("copy")  # raises where nothing may be drawn
+            self.numbers("copy")
             memory = Storage(
                 self.memory.numel, self.memory.dtype, self.device, [], self.memory.materialize("copy").clone()
             )
@@ -234,9 +246,7 @@ def _set_data(weight: Tensor, value: Tensor) -> None:
         with torch._C.DisableTorchFunctionSubclass():
             weight.data = value
         return
-    if not isinstance(value, RandomWeight):
-        memory = Storage(value.numel(), value.dtype, value.device, [], value.detach().contiguous().flatten())
-        value = RandomWeight(memory, Geometry.of(torch.empty(value.shape, device="meta")))
+    value = value if isinstance(value, RandomWeight) else RandomWeight.of_real(value)
     with torch._C.DisableTorchFunctionSubclass():
         Tensor.data.__set__(weight, value)  # type: ignore[attr-defined]
     weight.memory = value.memory

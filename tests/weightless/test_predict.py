@@ -1,0 +1,178 @@
+"""Profiles without weights against the measurement on really drawn ones."""
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch import Tensor, nn
+from torch.nn import functional
+
+from criticality.errors import CriticalityError, InputsError, StreamNotFoundError, UnknownLawError
+from criticality.measurement import measure_ensemble
+from criticality.weightless import build_without_weights, predict_sampled
+
+WIDTH, DEPTH, TOKENS = 256, 4, 8
+SEEDS = range(8)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)
+        self.out = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (t.unflatten(-1, (4, -1)).transpose(1, 2) for t in self.qkv(self.norm(x)).chunk(3, dim=-1))
+        return self.out(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class MLP(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.LayerNorm(WIDTH), nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), nn.Linear(2 * WIDTH, WIDTH))
+
+
+class Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(WIDTH)
+        self.gate, self.up = (nn.Linear(WIDTH, 2 * WIDTH, bias=False) for _ in range(2))
+        self.down = nn.Linear(2 * WIDTH, WIDTH, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        return self.down(functional.silu(self.gate(x)) * self.up(x))
+
+
+class Residual(nn.Module):
+    """``x + f(x)``, all branches ``times`` times; weights from N(0, 1 / fan_in), so that branches count."""
+
+    def __init__(self, branches: Callable[[], list[nn.Module]], times: int = 1) -> None:
+        super().__init__()
+        self.branches, self.times = nn.ModuleList(branches()), times
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.times):
+            for branch in self.branches:
+                x = x + branch(x)
+        return x
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "transformer": partial(Residual, lambda: [kind() for _ in range(DEPTH) for kind in (Attention, MLP)]),
+    "gated": partial(Residual, lambda: [Gated() for _ in range(DEPTH)]),
+    "tied": partial(Residual, lambda: [MLP()], DEPTH),
+}
+POINTS = {"transformer": 2 * DEPTH + 1, "gated": DEPTH + 1, "tied": DEPTH + 1}
+
+
+def _inputs() -> Tensor:
+    return torch.randn(2, TOKENS, WIDTH, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, xr.Dataset]:
+    return {
+        name: measure_ensemble(lambda seed, f=factory: f(), _inputs(), SEEDS, points="sublayers")
+        for name, factory in MODELS.items()
+    }
+
+
+def _agree(predicted: xr.Dataset, measured: xr.Dataset, points: int) -> None:
+    assert predicted.sizes["block"] == measured.sizes["block"] == points
+    assert predicted.attrs["points"] == measured.attrs["points"]
+    difference = np.abs(predicted.log_apjn.values - measured.log_apjn.values)
+    error = np.hypot(predicted.log_apjn_se.values, measured.log_apjn_se.values)[:-1]
+    assert measured.log_apjn.values[0] > 0.5  # far from the trivial profile
+    assert (error < 0.2).all()  # standard errors that make the comparison mean something
+    assert (difference[:-1] <= 3 * error + 0.05).all(), (difference, error)
+    assert difference[-1] == 0.0
+    assert np.allclose(predicted.q.values, measured.q.values, rtol=0.1)  # 16 tokens of 256, 8 seeds
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_factory_agrees_with_the_measurement(name: str, measured: dict[str, xr.Dataset]) -> None:
+    _agree(predict_sampled(MODELS[name], _inputs(), SEEDS, points="sublayers"), measured[name], POINTS[name])
+
+
+def test_built_model_agrees_and_stays_as_it_is(measured: dict[str, xr.Dataset]) -> None:
+    model = MODELS["gated"]()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    _agree(predict_sampled(model, _inputs(), SEEDS, points="sublayers"), measured["gated"], POINTS["gated"])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_attributes_seeds_and_random_state() -> None:
+    seen: list[int] = []
+    state = torch.get_rng_state()
+    found = predict_sampled(MODELS["gated"], _inputs(), [3, 5], probes=2, progress=seen.append)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert seen == [3, 5]
+    attributes = {name: found.attrs[name] for name in ("source", "way", "seeds", "seed", "probes")}
+    assert attributes == {"source": "theory", "way": "sampled", "seeds": 2, "seed": 3, "probes": 2}
+    assert len(found.attrs["points"]) == found.sizes["block"]
+    assert found.attrs["schema"] == 1
+    again = predict_sampled(MODELS["gated"], lambda model: _inputs(), [3, 5], probes=2)
+    assert np.array_equal(again.log_apjn.values, found.log_apjn.values)
+    other = predict_sampled(MODELS["gated"], _inputs(), [4, 6], probes=2)
+    assert (other.log_apjn.values[:-1] != found.log_apjn.values[:-1]).all()
+
+
+def test_a_number_of_seeds_is_that_many_from_zero() -> None:
+    two, given = (predict_sampled(MODELS["gated"], _inputs(), seeds) for seeds in (2, [0, 1]))
+    assert np.array_equal(two.log_apjn.values, given.log_apjn.values)
+    assert two.attrs["seeds"] == 2
+
+
+@pytest.mark.parametrize("seeds", [[], 0])
+def test_no_seeds(seeds: list[int] | int) -> None:
+    with pytest.raises(ValueError, match=r"must be at least one seed"):
+        predict_sampled(MODELS["gated"], _inputs(), seeds)
+
+
+def test_no_seeds_is_a_typed_error() -> None:
+    with pytest.raises(CriticalityError):
+        predict_sampled(MODELS["gated"], _inputs(), [])
+
+
+def test_model_without_a_stream() -> None:
+    def factory() -> nn.Module:
+        return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh(), nn.Linear(WIDTH, WIDTH))
+
+    with pytest.raises(StreamNotFoundError):
+        predict_sampled(factory, _inputs(), 1)
+
+
+def test_integers_that_are_not_looked_up() -> None:
+    class Casts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = MODELS["gated"]()
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.inner(ids.float())
+
+    with pytest.raises(InputsError):
+        predict_sampled(Casts, torch.randint(9, (2, TOKENS, WIDTH)), 1)
+
+
+def test_unknown_law() -> None:
+    class Forgotten(Gated):
+        def __init__(self) -> None:
+            super().__init__()
+            self.up.weight = nn.Parameter(torch.empty(2 * WIDTH, WIDTH))
+
+    def factory() -> nn.Module:
+        model = MODELS["gated"]()
+        model.branches[1] = Forgotten()
+        return model
+
+    assert build_without_weights(factory) is not None
+    with pytest.raises(UnknownLawError, match=r"branches\.1\.up\.weight"):
+        predict_sampled(factory, _inputs(), 1)
