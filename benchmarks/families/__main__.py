@@ -29,6 +29,8 @@ from subprocess import run
 from typing import Any
 
 MEMORY = 6 * 2**30
+WAITING = 5.0
+"""Limit of time that passes, in limits of processor time: other processes may be busy."""
 Say = Callable[..., None]
 
 
@@ -38,15 +40,15 @@ def in_process(task: Callable[[Say], None], seconds: float) -> dict[str, Any]:
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _child(task, writer)
+        _child(task, writer, seconds)
     os.close(writer)
     row: dict[str, Any] = {}
     start, rest = time.perf_counter(), b""
     while True:
-        left = seconds - (time.perf_counter() - start)
+        left = WAITING * seconds - (time.perf_counter() - start)
         if left <= 0 or not select.select([reader], [], [], left)[0]:
             os.kill(child, signal.SIGKILL)
-            row |= {"result": "timeout", "error": f"took more than {seconds:g} s"}
+            row |= {"result": "timeout", "error": f"took more than {WAITING * seconds:g} s"}
             break
         chunk = os.read(reader, 2**16)
         if not chunk:
@@ -56,13 +58,16 @@ def in_process(task: Callable[[Say], None], seconds: float) -> dict[str, Any]:
             row |= json.loads(line)
     os.close(reader)
     status = os.waitpid(child, 0)[1]
-    if "result" not in row:
+    if "result" not in row and os.WIFSIGNALED(status) and os.WTERMSIG(status) in (signal.SIGXCPU, signal.SIGKILL):
+        row |= {"result": "timeout", "error": f"took more than {seconds:g} s of processor time"}
+    elif "result" not in row:
         row |= {"result": "crashed", "error": f"process ended with status {status}"}
     return row | {"seconds": round(time.perf_counter() - start, 1)}
 
 
-def _child(task: Callable[[Say], None], writer: int) -> None:
+def _child(task: Callable[[Say], None], writer: int, seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 5))
 
     def say(**facts: Any) -> None:
         os.write(writer, json.dumps(facts).encode() + b"\n")
@@ -102,7 +107,7 @@ def main() -> None:
     parser.add_argument("--store", type=Path, required=True)
     parser.add_argument("--only", default="", help="names, comma separated")
     parser.add_argument("--again", default="", help="results that are tried again, comma separated")
-    parser.add_argument("--limit", type=float, default=120.0, help="seconds for each model")
+    parser.add_argument("--limit", type=float, default=100.0, help="seconds of processor time for each model")
     parser.add_argument("--until", default="", help="stop at this time of day, HH:MM")
     options = parser.parse_args()
     warnings.filterwarnings("ignore")

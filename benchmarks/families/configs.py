@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 LAYERS = 4
@@ -46,6 +47,8 @@ _STATE = re.compile(r"^(state_size|mamba_d_state|ssm_state_size|.*chunk_size|blo
 _VOCABULARY = re.compile(r"(vocab|vocab_size|codebook_size|num_embeddings|num_wordpiece_labels|num_bpe.*|num_char.*)$")
 _EXACT = {
     "num_experts_per_tok": 2,
+    "num_experts_per_token": 2,
+    "vocab_size_per_layer_input": VOCABULARY,
     "moe_topk": 2,
     "moe_k": 2,
     "top_k_experts": 2,
@@ -70,6 +73,17 @@ _EXACT = {
     "num_image_tokens": 16,
     "image_seq_len": 16,
 }
+
+_MISSING = {
+    "prediction_length": 8,
+    "num_experts_per_tok": 2,
+    "vocab_size": VOCABULARY,
+    "n_routed_experts": EXPERTS,
+    "n_shared_experts": 1,
+    "moe_topk": 2,
+    "moe_num_experts": EXPERTS,
+}
+"""What some types need and have no default of."""
 
 
 def small_configs(kind: type, width: int = WIDTH) -> Iterator[tuple[str, Any]]:
@@ -99,6 +113,8 @@ def _arguments(config: Any, width: int | None, head: int) -> dict[str, Any]:
         new = heads.get(name, _smaller(name, value, width, depth, head))
         if new != value:
             found[name] = new
+    if getattr(config, "vocab_size", 0) is None and getattr(config, "pad_token_id", 0) is None:
+        found |= {"pad_token_id": 0, "mask_token_id": 1}
     if not any(name in found for name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers")):
         found.pop("layer_types", None)
     return found
@@ -125,14 +141,16 @@ def _heads(config: Any, width: int, head: int) -> dict[str, int]:
 
 
 def _smaller(name: str, value: Any, width: int | None, depth: int | None, head: int) -> Any:
-    if isinstance(value, bool) or value is None or isinstance(value, (str, float)):
+    if value is None:
+        return _MISSING.get(name)
+    if isinstance(value, (bool, str, float)):
         return value
     if isinstance(value, dict):
         return {
             key: _section(entry, head) if key == "mrope_section" and width else entry for key, entry in value.items()
         }
     if isinstance(value, (list, tuple)):
-        return _smaller_list(name, value, depth)
+        return [[["global", "local"], 2]] if name == "attention_types" else _smaller_list(name, value, depth)
     if not isinstance(value, int):
         return value
     if name in _EXACT:
@@ -168,7 +186,8 @@ def _smaller_list(name: str, value: Any, depth: int | None) -> Any:
         return type(value)(min(entry, 2) if isinstance(entry, int) else entry for entry in value)
     if name == "image_size":
         return type(value)(min(entry, IMAGE) for entry in value)
-    if depth and len(value) == depth and not _LAYER_NUMBERS.search(name):  # one entry for each layer
+    rising = len(whole) == len(value) and all(a < b for a, b in pairwise(whole))
+    if depth and len(value) == depth and not (rising and _LAYER_NUMBERS.search(name)):  # one entry for each layer
         kinds = list(dict.fromkeys(map(str, value)))
         chosen = [next(entry for entry in value if str(entry) == kind) for kind in kinds[:LAYERS]]
         return type(value)([*chosen, *value][:LAYERS] if len(chosen) > 1 else value[:LAYERS])

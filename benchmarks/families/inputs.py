@@ -27,13 +27,16 @@ def running_inputs(model: nn.Module) -> dict[str, Tensor]:
         RuntimeError: none; the message is that of the first try.
     """
     first: Exception | None = None
+    parameters = forward_parameters(model)
     for inputs in itertools.islice(candidates(model), MOST_TRIES):
         try:
             with torch.no_grad():
-                model(**inputs)
+                model(**inputs, **({"use_cache": False} if "use_cache" in parameters else {}))
             return inputs
         except Exception as error:
             first = first or error
+    if first is None:
+        raise RuntimeError(f"does not run on random inputs: takes {', '.join(list(parameters)[:6])}")
     said = (str(first).strip().splitlines() or [""])[0][:200]
     raise RuntimeError(f"does not run on random inputs: {type(first).__name__}: {said}")
 
@@ -42,6 +45,9 @@ def candidates(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """Inputs to be tried: the fewest names first, of each name every shape."""
     parameters = forward_parameters(model)
     config = model.config
+    known_forms = dict(_MAKERS)
+    if any(name in parameters for name in ("grid_thw", "image_grid_thw", "pixel_position_ids")):
+        known_forms |= dict.fromkeys(("hidden_states", "pixel_values"), _patches)
     needed = [
         name
         for name, parameter in parameters.items()
@@ -61,7 +67,7 @@ def candidates(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         if not names or set(names) in seen:
             continue
         seen.append(set(names))
-        for makers in itertools.islice(itertools.product(*(_MAKERS[name](config) for name in names)), 8):
+        for makers in itertools.islice(itertools.product(*(known_forms[name](config) for name in names)), 8):
             yield {name: make() for name, make in zip(names, makers, strict=True)}
 
 
@@ -175,7 +181,49 @@ def _embeddings(*fields: str) -> Callable[[Any], list[Make]]:
 def _series(config: Any) -> list[Make]:
     length = field(config, "context_length", default=32)
     channels = field(config, "num_input_channels", "input_size", default=1)
-    return [_normal(BATCH, length, channels), _normal(BATCH, length)]
+    series = [_normal(BATCH, length, channels), _normal(BATCH, length)]
+    return [_normal(BATCH, _past(config)), *series] if hasattr(config, "lags_sequence") else series
+
+
+def _patches(config: Any) -> list[Make]:
+    """Flattened patches of ``_grid``."""
+    config = getattr(config, "vision_config", config)
+    side = field(config, "patch_size", default=14)
+    channels = field(config, "in_channels", "num_channels", "in_chans", default=3)
+    size = channels * side * side
+    frames = field(config, "temporal_patch_size", default=1)
+    return [
+        _normal(BATCH * TOKENS, size * frames),
+        _normal(BATCH * TOKENS, channels, side, side),
+        _normal(BATCH * TOKENS, size),
+        _normal(BATCH, TOKENS, size),
+        _normal(1, BATCH * TOKENS, size),
+    ]
+
+
+def _grid(config: Any) -> list[Make]:
+    return [lambda: torch.tensor([[1, 4, 4]] * BATCH), lambda: torch.tensor([[4, 4]] * BATCH)]
+
+
+def _time_features(config: Any) -> list[Make]:
+    return [_normal(BATCH, _past(config), field(config, "num_time_features", default=0))]
+
+
+def _past(config: Any) -> int:
+    lags = field(config, "lags_sequence", default=[0])
+    return int((field(config, "context_length", "prediction_length", default=8) or 8) + max(lags))
+
+
+def _transitions(name: str) -> Callable[[Any], list[Make]]:
+    return lambda config: [_normal(BATCH, TOKENS, field(config, name, default=1))]
+
+
+def _steps(config: Any) -> list[Make]:
+    return [lambda: torch.arange(TOKENS).repeat(BATCH, 1)]
+
+
+def _pairs_of_pictures(config: Any) -> list[Make]:
+    return [_normal(1, 2, 3, 64, 64), _normal(1, 2, 1, 64, 64)]
 
 
 def _ones(config: Any) -> list[Make]:
@@ -191,5 +239,21 @@ _MAKERS: dict[str, Callable[[Any], list[Make]]] = {
     **dict.fromkeys(("hidden_states", "inputs_embeds", "encoder_hidden_states", "query_embeds"), _embeddings()),
     "visual_feats": _embeddings("visual_feat_dim"),
     "past_values": _series,
+    "past_time_features": _time_features,
+    "past_observed_mask": lambda config: [lambda: torch.ones(BATCH, _past(config))],
+    **dict.fromkeys(("grid_thw", "image_grid_thw"), _grid),
+    "states": _transitions("state_dim"),
+    "actions": _transitions("act_dim"),
+    **dict.fromkeys(("rewards", "returns_to_go"), _transitions("")),
+    "timesteps": _steps,
+    "qformer_input_ids": _ids,
+    "visual_pos": lambda config: [lambda: torch.rand(BATCH, TOKENS, 4)],
+    "input_features_mask": lambda config: [
+        lambda: torch.ones(BATCH, 64, dtype=torch.long),
+        lambda: torch.ones(BATCH, 64, dtype=torch.bool),
+    ],
+    "pixel_position_ids": lambda config: [
+        lambda: torch.cartesian_prod(torch.arange(4), torch.arange(4)).repeat(BATCH, 1, 1)
+    ],
     "attention_mask": _ones,
 }

@@ -67,7 +67,7 @@ def transformers_model(name: str, width: int = WIDTH) -> Ready:
         try:
             return _ready(config, way)
         except NotTriedError as error:
-            if failed is None or failed.stage != "not run":
+            if failed is None or (failed.stage != "not run" and error.stage == "not run"):
                 failed = error
     raise failed or NotTriedError("not built", "its default configuration is not valid")
 

@@ -110,12 +110,16 @@ class Recording(TorchFunctionMode):
         model: whose parameters are named.
         tokens: integer inputs: a look-up of these in a table is a source, as is every later one in the same table.
         observe: called with every value that depends on the sources.
+        computed: whether integers that are computed from the inputs, such as hashes of ids, count as token ids.
     """
 
     _LOOKUPS = ("embedding", "index_select", "__getitem__", "embedding_bag")
 
-    def __init__(self, model: nn.Module, tokens: Sequence[Tensor] = (), observe: Observe | None = None):
+    def __init__(
+        self, model: nn.Module, tokens: Sequence[Tensor] = (), observe: Observe | None = None, computed: bool = False
+    ):
         super().__init__()
+        self._computed: WeakIdKeyDictionary | None = WeakIdKeyDictionary() if computed else None
         self.record = Record()
         self._tokens = list(tokens)
         self._tables: set[int] = set()
@@ -143,6 +147,8 @@ class Recording(TorchFunctionMode):
             for tensor in given if name == "batch_norm" else args[:1]:
                 self._keep(tensor)
         output = func(*args, **kwargs)
+        if self._computed is not None and self._is_computed(given, output):
+            self._computed[output] = True
         if name in self._LOOKUPS and self._is_source(given, output):
             return self._source(output)
         replaced = self._note(name, given, output)
@@ -204,7 +210,9 @@ class Recording(TorchFunctionMode):
     def _add(self, tensor: Tensor, call: Call) -> Tensor | None:
         self.record.calls[call.node] = call
         call.shapes[tensor.output_nr] = tuple(tensor.shape)
-        return None if self._observe is None else self._observe(call, tensor)
+        if self._observe is None or not tensor.is_floating_point() or tensor.numel() == 0:
+            return None
+        return self._observe(call, tensor)
 
     def _parameters(self, given: Iterable[Tensor]) -> tuple[str, ...]:
         found: dict[str, None] = {}
@@ -241,10 +249,19 @@ class Recording(TorchFunctionMode):
         indices = [tensor for tensor in given if tensor.dtype in (torch.int64, torch.int32)]
         if len(tables) != 1 or not indices or tables[0].ndim < 2:
             return False
-        if not any(_same(index, token) for index in indices for token in self._tokens):
+        if not any(self._is_token(index) for index in indices):
             return id(tables[0]) in self._tables
         self._tables.add(id(tables[0]))
         return True
+
+    def _is_token(self, index: Tensor) -> bool:
+        computed = self._computed is not None and index in self._computed
+        return computed or any(_same(index, token) for token in self._tokens)
+
+    def _is_computed(self, given: list[Tensor], output: Any) -> bool:
+        """Whether integers of every place are made from token ids, and not only told from one another as a mask is."""
+        whole = isinstance(output, Tensor) and not output.is_floating_point() and not output.is_complex()
+        return whole and output.dtype != torch.bool and any(map(self._is_token, given))
 
     def _source(self, output: Tensor) -> Tensor:
         leaf = output.detach().requires_grad_()
