@@ -18,7 +18,8 @@ def endings(data: xr.Dataset) -> np.ndarray:
     """Of every run of a study of stacked trainings, ``(cells, seeds)``; empty text where a cell is not done.
 
     *diverged*: a loss that is not finite, or a last loss above 1.5 log 10.  *dead*: at the end ``E phi'^2/phi'(0)^2`` is below
-    0.05, or more than 90 per cent of units are saturated, in half of the layers.  *chaotic*: log J(0 -> L) above 8 at the end.  *idle*:
+    0.05, or more than 90 per cent of units are saturated, in half of the layers.  *chaotic*: log J(0 -> L) above 8 at the end.
+    *idle*:
     no recorded step changed the weights by 1 per cent, and the validation accuracy is below 0.2.  *slow*: the mean loss of the last
     tenth of the steps is more than 2 per cent below that of the tenth before.  *settled*: none of these.
     """
