@@ -49,10 +49,16 @@ class Predictors:
         self.data = trainings.data
         self._measured = {} if measured is None else _measured(measured)
         self._inverse_q = inverse_q(trainings)
+        self._read: dict[int, dict[str, np.ndarray]] = {}
 
     def by_seed(self, choice: Choice) -> dict[str, np.ndarray]:
         """Each predictor ``(seeds,)``, ``nan`` where it is not defined."""
-        cell = choice.cells[0]  # the same at every rate
+        cell = int(choice.cells[0])  # the same at every rate
+        if cell not in self._read:
+            self._read[cell] = self._of_cell(choice, cell)
+        return self._read[cell]
+
+    def _of_cell(self, choice: Choice, cell: int) -> dict[str, np.ndarray]:
         stored = {
             name: self.data[f"{name}_series"].values[cell][:, _INITIAL].astype(float)
             for name in ("log_q", "log_slope", "saturated", "correlation")
