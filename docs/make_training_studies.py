@@ -16,6 +16,7 @@ from scipy.special import logsumexp
 
 from criticality.laboratory.data import fashion_mnist
 from criticality.pointwise import Pointwise, get_function, pointwise_function
+from criticality.sweeps.study import read_study
 
 FOLDER = Path(__file__).parent / "studies" / "training"
 RATES = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0]
@@ -74,16 +75,29 @@ def factorial(norm: str, depth: int, kernels: np.ndarray) -> list[dict[str, Any]
 
 
 def write(
-    name: str, why: str, grid: dict[str, Any], fixed: dict[str, Any], cases: list[dict[str, Any]], search: str = ""
+    name: str,
+    why: str,
+    grid: dict[str, Any],
+    fixed: dict[str, Any],
+    cases: list[dict[str, Any]],
+    search: str = "",
+    compute: str = "train",
 ) -> None:
     """One YAML file; numbers in a form that YAML reads as numbers."""
-    content = {"name": name, "compute": "train", "grid": grid, "fixed": fixed, "cases": cases}
+    content: dict[str, Any] = {"name": name, "compute": compute, "grid": grid, "fixed": fixed, "cases": cases}
     if search:
         content["search"] = search
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=118)
     (FOLDER / f"{name}.yaml").write_text(
         f"# {why} Made by docs/make_training_studies.py; the plan is docs/studies/plan.md.\n{text}"
     )
+
+
+def before_training(depth: int, cases: list[dict[str, Any]]) -> None:
+    """The same choices before their first step."""
+    fixed = {"task": "fashion-resnet", "depth": depth, "width": 128, "seeds": 3}
+    why = f"Study B: predictors that trainings do not store, depth {depth}."
+    write(f"initial_{depth}", why, {}, fixed, cases, compute="initial")
 
 
 def study_b() -> None:
@@ -113,12 +127,15 @@ def study_b() -> None:
             cases,
             "learning_rate",
         )
+        if depth != 32:
+            before_training(depth, cases)
     fixed = {"task": "fashion-resnet", "depth": 32, "width": 128, "batch": 128, "seeds": 3}
     powers = [solved(norm, 1.0, target, 32, kernels) for target in (4, 8, 16) for norm in POWERS]
     rms = [{"norm": "rms", "sigma_w": sigma} for sigma in SIGMAS]
     families = [*powers, *rms, *factorial("derf", 32, kernels)]
     why = "Study B: other functions and RMSNorm, depth 32."
     write("families_32", why, searched, {**fixed, "steps": 1500}, families, "learning_rate")
+    before_training(32, [*read_study(FOLDER / "factorial_32.yaml").cases, *families])
     dyt = factorial("dyt", 32, kernels)
     half = [layer_norm[2], *dyt[:8], layer_norm[0], layer_norm[4], *dyt[8:10], schedule[0]]
     why = "Study B: half of the choices for twice as long, depth 32."

@@ -11,7 +11,13 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
 CLAIMS = Path(__file__).parents[1] / "claims" / "claims.json"
-KINDS = {"holds": "tip", "holds with limits": "note", "fails": "warning", "not tested": "important"}
+KINDS = {
+    "holds": "tip",
+    "holds with limits": "note",
+    "fails": "warning",
+    "not tested": "important",
+    "not decided yet": "important",
+}
 
 
 class Verdict(SphinxDirective):

@@ -16,6 +16,7 @@ from criticality.reports.claims import claim_figure, claims_page
 from criticality.reports.figures import save_figure
 from criticality.schema import source_digest, write_text
 from criticality.studies.claims import Claim, chosen_claims
+from criticality.studies.training import trainings_digest
 
 
 @click.command()
@@ -30,7 +31,7 @@ def claims(only: tuple[str, ...] | None, as_json: bool, seed: int, out: Path | N
     records = []
     with bar(len(chosen), "claims") as advance:
         for claim in chosen:
-            records.append(_record(claim, seed, out))
+            records.append(claim_record(claim, seed, out))
             advance(claim.key, 1)
     if out is not None:
         made_by = f"criticality {__version__}, seed {seed}"
@@ -40,13 +41,15 @@ def claims(only: tuple[str, ...] | None, as_json: bool, seed: int, out: Path | N
     emit({"claims": records}, as_json, text)
 
 
-def _record(claim: Claim, seed: int, out: Path | None) -> dict[str, Any]:
+def claim_record(claim: Claim, seed: int, out: Path | None) -> dict[str, Any]:
     """From its file, where the same code has made one with the same seed; else computed, and its file and figure written."""
     made_by = {
         "seed": seed,
         "source": source_digest("pointwise", "theory", "measurement", "models", "phases", "studies"),
         "version": __version__,
     }
+    if claim.trainings:
+        made_by["trainings"] = trainings_digest()
     path = None if out is None else out / "data" / f"{claim.key}.json"
     if path is not None and path.exists():
         try:

@@ -155,6 +155,10 @@ class Stack:
                 view = self.p[name][place]
                 view.copy_(torch.randn(view.shape, generator=draw, dtype=self.flat.dtype) * deviation)
 
+    def views_of(self, flat: Tensor) -> dict[str, Tensor]:
+        """Another flat tensor of as many entries by section; the axis of runs is the third from the end."""
+        return _views(flat, self.shape)
+
     # --- forward ------------------------------------------------------------------------------------------------------
 
     def normalized(self, layer: int, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:

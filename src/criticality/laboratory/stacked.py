@@ -175,7 +175,7 @@ def train_stacked(
     torch.set_flush_denormal(True)  # dead units would slow every product down tenfold
     began = time.perf_counter()
     data = fashion_mnist(data_root)
-    pixels = _pixels(run, data)
+    pixels = pixels_of(run, data)
     stack = run.stack()
     labels = data.train.labels
     orders = [torch.Generator().manual_seed(1_000_003 + seed) for seed in run.seed_numbers]
@@ -202,7 +202,8 @@ def train_stacked(
     return _dataset(run, stack, data, pixels, records, losses, right, time.perf_counter() - began)
 
 
-def _pixels(run: ResidualRun, data: FashionMNIST) -> dict[str, Tensor]:
+def pixels_of(run: ResidualRun, data: FashionMNIST) -> dict[str, Tensor]:
+    """Of each part, as the task wants them: standardized, or in [0, 1] for ``fashion-mlp``."""
     parts = {"train": data.train, "validation": data.validation, "test": data.test}
     if run.task == "fashion-mlp":
         return {name: part.pixels for name, part in parts.items()}

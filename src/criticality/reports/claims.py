@@ -191,37 +191,26 @@ def _vit(axes: Sequence[Axes], data: Data) -> None:
     axes[0].legend(fontsize=7)
 
 
-_STUDY_NAMES = {
-    "stability": "ViT",
-    "stability_warm_up": "ViT, warm-up",
-    "stability_muon": "ViT, Muon",
-    "stability_code": "GPT",
-}
-
-
-def _training(axes: Sequence[Axes], data: Data) -> None:
-    """One row for each setting: the correlation and its interval."""
-    settings = data["settings"]
-    titles = (r"$\log J$ and the stable rate", r"$\log J$ and the best score")
-    for style, (panel, kind, title) in enumerate(zip(axes, ("stable", "score"), titles, strict=True)):
-        for row, setting in enumerate(settings):
-            found = setting[kind]
-            error = [[found["value"] - found["low"]], [found["high"] - found["value"]]]
-            panel.errorbar(
-                [found["value"]],
-                [row],
-                xerr=np.maximum(error, 0),
-                fmt=MARKERS[style],
-                color=COLOURS[style] if setting["decides"] else "#999999",
-                mfc="white",
-                capsize=2,
-            )
-        panel.axvline(0, color="black", lw=0.8)
-        panel.set(xlim=(-1.05, 1.05), xlabel="Spearman's $\\rho$", title=title)
-        panel.title.set_fontsize(9.5)
-        panel.invert_yaxis()
-        names = [f"{_STUDY_NAMES.get(s['study'], s['study'])}, {s['depth']}" for s in settings]
-        panel.set_yticks(range(len(settings)), names if panel is axes[0] else [""] * len(names))
+def _trainings(axes: Sequence[Axes], data: Data) -> None:
+    """One row for each estimate, with its interval."""
+    (panel,) = axes
+    estimates = data["estimates"]
+    for row, (name, found) in enumerate(estimates.items()):
+        error = [[found["value"] - found["low"]], [found["high"] - found["value"]]]
+        style = int(name.startswith("error"))
+        panel.errorbar(
+            [found["value"]],
+            [row],
+            xerr=np.maximum(error, 0),
+            fmt=MARKERS[style],
+            color=COLOURS[style],
+            mfc="white",
+            capsize=2,
+        )
+    panel.axvline(0, color="black", lw=0.8)
+    panel.set(xlim=(-1.05, 1.55), xlabel="Spearman's $\\rho$ of $\\log J$; error relative to the mean's")
+    panel.invert_yaxis()
+    panel.set_yticks(range(len(estimates)), list(estimates))
 
 
 _DRAW: dict[str, tuple[Callable[[Sequence[Axes], Data], None], int]] = {
@@ -233,6 +222,7 @@ _DRAW: dict[str, tuple[Callable[[Sequence[Axes], Data], None], int]] = {
     "alpha-class": (_alpha_class, 1),
     "alpha-amplifies": (_alpha_amplifies, 1),
     "small-alpha": (_small_alpha, 2),
-    "training": (_training, 2),
+    "training-stability": (_trainings, 1),
+    "training-quality": (_trainings, 1),
     "vit": (_vit, 2),
 }

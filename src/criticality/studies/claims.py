@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
-from operator import attrgetter
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
-import xarray as xr
 from scipy.optimize import brentq
 from scipy.stats import linregress, spearmanr
 from torch import Tensor, nn
@@ -25,7 +22,8 @@ from criticality.models.residual import ResidualNetwork, gaussian_inputs
 from criticality.models.timm_vit import ViTDescription
 from criticality.phases import ZOO, BlockStep, ResidualStep, amplification, classify
 from criticality.pointwise import Pointwise, PointwiseFunction
-from criticality.studies.stability import KEPT, Choice, Estimate, choices, correlation, kept_study, runs_of
+from criticality.studies import verdicts
+from criticality.studies.outcome import Claim, Outcome, Verdict
 from criticality.theory import (
     MLP,
     Attention,
@@ -41,41 +39,6 @@ from criticality.theory import (
 from criticality.theory.finite_width import log_apjn_variance
 from criticality.theory.network import mean_description
 from criticality.theory.norms import Norm
-
-Verdict = Literal["holds", "holds with limits", "fails", "not tested"]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came out of one claim.
-
-    Attributes:
-        verdict: decided by the numbers.
-        computed: what was computed, in a sentence.
-        found: what came out, in a sentence or a few, with its numbers and limits.
-        numbers: those on which the verdict rests.
-        data: what the figure is drawn from.
-    """
-
-    verdict: Verdict
-    computed: str
-    found: str
-    numbers: dict[str, float]
-    data: dict[str, Any] = field(default_factory=dict)
-
-    def record(self) -> dict[str, Any]:
-        """As it is written to files."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A claim of the plan and the computation that decides it."""
-
-    key: str
-    statement: str
-    decide: Callable[[int], Outcome]
-
 
 # --- large width ------------------------------------------------------------------------------------------------
 
@@ -642,79 +605,6 @@ def _without_attention(network: Network) -> Network:
     return replace(network, sublayers=kept, sublayers_per_block=1)
 
 
-def training(seed: int, studies: Mapping[str, xr.Dataset] | None = None) -> Outcome:
-    """Rank correlations of ``log J`` at initialization with stable learning rates and final scores, in the kept trainings.
-
-    A setting in which fewer than half of the pointwise norms learn, at any rate and with most seeds, decides nothing.
-    """
-    kept = studies if studies is not None else {name: kept_study(name) for name in KEPT}
-    stable, score, settings = [], [], []
-    for name, study in kept.items():
-        for depth in sorted({int(depth) for depth in study.depth.values}):
-            found = [
-                correlation(study, quantity, keep=partial(_pointwise_at, depth), seed=seed)
-                for quantity in (attrgetter("largest_stable"), attrgetter("best_score"))
-            ]
-            learn = [runs.learns for runs in runs_of(study) if _pointwise_at(depth, runs.choice())]
-            decides = 2 * sum(learn) >= len(learn)
-            if decides:
-                stable.append(found[0])
-                score.append(found[1])
-            pair = {"stable": asdict(found[0]), "score": asdict(found[1])}
-            settings.append({"study": name, "depth": depth, "decides": decides, **pair})
-    below = [sum(estimate.high < 0 for estimate in found) for found in (stable, score)]
-    deciding, all_of_them = len(stable), len(settings)
-    deciding_studies = dict.fromkeys(str(setting["study"]) for setting in settings if setting["decides"])
-    ratios = [_gap_to_layer_norm(kept[name]) for name in deciding_studies] or [math.nan]
-    verdict: Verdict = "fails"
-    if deciding and below == [deciding] * 2:
-        verdict = "holds"
-    elif below[0] > deciding / 2:
-        verdict = "holds with limits"
-    trainings = sum(int((study.status.values == "done").sum()) for study in kept.values())
-    return Outcome(
-        verdict,
-        f"Spearman's correlation of log J(0→L) at initialization with the largest stable learning rate and with the best"
-        f" score, over pointwise norms (α, schedules), in {all_of_them} settings of depth, warm-up, optimizer and task;"
-        f" {trainings} trainings (docs/studies/stability.md).",
-        f"In {all_of_them - deciding} of the settings most pointwise norms learn at no rate in the budget, which decides"
-        f" nothing. In the {deciding} others, stable rate: {_range(stable)}, below 0 with its whole interval in {below[0]};"
-        f" final score: {_range(score)}, below 0 in {below[1]}. Between kinds of norm log J does not decide: LayerNorm's"
-        f" stable rate is {min(ratios):.1f} to {max(ratios):.1f} times that of the pointwise norm whose log J is nearest to"
-        " its own.",
-        {
-            "settings": float(all_of_them),
-            "deciding": float(deciding),
-            "stable_below_0": float(below[0]),
-            "score_below_0": float(below[1]),
-            "largest_ratio_to_layer_norm": max(ratios),
-        },
-        {"settings": settings},
-    )
-
-
-def _pointwise_at(depth: int, choice: Choice) -> bool:
-    return choice.pointwise and choice.depth == depth
-
-
-def _range(found: Sequence[Estimate]) -> str:
-    if not found:
-        return "none"
-    values = [estimate.value for estimate in found]
-    return f"{min(values):+.2f} to {max(values):+.2f}"
-
-
-def _gap_to_layer_norm(study: xr.Dataset) -> float:
-    """Stable rate of LayerNorm over that of the pointwise norm with the nearest ``log J``, geometric mean over depths."""
-    found = choices(study)
-    ratios = []
-    for norm in (choice for choice in found if choice.label == "ln"):
-        others = [choice for choice in found if _pointwise_at(norm.depth, choice)]
-        near = others[int(np.argmin([abs(choice.log_apjn - norm.log_apjn) for choice in others]))]
-        ratios.append(math.log(norm.largest_stable / near.largest_stable))
-    return math.exp(float(np.mean(ratios)))
-
-
 CLAIMS: dict[str, Claim] = {
     claim.key: claim
     for claim in (
@@ -747,7 +637,18 @@ CLAIMS: dict[str, Claim] = {
             "Gradients of a ViT at initialization follow the theory qualitatively, even without attention in it.",
             vit_against_theory,
         ),
-        Claim("training", "Criticality determines training stability and predicts final quality.", training),
+        Claim(
+            "training-stability",
+            "Criticality at initialization determines training stability.",
+            verdicts.stability,
+            True,
+        ),
+        Claim(
+            "training-quality",
+            "Criticality at initialization predicts the quality of the trained network.",
+            verdicts.quality,
+            True,
+        ),
     )
 }
 

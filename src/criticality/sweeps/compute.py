@@ -77,7 +77,7 @@ def _function(compute: str) -> Callable[[Cell], Any]:
 
         function: Callable[[Cell], Any] = load_name(compute.removeprefix("module:"))
         return function
-    return {"predict": _predict, "measure": _measure, "train": _train}[compute]
+    return {"predict": _predict, "measure": _measure, "train": _train, "initial": _initial}[compute]
 
 
 def _predict(cell: Cell) -> dict[str, Any]:
@@ -139,6 +139,15 @@ def _train(cell: Cell) -> dict[str, Any]:
         "largest_gradient": float(np.nanmax(np.append(result.gradient_norm.values, 0.0))),
         "step_seconds": float(np.nanmedian(result.step_seconds.values)),
     }
+
+
+def _initial(cell: Cell) -> dict[str, Any]:
+    """A stacked task at initialization (``laboratory.initial``), by seed; ``log_apjn`` is the mean."""
+    from criticality.laboratory.initial import initial_values
+    from criticality.laboratory.stacked import ResidualRun
+
+    found = initial_values(ResidualRun(**cell))
+    return {**found, "log_apjn_by_run": found["log_apjn"], "log_apjn": float(found["log_apjn"].mean())}
 
 
 _SCALARS = ("diverged", "diverged_at", "first_loss", "last_loss", "largest_loss", "largest_spike")

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 import zarr
 
 from criticality.schema import whole_or_absent
-from criticality.sweeps.store import Store
+from criticality.sweeps.store import Store, dataset_of, study_of
 
 
 def pack_study(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
@@ -53,6 +54,21 @@ def unpack_study(packed: str | os.PathLike[str], path: str | os.PathLike[str]) -
     storage.close()
     os.replace(part, target)
     return target
+
+
+def packed_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
+    """What a packed store holds, as ``Store.dataset``.
+
+    Raises:
+        ValueError: not a packed store of a study.
+    """
+    storage, group = open_packed(_checked(path))
+    try:
+        return dataset_of(group, list(study_of(group).cells())).load()
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"packed study {str(path)!r} must be a whole study of criticality: {error}") from error
+    finally:
+        storage.close()
 
 
 def open_packed(path: str | os.PathLike[str]) -> tuple[Any, Any]:

@@ -80,13 +80,7 @@ class Store:
     def _open(self) -> tuple[Any, Study]:
         try:
             group: Any = zarr.open_group(self.path, mode="r+" if self._lock is not None else "r")
-            attrs = dict(group.attrs)
-            if attrs.get("kind") != _KIND or attrs.get("schema") != SCHEMA or "status" not in group:
-                raise ValueError(f"its kind is {attrs.get('kind')!r} and its schema {attrs.get('schema')!r}")
-            content = json.loads(str(attrs["study"]))
-            study = Study(**{**content, "cases": tuple(content["cases"])})
-            if group["status"].shape != (sum(1 for _ in study.cells()),):
-                raise ValueError("its cells are not those of its study")
+            study = study_of(group)
         except Exception as error:
             raise ValueError(
                 f"store {str(self.path)!r} must be a whole store of a criticality study: {error}"
@@ -153,17 +147,38 @@ class Store:
 
     def dataset(self) -> xr.Dataset:
         """Everything so far, with the parameters as coordinates along ``cell``."""
-        variables = {
-            name: (array.metadata.dimension_names, np.asarray(array[:]))
-            for name, array in self.group.arrays()
-            if name not in ("message", "status")
-        }
-        names = list(dict.fromkeys(name for cell in self.cells for name in cell))
-        coordinates: dict[str, Any] = {name: ("cell", _column(self.cells, name)) for name in names}
-        coordinates["status"] = ("cell", np.array([STATES[number] for number in self.status()]))
-        attrs = {"source": "study", "schema": SCHEMA, "study": self.group.attrs["study"], "version": __version__}
-        apart = {name: variable for name, variable in variables.items() if name not in coordinates}
-        return xr.Dataset(apart, coordinates, attrs)
+        return dataset_of(self.group, self.cells)
+
+
+def dataset_of(group: Any, cells: Sequence[Mapping[str, Any]]) -> xr.Dataset:
+    """What the Zarr group of a store holds on its cells, with their parameters as coordinates along ``cell``."""
+    variables = {
+        name: (array.metadata.dimension_names, np.asarray(array[:]))
+        for name, array in group.arrays()
+        if name not in ("message", "status")
+    }
+    names = list(dict.fromkeys(name for cell in cells for name in cell))
+    coordinates: dict[str, Any] = {name: ("cell", _column(cells, name)) for name in names}
+    coordinates["status"] = ("cell", np.array([STATES[number] for number in np.asarray(group["status"][:])]))
+    attrs = {"source": "study", "schema": SCHEMA, "study": group.attrs["study"], "version": group.attrs["version"]}
+    apart = {name: variable for name, variable in variables.items() if name not in coordinates}
+    return xr.Dataset(apart, coordinates, attrs)
+
+
+def study_of(group: Any) -> Study:
+    """The study whose results a Zarr group holds.
+
+    Raises:
+        ValueError: a group of another kind, schema or number of cells.
+    """
+    attrs = dict(group.attrs)
+    if attrs.get("kind") != _KIND or attrs.get("schema") != SCHEMA or "status" not in group:
+        raise ValueError(f"its kind is {attrs.get('kind')!r} and its schema {attrs.get('schema')!r}")
+    content = json.loads(str(attrs["study"]))
+    study = Study(**{**content, "cases": tuple(content["cases"])})
+    if group["status"].shape != (sum(1 for _ in study.cells()),):
+        raise ValueError("its cells are not those of its study")
+    return study
 
 
 def _neighbours(results: Sequence[Result]) -> list[list[Result]]:

@@ -27,8 +27,9 @@ class Study:
 
     Attributes:
         name: of the study.
-        compute: ``predict`` (theory of a residual net or a model), ``measure`` (a model), ``train`` (the laboratory), or
-            ``module:PATH.py:FUNCTION``, a function of a cell that returns a number or a dict of numbers and arrays.
+        compute: ``predict`` (theory of a residual net or a model), ``measure`` (a model), ``train`` (the laboratory), ``initial``
+            (a stacked task of the laboratory before its first step), or ``module:PATH.py:FUNCTION``, a function of a cell that
+            returns a number or a dict of numbers and arrays.
         grid: values of each parameter; cells are all combinations.
         fixed: parameters that are the same in all cells.
         cases: alternatives to be crossed with the grid, each a set of parameters, for those that do not cross (a norm without
@@ -47,9 +48,9 @@ class Study:
     search: str = ""
 
     def __post_init__(self) -> None:
-        if self.compute not in ("predict", "measure", "train") and not self.compute.startswith("module:"):
+        if self.compute not in ("predict", "measure", "train", "initial") and not self.compute.startswith("module:"):
             raise ValueError(
-                f"compute={self.compute!r} must be 'predict', 'measure', 'train' or 'module:PATH.py:FUNCTION'"
+                f"compute={self.compute!r} must be 'predict', 'measure', 'train', 'initial' or 'module:PATH.py:FUNCTION'"
             )
         for name, values in self.grid.items():
             if not isinstance(values, list) or not values:

@@ -1,0 +1,72 @@
+"""Made-up studies of converged trainings whose answers are known: the columns that stacked trainings store, and no training."""
+
+import json
+
+import numpy as np
+import xarray as xr
+
+RATES = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
+SEEDS, RECORDS, WINDOWS = 3, 4, 20
+
+
+def made_up(choices, *, name="made_up", depth=32, done=None, noise=0.0005, seed=0):
+    """A study of choices ``dict(alpha, log_apjn, quality, log_stable)``; ``norm`` and ``sigma_w`` as well, if given.
+
+    Accuracy is ``quality`` at rate 1e-3, a little less at others, and 0.1 above the largest stable rate.  Only the first ``done``
+    choices are computed.
+    """
+    rng = np.random.default_rng(seed)
+    rows = [(choice, place, rate) for place, choice in enumerate(choices) for rate in RATES]
+    count, points = len(rows), depth + 1
+    log_apjn = np.array([[choice["log_apjn"]] * SEEDS for choice, _, _ in rows])
+    accuracy = np.array(
+        [
+            [
+                (choice["quality"] - 0.004 * abs(np.log10(rate / 1e-3)))
+                if rate <= 10 ** choice["log_stable"] * 1.01
+                else 0.1
+                for _ in range(SEEDS)
+            ]
+            for choice, _, rate in rows
+        ]
+    )
+    accuracy = accuracy + noise * rng.standard_normal(accuracy.shape)
+    series = np.zeros((count, SEEDS, RECORDS, points))
+    values = {
+        "validation_accuracy": accuracy,
+        "test_accuracy": accuracy - 0.01,
+        "diverged": np.zeros((count, SEEDS)),
+        "largest_spike": np.full((count, SEEDS), 0.3),
+        "loss_series": np.full((count, SEEDS, WINDOWS), 0.5),
+        "update_series": np.full((count, SEEDS, RECORDS), 0.02),
+        "log_apjn_by_run": log_apjn,
+        "log_apjn_series": np.broadcast_to(log_apjn[:, :, None, None], series.shape).copy(),
+        "log_q_series": np.broadcast_to(np.linspace(0, 1, points), series.shape).copy(),
+        "log_slope_series": series.copy(),
+        "saturated_series": series.copy(),
+        "correlation_series": series.copy(),
+    }
+    columns = {
+        "norm": np.array([choice.get("norm", "dyt") for choice, _, _ in rows]),
+        "alpha": np.array([choice.get("alpha", np.nan) for choice, _, _ in rows], dtype=float),
+        "sigma_w": np.array([choice.get("sigma_w", 1.0 + 1e-3 * place) for choice, place, _ in rows]),
+        "depth": np.full(count, float(depth)),
+        "steps": np.full(count, 200.0),
+        "learning_rate": np.array([rate for _, _, rate in rows]),
+        "status": np.array(["done" if done is None or place < done else "open" for _, place, _ in rows]),
+    }
+    variables = {
+        key: (("cell", *(f"{key}_{axis}" for axis in range(value.ndim - 1))), value) for key, value in values.items()
+    }
+    study = {"name": name, "grid": {"learning_rate": RATES}, "search": ""}
+    coordinates = {key: ("cell", value) for key, value in columns.items()}
+    return xr.Dataset(variables, coordinates, {"study": json.dumps(study)})
+
+
+def factorial(quality, log_stable=lambda alpha, log_apjn: -2.0, alphas=(0.3, 0.6, 1.2, 2.4), targets=(1, 2, 4, 8, 16)):
+    """Choices of alpha crossed with log J, with ``quality(alpha, log_apjn)`` and ``log_stable(alpha, log_apjn)``."""
+    return [
+        {"alpha": a, "log_apjn": float(t), "quality": quality(a, t), "log_stable": log_stable(a, t)}
+        for a in alphas
+        for t in targets
+    ]
