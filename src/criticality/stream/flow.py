@@ -133,7 +133,8 @@ def hold_side_inputs(flow: Flow, fixed: Collection[int] = ()) -> tuple[Flow, tup
     """Hold values fixed that hide the cut vertices, one after the other, as long as that gives more joins.
 
     Tried are values of four or more consumers that span most of the largest region without a cut vertex, when that
-    holds more than a third of the nodes in which paths meet; kept are the nearest consumers that give most joins.  Nodes in ``fixed`` are
+    holds more than a third of the nodes in which paths meet; kept are the nearest consumers that give most joins.
+    Nodes in ``fixed`` are
     not tried.
     """
     held: list[SideInput] = []
