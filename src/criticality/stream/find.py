@@ -133,7 +133,7 @@ def _run(
         recording = Recording(model, tokens, observe, computed)
         recording.enter(ready)
         with _written_back(recording), eager(), under or nullcontext(), recording.watching() as record:
-            returned = call(model, ready, lambda: recording.failed_in)
+            returned = call(model, ready, recording.where)
         record.sources[:0] = sources
         if record.sources or not tokens:
             break

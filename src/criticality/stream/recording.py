@@ -270,6 +270,10 @@ class Recording(TorchFunctionMode):
         replaced = self._note("embedding", [leaf], value)
         return value if replaced is None else replaced
 
+    def where(self) -> str:
+        """Name of the module in which the model failed, empty when it did not."""
+        return self.failed_in
+
     @contextmanager
     def watching(self) -> Iterator[Record]:
         """Record what the calling thread does inside."""
