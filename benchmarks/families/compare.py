@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from sources import Ready
 
+from criticality.errors import NotFiniteError
 from criticality.measurement import measure_ensemble
 from criticality.stream import stream
 from criticality.weightless import predict_sampled
@@ -63,15 +64,21 @@ def tried(load: Callable[[int], Ready], say: Callable[..., None], widths: tuple[
     """Compare a model; one that misses again with more seeds, and then at larger widths."""
     warnings.filterwarnings("ignore")
     ready = load(widths[0])
-    shapes = {"x": ready.inputs} if not isinstance(ready.inputs, dict) else ready.inputs
-    say(way=ready.way, parameters=ready.parameters, inputs={name: list(one.shape) for name, one in shapes.items()})
-    if compare(ready, say):
+    say(way=ready.way, parameters=ready.parameters, inputs={name: list(one.shape) for name, one in ready.named().items()})
+    precise = False
+    try:
+        agrees = compare(ready, say)
+    except NotFiniteError:  # gradients that single precision does not hold
+        precise = True
+        say(way=f"{ready.way}, double precision")
+        agrees = compare(ready.doubled(), say)
+    if agrees:
         say(result="agrees", width=widths[0])
         return
     for width in widths:
         if width != widths[0]:
             ready = load(width)
-        if compare(ready, say, MORE_SEEDS):
+        if compare(ready.doubled() if precise else ready, say, MORE_SEEDS):
             say(result="agrees", width=width)
             return
     say(result="misses", width=widths[-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,19 @@ class Ready:
     inputs: dict[str, Tensor] | Tensor
     way: str
     parameters: int
+
+    def named(self) -> dict[str, Tensor]:
+        """Inputs by their names; a picture alone is ``x``."""
+        return self.inputs if isinstance(self.inputs, dict) else {"x": self.inputs}
+
+    def doubled(self) -> Ready:
+        """The same in double precision."""
+        inputs = {name: one.double() if one.is_floating_point() else one for name, one in self.named().items()}
+        return replace(
+            self,
+            build=lambda: self.build().double(),
+            inputs=inputs if isinstance(self.inputs, dict) else inputs["x"],
+        )
 
 
 def transformers_types() -> list[str]:
@@ -110,7 +123,7 @@ def _line(error: Exception) -> str:
 
 
 _SMALL = ("tiny", "small", "xxs", "xs", "_s", "nano", "pico", "femto", "atto", "base")
-_PATCHES = 96
+_SIDE = 96
 
 
 def timm_modules() -> dict[str, str]:
@@ -138,7 +151,7 @@ def timm_model(name: str) -> Ready:
             model = timm.create_model(name, **settings).eval()
             channels, height, width = model.default_cfg.get("input_size", (3, 224, 224))
             size = (height, width) if side is None else (side, side)
-            image = torch.randn(2, channels, *size, generator=torch.Generator().manual_seed(0))
+            image = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))
             with torch.no_grad():
                 model(image)
         except Exception as error:
@@ -160,7 +173,7 @@ def _timm_ways(name: str) -> Iterator[tuple[dict[str, Any], int | None]]:
     config = timm.get_pretrained_cfg(name)
     side = config.input_size[-1] if config is not None else 224
     if config is None or not config.fixed_input_size:
-        yield {}, max(side // 2 // 32 * 32, 64)
+        yield {}, min(side, _SIDE)
     else:
         yield {"img_size": side // 2}, side // 2
-    yield {}, None
+    yield {}, None  # the side of its configuration

@@ -145,6 +145,13 @@ def test_sequence_first_streams_are_read_along_their_tokens() -> None:
     assert abs(found.correlation.values[0] - correlation) < 1e-5
 
 
+def test_ids_may_be_hashed_before_they_are_looked_up() -> None:
+    net, ids = nets.build(nets.Hashed), torch.randint(0, 500, (2, 5), generator=torch.Generator().manual_seed(2))
+    net(ids)
+    expected = plain_log_apjn(net.seen)
+    np.testing.assert_allclose(measure(net, ids).log_apjn, expected, atol=2e-5)
+
+
 def test_encoder_and_decoder_have_a_stream_each() -> None:
     net = nets.build(nets.EncoderDecoder)
     tokens = torch.randint(0, 40, (2, 6), generator=torch.Generator().manual_seed(1)), torch.randint(0, 40, (2, 5))

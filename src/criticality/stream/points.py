@@ -13,7 +13,7 @@ from criticality.stream.graph import Graph
 from criticality.stream.recording import Call, Record
 
 ADDITIONS = ("Add", "Sub", "Rsub", "Lerp", "IndexAdd", "ScatterAdd", "IndexPut")
-"""How the names of nodes begin that add to a stream; ``Add`` covers ``addmm``, ``addcmul`` and the like."""
+"""How the names of nodes begin that add to a stream; ``Add`` covers ``addcmul`` and the like, and ``addmm``."""
 
 VIEWS = (
     "View", "UnsafeView", "Reshape", "Transpose", "Permute", "TBackward", "Unsqueeze", "Squeeze", "Expand", "Alias",
@@ -213,6 +213,8 @@ def additions_on_skip(layout: Layout, flow: Flow, start: int, end: int) -> int |
         before = [fewest[one] for one in flow.joined[node] if one in fewest]
         name = layout.name(node)
         scales = len(flow.joined[node]) == 1 and name.startswith(("Mul", "Div", "Sum", "Mean", "Neg"))
+        if layout.heavy(node):  # addmm, too, is called an addition
+            continue
         if before and (name.startswith((*ADDITIONS, *VIEWS)) or scales or name == OPAQUE):
             fewest[node] = min(before) + (name.startswith(ADDITIONS) and len(flow.joined[node]) > 1)
     return fewest[end] - (layout.name(end).startswith(ADDITIONS)) if end in fewest else None
