@@ -1,6 +1,7 @@
 """Write data/families.json: the exact engine against the measurement, ``python docs/make_exact_families.py``.
 
-About ten minutes on two cores.  Results are kept below ``docs/data/families`` while it runs, and taken up again.  ``make_families.py`` makes the page.
+About ten minutes on two cores.  Results are kept below ``docs/data/families`` while it runs, and taken up again.
+``make_families.py`` makes the page.
 """
 
 from __future__ import annotations

@@ -84,12 +84,14 @@ def _summary(store: list[dict[str, Any]]) -> Iterator[str]:
     yield ""
     compared = [row for row in store if "excess" in row]
     errors = sorted(max(map(abs, _errors(row))) for row in compared)
-    differences = sorted(max(abs(a - b) for a, b in zip(row["predicted"], row["measured"], strict=True)) for row in compared)
+    differences = sorted(
+        max(abs(a - b) for a, b in zip(row["predicted"], row["measured"], strict=True)) for row in compared
+    )
     if compared:
         yield (
             f"Over the {len(compared)} models that were compared, the largest difference over all points of a model is"
-            f" {_quantile(differences, 0.5):.3f} in the median and {_quantile(differences, 0.9):.3f} at the 90th percentile; the largest"
-            f" combined standard error is {_quantile(errors, 0.5):.3f} and {_quantile(errors, 0.9):.3f}."
+            f" {_quantile(differences, 0.5):.3f} in the median and {_quantile(differences, 0.9):.3f} at the 90th percentile; the"
+            f" largest combined standard error is {_quantile(errors, 0.5):.3f} and {_quantile(errors, 0.9):.3f}."
         )
         yield ""
 

@@ -64,7 +64,11 @@ def tried(load: Callable[[int], Ready], say: Callable[..., None], widths: tuple[
     """Compare a model; one that misses again with more seeds, and then at larger widths."""
     warnings.filterwarnings("ignore")
     ready = load(widths[0])
-    say(way=ready.way, parameters=ready.parameters, inputs={name: list(one.shape) for name, one in ready.named().items()})
+    say(
+        way=ready.way,
+        parameters=ready.parameters,
+        inputs={name: list(one.shape) for name, one in ready.named().items()},
+    )
     precise = False
     try:
         agrees = compare(ready, say)
