@@ -9,8 +9,8 @@ from criticality.errors import CriticalityError
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a pattern is the name itself, its last part or parts, a glob of it (``*``, ``?``, ``[...]``), or, after ``re:``,
-    a regular expression for the whole name.
+    """Whether a pattern is the name itself, its last part or parts, a glob of it or of its last part (``*``, ``?``, ``[...]``),
+    or, after ``re:``, a regular expression for the whole name.
 
     Raises:
         CriticalityError: what is after ``re:`` is no regular expression.
@@ -23,4 +23,10 @@ def matches(pattern: str, name: str) -> bool:
             return re.fullmatch(pattern[3:], name) is not None
         except re.error as error:
             raise CriticalityError(f"pattern {pattern!r} must be a regular expression after 're:': {error}") from None
-    return pattern == name or name.endswith(f".{pattern}") or fnmatchcase(name, pattern)
+    last = "" if "." in pattern else name.rpartition(".")[2]
+    return (
+        pattern == name
+        or name.endswith(f".{pattern}")
+        or fnmatchcase(name, pattern)
+        or bool(last and fnmatchcase(last, pattern))
+    )
