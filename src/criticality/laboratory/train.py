@@ -148,12 +148,9 @@ def train(
         if _has_diverged(series["loss"]):
             diverged_at = step
             break
-        if (step + 1) % run.every == 0:
-            try:
-                monitor.record(step + 1)
-            except ValueError:  # the stream is no longer finite
-                diverged_at = step
-                break
+        if (step + 1) % run.every == 0 and not math.isfinite(monitor.record(step + 1)["criticality/log_apjn"]):
+            diverged_at = step
+            break
         if path is not None and (step + 1) % checkpoint_every == 0:
             _save(path, run, model, optimizers, generator, series, monitor)
     return _dataset(run, made, model, monitor, series, diverged_at, device)
@@ -166,7 +163,8 @@ def _model(run: Run, made: Any) -> nn.Module:
     if run.prescription is not None:
         batch = made.batch(16, torch.Generator().manual_seed(54321))
         network, inputs = made.read(model, batch)
-        apply_prescription(prescribe(network, inputs, run.target, run.prescription, samples=4), model)
+        found = prescribe(network, inputs, run.target, run.prescription, samples=4)
+        apply_prescription(found, model, made.inputs(batch))
     return model
 
 
