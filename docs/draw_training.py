@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import matplotlib as mpl
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from criticality.laboratory.records import geometric_steps
 from criticality.reports.figures import COLOURS, MARKERS, STYLE
 from criticality.studies.endings import endings
+from criticality.studies.plane import read_panels
 from criticality.studies.training import Choice, Trainings
 
 ALPHAS = (0.3, 0.6, 1.2, 2.4)
@@ -89,6 +91,28 @@ def _name(study: Trainings, cell: int) -> str:
     choice = next(choice for choice in study.begun if cell in choice.cells)
     rate = float(study.data.learning_rate.values[cell])
     return f"{choice.label}, σ_w {choice.settings['sigma_w']:.2g}, rate {rate:.0e}"
+
+
+def draw_plane(data: xr.Dataset) -> Figure:
+    """A column for each kind of network: chi* by theory (above) and test accuracy (below), the critical line on both."""
+    panels = [panel for panel in read_panels(data) if panel.rates.any()]
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(2.5 * len(panels) + 1.2, 4.8), layout="constrained")
+        rows = figure.subplots(2, len(panels), sharex=True, sharey=True, squeeze=False)
+        for column, panel in enumerate(panels):
+            w, b = panel.sigma_w**2, panel.sigma_b**2
+            above = rows[0][column].pcolormesh(w, b, panel.log_chi, cmap="RdBu_r", vmin=-1, vmax=1)
+            below = rows[1][column].pcolormesh(w, b, panel.accuracy, cmap="viridis", vmin=0.1, vmax=0.9)
+            if panel.log_chi.min() < 0 < panel.log_chi.max():
+                for row in rows:
+                    row[column].contour(w, b, panel.log_chi, [0.0], colors="black", linewidths=1.2)
+            norm = "LayerNorm" if panel.norm == "ln" else "no norm"
+            rows[0][column].set_title(rf"{panel.activation}, {norm}, $\mu$ = {panel.mu:g}", fontsize=9)
+            rows[1][column].set_xlabel(r"$\sigma_w^2$")
+        for row, shown, label in ((0, above, r"$\log \chi^*$, theory"), (1, below, "test accuracy")):
+            rows[row][0].set_ylabel(r"$\sigma_b^2$")
+            figure.colorbar(shown, ax=rows[row].tolist(), label=label)
+    return figure
 
 
 def drawn(studies: dict[str, Trainings]) -> list[tuple[str, Figure, str]]:

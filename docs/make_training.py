@@ -21,6 +21,7 @@ from criticality.reports.figures import save_figure
 from criticality.studies.association import LEAST, Table, correlation, held_out
 from criticality.studies.claims import CLAIMS
 from criticality.studies.endings import ENDINGS, endings
+from criticality.studies.plane import read_panels
 from criticality.studies.predictors import PREDICTORS
 from criticality.studies.stability import Estimate
 from criticality.studies.training import Choice, Trainings, kept_trainings
@@ -204,10 +205,28 @@ def page(studies: dict[str, Trainings], measured: dict[str, xr.Dataset]) -> str:
         "Runs at all rates; in brackets those within 5 per cent of the best rate of their choice. Words as in the plan.",
         "\n".join(table_of_endings(studies)),
     ]
-    sections += figures(studies)
+    sections += figures(studies) + plane()
     for name, study in studies.items():
         sections += [f"## Choices of `{name}`: {study.progress}", "\n".join(table_of_choices(study))]
     return "\n\n".join(sections) + "\n"
+
+
+def plane() -> list[str]:
+    """Study A, where something of it is packed: its figure and a line for each panel."""
+    path = DATA / "plane.zarr.zip"
+    if not path.exists():
+        return ["## Doshi's plane", "Not begun: 0 of 1500 cells."]
+    data = packed_dataset(path)
+    drawing = load_file(str(Path(__file__).parent / "draw_training.py"), "script")
+    save_figure(drawing.draw_plane(data), FOLDER / "plane")[1].unlink()
+    lines = ["| Network | rank correlation of accuracy and \\|log χ*\\| | range of log χ* |", "|---|---|---|"]
+    for panel in read_panels(data):
+        span = f"{panel.log_chi.min():+.3f} to {panel.log_chi.max():+.3f}"
+        name = f"{panel.activation}, {'LayerNorm' if panel.norm == 'ln' else 'no norm'}, μ = {panel.mu:g}"
+        lines.append(f"| {name} | {if_enough(panel.correlation)} | {span} |")
+    done = int((data.status.values == "done").sum())
+    words = "χ* of the last layer by theory, and test accuracy at the best of the rates so far, over (σ_w², σ_b²)"
+    return ["## Doshi's plane", f"{done} of {data.sizes['cell']} cells.", "\n".join(lines), f"![{words}](plane.png)"]
 
 
 def convergence(studies: dict[str, Trainings]) -> str:
