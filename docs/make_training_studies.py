@@ -142,8 +142,28 @@ def study_b() -> None:
     write("long_32", why, {"learning_rate": [1e-3, 3e-3, 1e-2]}, {**fixed, "steps": 3000}, half)
 
 
+def study_a() -> None:
+    """Doshi's plane: the cases in the order in which they say most, the rates with the likeliest best one first."""
+    sigma_w = [float(f"{(0.5 * k) ** 0.5:.5g}") for k in range(1, 11)]
+    sigma_b = [float(f"{(0.2 * k) ** 0.5:.5g}") for k in range(10)]
+    grid = {"learning_rate": [3e-2, 3e-1, 3e-3], "sigma_w": sigma_w, "sigma_b": sigma_b}
+    fixed = {
+        "task": "fashion-mlp",
+        "activation": "erf",
+        "depth": 50,
+        "width": 128,
+        "steps": 1000,
+        "batch": 128,
+        "seeds": 1,
+    }
+    kinds = [("none", 0.0), ("none", 1.0), ("ln", 1.0), ("none", 0.9), ("ln", 0.9)]
+    cases = [{"norm": norm, "mu": mu} for norm, mu in kinds]
+    write("plane", "Study A: Doshi's plane.", grid, {**fixed, "optimizer": "sgd", "decay": "constant"}, cases)
+
+
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
+    study_a()
     study_b()
 
 

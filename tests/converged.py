@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 RATES = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
-SEEDS, RECORDS, WINDOWS = 3, 4, 20
+SEEDS, RECORDS, WINDOWS = 3, 5, 20
 
 
 def made_up(choices, *, name="made_up", depth=32, done=None, noise=0.0005, seed=0):
@@ -40,6 +40,7 @@ def made_up(choices, *, name="made_up", depth=32, done=None, noise=0.0005, seed=
         "loss_series": np.full((count, SEEDS, WINDOWS), 0.5),
         "update_series": np.full((count, SEEDS, RECORDS), 0.02),
         "log_apjn_by_run": log_apjn,
+        "log_apjn": log_apjn.mean(1),
         "log_apjn_series": np.broadcast_to(log_apjn[:, :, None, None], series.shape).copy(),
         "log_q_series": np.broadcast_to(np.linspace(0, 1, points), series.shape).copy(),
         "log_slope_series": series.copy(),
@@ -51,7 +52,7 @@ def made_up(choices, *, name="made_up", depth=32, done=None, noise=0.0005, seed=
         "alpha": np.array([choice.get("alpha", np.nan) for choice, _, _ in rows], dtype=float),
         "sigma_w": np.array([choice.get("sigma_w", 1.0 + 1e-3 * place) for choice, place, _ in rows]),
         "depth": np.full(count, float(depth)),
-        "steps": np.full(count, 200.0),
+        "steps": np.full(count, 20.0),
         "learning_rate": np.array([rate for _, _, rate in rows]),
         "status": np.array(["done" if done is None or place < done else "open" for _, place, _ in rows]),
     }

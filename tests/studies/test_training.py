@@ -111,7 +111,7 @@ def test_layer_norm_is_in_the_correlations_but_not_where_alpha_is():
     table = table_of(made_up(choices + norms))
     assert correlation(table, "log_apjn", "quality").choices == 22
     assert correlation(table, "log_alpha", "quality").choices == 20
-    with pytest.raises(ValueError, match="known of 5 choices"):
+    with pytest.raises(ValueError, match="known of 8 choices"):
         correlation(table_of(made_up(choices[:4])), "log_apjn", "quality")
 
 

@@ -14,7 +14,7 @@ from scipy.stats import rankdata
 from criticality.studies.stability import Estimate
 from criticality.studies.training import Choice
 
-LEAST = 5
+LEAST = 8
 """Choices that a correlation takes."""
 
 Read = Callable[[Choice, Sequence[int]], Mapping[str, float]]

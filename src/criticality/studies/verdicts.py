@@ -11,7 +11,7 @@ from dataclasses import asdict
 import numpy as np
 import xarray as xr
 
-from criticality.studies.association import Table, correlation, held_out, spearman, tabulate
+from criticality.studies.association import LEAST, Table, correlation, held_out, spearman, tabulate
 from criticality.studies.outcome import Outcome, Verdict
 from criticality.studies.predictors import Predictors
 from criticality.studies.stability import Estimate
@@ -162,7 +162,7 @@ def _evidence(studies: Studies, target: str, seed: int) -> dict[str, Estimate]:
 def _undecided(asked: str, open_: Progress, studies: Studies, target: str) -> Outcome:
     said, numbers = "", {"cells": float(open_.cells), "of_cells": float(open_.of_cells)}
     begun = [studies[name] for name in AT_32 if name in studies and studies[name].choices]
-    if sum(len(study.choices) for study in begun) >= 5:
+    if sum(len(study.choices) for study in begun) >= LEAST:
         so_far = correlation(table_of(begun), "log_apjn", target)
         said = f" So far, at depth 32: ρ = {_shown(so_far)}."
         numbers |= {"so_far": so_far.value, "so_far_low": so_far.low, "so_far_high": so_far.high}

@@ -1,0 +1,43 @@
+"""The page of the converged trainings, on made-up ones, and whether the one that is kept is of the packs that are kept."""
+
+from pathlib import Path
+
+import pytest
+
+from converged import factorial, made_up
+from criticality.python_file import load_file
+from criticality.studies.training import kept_trainings, read_trainings
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(scope="module")
+def script():
+    return load_file(str(DOCS / "make_training.py"), "script")
+
+
+def test_page_of_made_up_trainings(script, tmp_path):
+    choices = factorial(lambda a, t: 0.9 - 0.01 * t)
+    norm = {"norm": "ln", "log_apjn": 4.2, "quality": 0.95, "log_stable": -1.6}
+    data = made_up([*choices, norm], name="factorial_32")
+    data["diverged"].values[3, 0] = 1
+    studies = {"factorial_32": read_trainings(data)}
+    script.FOLDER = tmp_path
+    page = script.page(studies, {})
+    lines = page.splitlines()
+    assert "| `factorial_32` | 126 of 126 cells (21 of 21 choices) |" in lines
+    assert "| `factorial_64` | 0 of about 182 cells (0 of 28 choices) |" in lines
+    row = next(line for line in lines if line.startswith("| log J(0 → L) |")).split("|")
+    assert float(row[2].split()[0]) < -0.8
+    assert row[5].strip() == "21"
+    assert "Best with LayerNorm: 0.9" in page
+    assert "best pointwise: 0.8" in page
+    assert "best pointwise of the same log J within 0.5: 0.8" in page
+    assert "| `factorial_32` | dyt | 1 (1) | 0 | 72 (60) |" in page  # log J = 16 is chaotic
+    assert (tmp_path / "training.png").stat().st_size > 5_000
+
+
+def test_the_page_that_is_kept_is_of_the_packs_that_are_kept():
+    page = (DOCS / "studies" / "training.md").read_text()
+    for name, study in kept_trainings().items():
+        assert f"| `{name}` | {study.progress} |" in page
