@@ -11,8 +11,8 @@ from tqdm import tqdm
 
 @contextmanager
 def bar(total: int, label: str) -> Iterator[Callable[[str, int], None]]:
-    """A progress bar of ``total`` steps; yields ``advance(what, steps)``."""
-    with tqdm(total=total, desc=label, file=sys.stderr, dynamic_ncols=True, leave=False) as progress:
+    """A progress bar of ``total`` steps, shown where stderr is a terminal; yields ``advance(what, steps)``."""
+    with tqdm(total=total, desc=label, file=sys.stderr, dynamic_ncols=True, leave=False, disable=None) as progress:
 
         def advance(what: str, steps: int) -> None:
             progress.set_postfix_str(what)
