@@ -227,12 +227,11 @@ class Monitor:
 
 
 def _not_finite(seen: Seen) -> xr.Dataset:
-    """A profile of which only ``q`` is known, where it is; log J is infinite where the stream is finite and the gradient not."""
+    """A profile of which only ``q`` is known, nan and inf as they are."""
     q = np.array(seen.q or [math.nan, math.nan])
     unknown = np.full(len(q), math.nan)
-    log_apjn = np.append(np.full(len(q) - 1, math.inf), 0.0) if np.isfinite(q).all() else unknown
     return profile_dataset(
-        seen.positions or range(len(q)), log_apjn, "measurement", {"points": seen.points}, q=q, correlation=unknown
+        seen.positions or range(len(q)), unknown, "measurement", {"points": seen.points}, q=q, correlation=unknown
     )
 
 
