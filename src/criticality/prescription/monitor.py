@@ -213,7 +213,7 @@ class Monitor:
             self.budget = log_apjn + 2
         if self.budget is not None and log_apjn > self.budget:
             found.append(("chaos", f"log J(0->L) = {log_apjn:.2f} exceeds the budget of {self.budget:.2f}"))
-        for name, (_, slope) in norms.items():
+        for name, (_, slope) in ({} if trouble else norms).items():  # one that sees inf is saturated, of course
             first = self._norms[0].get(name, (math.nan, math.nan))[1]
             if slope < max(_SATURATED, _COLLAPSE * first):
                 found.append(
