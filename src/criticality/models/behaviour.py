@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,30 @@ def behaviour(module: nn.Module) -> Behaviour | Otherwise:
     """
     if type(module) is DynamicPointwise:
         return _own(module)
+    known, key = _KNOWN.setdefault(type(module), {}), _key(module)
+    if key is None:
+        return _seen(module)
+    if key not in known:
+        known[key] = _seen(module)
+    return known[key]
+
+
+def _key(module: nn.Module) -> tuple[Any, ...] | None:
+    """What a module's behaviour depends on beside its class, parameters by their shape; ``None`` where that is more than
+    numbers, names and the code of the class."""
+    own = {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
+    if module._modules or module._buffers or not all(isinstance(value, _PLAIN) for value in own.values()):
+        return None
+    shapes = tuple((name, None if p is None else tuple(p.shape)) for name, p in module._parameters.items())
+    return type(module).forward, shapes, repr(sorted(own.items()))
+
+
+_KNOWN: WeakKeyDictionary[type, dict[tuple[Any, ...], Behaviour | Otherwise]] = WeakKeyDictionary()
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_PLAIN = (int, float, str, tuple, torch.dtype, torch.device, type(None))
+
+
+def _seen(module: nn.Module) -> Behaviour | Otherwise:
     kind = type(module).__name__
     unseen = Otherwise("unseen", f"run on one tensor for it to be seen what it does, and a {kind} does not:"
                        " whether it scales by its weight or scales by 1 + weight is not known")  # fmt: skip
