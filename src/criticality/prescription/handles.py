@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from criticality.models.behaviour import Survey, survey
 from criticality.models.own_inputs import inputs_of
+from criticality.models.survey import Survey, survey
 from criticality.prescription.scaling import Scaled, decide
 from criticality.stream import Branch, Chain, Reader, Site, Trace, trace
 from criticality.stream.find import original
