@@ -121,6 +121,13 @@ def test_norms_that_average_otherwise_are_known_as_such(module):
     assert all(torch.equal(module.state_dict()[key], value) for key, value in state.items())
 
 
+def test_modules_of_one_class_are_told_apart_by_their_numbers():
+    first, second = nn.LayerNorm(4, eps=1e-3), nn.LayerNorm(4, eps=1e-6)
+    assert [behaviour(norm).epsilon for norm in (first, second, nn.LayerNorm(4, eps=1e-3))] == [1e-3, 1e-6, 1e-3]
+    assert behaviour(nn.LayerNorm(6)).width == 6
+    assert behaviour(nn.LayerNorm(6, bias=False)).bias is None
+
+
 def test_hooks_of_the_module_do_not_see_the_probing():
     module, calls = nn.LayerNorm(4), []
     module.register_forward_hook(lambda *_: calls.append(1))

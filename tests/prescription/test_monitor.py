@@ -220,5 +220,5 @@ def test_hugging_face_trainer(tmp_path):
     trainer_callback(monitor, trainer)
     trainer.train()
     history = [entry for entry in trainer.state.log_history if "criticality/log_apjn" in entry]
-    assert [entry["step"] for entry in history] == [2, 4, 6]
-    assert monitor.dataset().sizes == {"step": 3, "block": 3, "norm": 4, "branch": 2}
+    assert [entry["step"] for entry in history] == [0, 2, 4, 6]
+    assert monitor.dataset().sizes == {"step": 4, "block": 3, "norm": 4, "branch": 2}

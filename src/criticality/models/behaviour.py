@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -71,6 +72,30 @@ def behaviour(module: nn.Module) -> Behaviour | Otherwise:
     """
     if type(module) is DynamicPointwise:
         return _own(module)
+    known, key = _KNOWN.setdefault(type(module), {}), _key(module)
+    if key is None:
+        return _seen(module)
+    if key not in known:
+        known[key] = _seen(module)
+    return known[key]
+
+
+def _key(module: nn.Module) -> tuple[Any, ...] | None:
+    """What a module's behaviour depends on beside its class, parameters by their shape; ``None`` where that is more than
+    numbers, names and the code of the class."""
+    own = {name: value for name, value in vars(module).items() if name not in _OF_EVERY_MODULE}
+    if module._modules or module._buffers or not all(isinstance(value, _PLAIN) for value in own.values()):
+        return None
+    shapes = tuple((name, None if p is None else tuple(p.shape)) for name, p in module._parameters.items())
+    return type(module).forward, shapes, repr(sorted(own.items()))
+
+
+_KNOWN: WeakKeyDictionary[type, dict[tuple[Any, ...], Behaviour | Otherwise]] = WeakKeyDictionary()
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+_PLAIN = (int, float, str, tuple, torch.dtype, torch.device, type(None))
+
+
+def _seen(module: nn.Module) -> Behaviour | Otherwise:
     kind = type(module).__name__
     unseen = Otherwise("unseen", f"run on one tensor for it to be seen what it does, and a {kind} does not:"
                        " whether it scales by its weight or scales by 1 + weight is not known")  # fmt: skip
@@ -261,53 +286,3 @@ def _averaging(probe: Probe, module: nn.Module) -> Otherwise | None:
                 )
             return Otherwise("several axes", f"be a LayerNorm or RMSNorm, but is a {kind}, which averages otherwise")
     return None
-
-
-@dataclass(frozen=True)
-class Survey:
-    """The norms of a model by name, in the order of the model, a shared one at each of its names.
-
-    Attributes:
-        norms: modules that act as norms of one axis.
-        others: norms that average otherwise, and modules of vectors whose behaviour could not be seen.
-    """
-
-    norms: dict[str, tuple[nn.Module, Behaviour]]
-    others: dict[str, tuple[nn.Module, Otherwise]]
-
-
-def survey(model: nn.Module) -> Survey:
-    """What every module without a weight matrix does; of modules within modules the innermost that is a norm."""
-    known: dict[int, Behaviour | Otherwise] = {}
-    found = Survey({}, {})
-
-    def of(module: nn.Module) -> Behaviour | Otherwise:
-        return known.setdefault(id(module), known.get(id(module)) or behaviour(module))
-
-    def visit(name: str, module: nn.Module) -> bool:
-        children = [(child, part) for child, part in module._modules.items() if part is not None]
-        inside = [visit(f"{name}.{child}" if name else child, part) for child, part in children]
-        if any(inside) or (children and (not _own_parameters(module) or _holds_matrix(module))):
-            return any(inside)
-        seen = of(module)
-        if isinstance(seen, Behaviour):
-            found.norms[name] = (module, seen)
-            return True
-        if seen.kind != "none" and next(module.parameters(), None) is not None and not _only_matrix(module, seen):
-            found.others[name] = (module, seen)
-        return False
-
-    visit("", model)
-    return found
-
-
-def _own_parameters(module: nn.Module) -> bool:
-    return next(module.parameters(), None) is not None and not isinstance(module, (nn.Sequential, nn.ModuleList))
-
-
-def _holds_matrix(module: nn.Module) -> bool:
-    return any(sum(size > 1 for size in parameter.shape) > 1 for parameter in module.parameters())
-
-
-def _only_matrix(module: nn.Module, seen: Otherwise) -> bool:
-    return seen.kind == "unseen" and _holds_matrix(module)

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from criticality.errors import CriticalityError
-from criticality.models.behaviour import Behaviour, Survey, survey
+from criticality.models.behaviour import Behaviour
 from criticality.models.normalizers import DynamicPointwise
 from criticality.models.patterns import matches
-from criticality.models.sites import QK_NORM, SITE_KINDS, kinds_by_flow, on_heads_by_shape
+from criticality.models.scope import Kept, Scope, affine
+from criticality.models.survey import survey
 from criticality.schema import whole_or_absent
 from criticality.stream.find import original
 from criticality.theory.norms import LAYER_NORMS, RMS_NORMS, make_norm, takes_alpha
@@ -42,18 +43,6 @@ class Replacement:
     def __str__(self) -> str:
         note = f" ({self.note})" if self.note else ""
         return f"{self.name}: {type(self.before).__name__} -> {self.after}{note}"
-
-
-@dataclass(frozen=True)
-class Kept:
-    """One norm that was left as it is: name, class and reason."""
-
-    name: str
-    kind: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.kind} kept, {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -136,7 +125,7 @@ def replace_norms(
     found = survey(model)
     if "" in found.norms:
         raise CriticalityError("model must contain its norms, but is a norm itself")
-    scope = _Scope(model, found, inputs, keep, only)
+    scope = Scope(model, found, inputs, keep, only)
     chosen, kept = scope.split(strict)
     alphas = _alphas(norm, alpha, list(chosen))
     made: dict[tuple[int, float | None], tuple[nn.Module, str]] = {}
@@ -172,101 +161,6 @@ def write_weights(model: nn.Module, path: str | os.PathLike[str]) -> Path:
 def _whole(tensor: Any) -> torch.Tensor:
     whole: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return whole
-
-
-class _Scope:
-    """Which norms are replaced.
-
-    Raises:
-        CriticalityError: a pattern without a match, or a kind of site that is not known without inputs.
-    """
-
-    def __init__(
-        self, model: nn.Module, found: Survey, inputs: Any, keep: Sequence[str] | None, only: Sequence[str] | None
-    ):
-        self.model, self.found, self.keep, self.only = model, found, keep, only
-        names = [*found.norms, *found.others]
-        self.by_flow = None if inputs is None else kinds_by_flow(model, inputs, names)
-        for argument, patterns in (("keep", keep), ("only", only)):
-            if isinstance(patterns, str):
-                raise CriticalityError(f"{argument}={patterns!r} must be a list of patterns")
-            for pattern in patterns or ():
-                self._check(argument, pattern, names)
-
-    def split(self, strict: bool) -> tuple[dict[str, tuple[nn.Module, Behaviour]], list[Kept]]:
-        """Those that are replaced, and those that are kept.
-
-        Raises:
-            CriticalityError: nothing to replace; norms that cannot be.
-        """
-        chosen: dict[str, tuple[nn.Module, Behaviour]] = {}
-        kept: list[Kept] = []
-        for name, (module, seen) in self.found.norms.items():
-            reason = self._reason(name, seen.width)
-            if not reason and seen.width is None and affine(seen):
-                reason = "as one number scales it and its width is not known"
-                if strict:
-                    raise CriticalityError(f"norm '{name}' must be kept, {reason}")
-            if reason:
-                kept.append(Kept(name, type(module).__name__, reason))
-            else:
-                chosen[name] = module, seen
-        beyond = {name: entry for name, entry in self.found.others.items() if not self._left_out(name)}
-        kept += [
-            Kept(name, type(module).__name__, f"as it must {other.reason}" if name in beyond else self._left_out(name))
-            for name, (module, other) in self.found.others.items()
-        ]
-        for name, (_, other) in beyond.items():
-            if strict or not chosen or (other.kind == "batch" and not self._outside(name)):
-                raise CriticalityError(f"norm '{name}' must {other.reason}")
-        if not chosen:
-            left = f"; {kept[0]}" if kept else ""
-            raise CriticalityError(
-                f"model {type(self.model).__name__} must have a LayerNorm or RMSNorm to replace, and has none{left}"
-            )
-        return chosen, kept
-
-    def _reason(self, name: str, width: int | None) -> str:
-        left_out = self._left_out(name)
-        if left_out:
-            return left_out
-        asked = self.only is not None or (self.keep is not None and not self.keep)
-        return "" if asked or not self._on_heads(name, width) else "as it acts on the heads of queries or keys"
-
-    def _left_out(self, name: str) -> str:
-        for pattern in self.keep or ():
-            if self._matches(pattern, name):
-                return f"as keep has {pattern!r}"
-        if self.only is not None and not any(self._matches(pattern, name) for pattern in self.only):
-            return "as only has no pattern for it"
-        return ""
-
-    def _on_heads(self, name: str, width: int | None) -> bool:
-        if self.by_flow is not None:
-            return self.by_flow[name] == QK_NORM
-        return on_heads_by_shape(self.model, name, width)
-
-    def _outside(self, name: str) -> bool:
-        return self.by_flow is not None and self.by_flow[name] == "outside"
-
-    def _matches(self, pattern: str, name: str) -> bool:
-        if pattern in SITE_KINDS:
-            if self.by_flow is not None:
-                return self.by_flow[name] == pattern
-            seen = self.found.norms.get(name)
-            return pattern == QK_NORM and on_heads_by_shape(self.model, name, seen[1].width if seen else None)
-        return matches(pattern, name)
-
-    def _check(self, argument: str, pattern: str, names: Sequence[str]) -> None:
-        if pattern in SITE_KINDS and pattern != QK_NORM and self.by_flow is None:
-            raise CriticalityError(
-                f"{argument}={pattern!r} is a kind of site that is seen in the data flow: give inputs=..., as for measure"
-            )
-        if not any(self._matches(pattern, name) for name in names):
-            shown = ", ".join(map(repr, names[:4])) + (", ..." if len(names) > 4 else "")
-            raise CriticalityError(
-                f"{argument}={pattern!r} must match a norm of the model, and matches none of {shown}"
-            )
 
 
 def _alphas(norm: str, alpha: Alpha, names: Sequence[str]) -> dict[str, float | None]:
@@ -330,11 +224,6 @@ def _where(model: nn.Module, name: str, module: nn.Module) -> dict[str, Any]:
             return {}
         name = name.rpartition(".")[0]
         module = model.get_submodule(name)
-
-
-def affine(seen: Behaviour) -> bool:
-    """Whether a norm scales or shifts its output."""
-    return seen.gain.parameter is not None or seen.bias is not None or seen.gain.factor != 1.0
 
 
 def _build(name: str, norm: str, alpha: float | None, seen: Behaviour, where: dict[str, Any]) -> nn.Module:

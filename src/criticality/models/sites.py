@@ -92,11 +92,11 @@ def on_heads_by_shape(model: nn.Module, name: str, width: int | None) -> bool:
         shapes = [
             tuple(parameter.shape)
             for parameter in model.get_submodule(parent).parameters()
-            if parameter.ndim == 2 and min(parameter.shape) > 1
+            if sum(size > 1 for size in parameter.shape) > 1
         ]
         if shapes:
-            taken, given = {shape[1] for shape in shapes}, {shape[0] for shape in shapes}
-            return width not in taken and any(size > width and size % width == 0 for size in given)
+            taken = {size for shape in shapes for size in (shape[1:2] if len(shape) == 2 else shape[:2])}
+            return width not in taken and any(shape[0] > width and shape[0] % width == 0 for shape in shapes)
         if not parent:
             break
         parent = parent.rpartition(".")[0]

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from criticality.prescription.monitor import Monitor
+from criticality.schema import write_text
+
+STATE_FILE = "criticality_monitor.json"
+"""In each checkpoint folder of the Trainer: what the monitor had recorded."""
 
 
 def lightning_callback(monitor: Monitor) -> Any:
     """A Lightning ``Callback`` that records after optimizer steps and logs to every logger of the trainer.
+
+    What was recorded is saved in Lightning's checkpoints, and taken up when a training goes on from one.
 
     Raises:
         ValueError: Lightning is not installed.
@@ -34,11 +42,22 @@ def lightning_callback(monitor: Monitor) -> Any:
                 for logger in trainer.loggers:
                     logger.log_metrics(scalars, step)
 
+        def state_dict(self) -> dict[str, Any]:
+            return {"monitor": monitor.state(), "last_step": self.last_step}
+
+        def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+            monitor.load_state(state_dict["monitor"])
+            self.last_step = int(state_dict["last_step"])
+
     return CriticalityCallback()
 
 
 def trainer_callback(monitor: Monitor, trainer: Any) -> Any:
-    """A ``TrainerCallback`` that records after optimizer steps and logs through ``trainer.log``; it is added to the trainer.
+    """A ``TrainerCallback`` that records step 0 and after optimizer steps, and logs through ``trainer.log``; it is added to
+    the trainer.
+
+    What was recorded is saved in each checkpoint folder (``criticality_monitor.json``), and taken up when a training goes on
+    from one.
 
     Raises:
         ValueError: transformers is not installed.
@@ -53,8 +72,28 @@ def trainer_callback(monitor: Monitor, trainer: Any) -> Any:
     class CriticalityCallback(TrainerCallback):
         """Records the monitor's model."""
 
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            step = int(state.global_step)
+            if step == 0:
+                self._record(0)
+                return
+            folders = [args.resume_from_checkpoint, Path(args.output_dir) / f"checkpoint-{step}"]
+            files = [Path(folder) / STATE_FILE for folder in folders if isinstance(folder, (str, Path))]
+            saved = next((file for file in files if file.is_file()), None)
+            if saved is not None:
+                monitor.load_state(json.loads(saved.read_text(encoding="utf-8")))
+
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            scalars = monitor.step(int(state.global_step))
+            self._record(int(state.global_step))
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            if state.is_world_process_zero and folder.is_dir():
+                write_text(json.dumps(monitor.state()), folder / STATE_FILE)
+
+        @staticmethod
+        def _record(step: int) -> None:
+            scalars = monitor.step(step)
             if scalars is not None:
                 trainer.log(scalars)
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from torch import nn
 
-from criticality.models.behaviour import Survey, survey
 from criticality.models.own_inputs import inputs_of
+from criticality.models.survey import Survey, survey
 from criticality.prescription.scaling import Scaled, decide
-from criticality.stream import Branch, Reader, Site, Trace, trace
+from criticality.stream import Branch, Chain, Reader, Site, Trace, trace
 from criticality.stream.find import original
 from criticality.stream.untouched import placed, untouched
 from criticality.stream.weights import branch_weights
@@ -125,15 +125,14 @@ class Handles:
         return [name for name, (_, seen) in norms if seen.kind == "pointwise" and name not in known]
 
     def _norm_sites(self, final: bool) -> Iterator[Site]:
-        placed_sites: list[tuple[int, Site]] = []
+        found: list[tuple[int, Site]] = []
         for chain, reader in zip(self.found.chains, self.readers, strict=True):
+            last = chain.steps[-1].end
             if final:
-                placed_sites += [(chain.steps[-1].end, site) for site in reader.norms_after(chain.steps[-1].end)]
-                continue
-            for step in chain.steps:
-                diamond = reader.diamond(step)
-                placed_sites += [(step.start, site) for site in (*diamond.norms, *diamond.output_norms)]
-        return (site for _, site in sorted(placed_sites, key=lambda entry: entry[0]))
+                found += [(last, site) for site in reader.norms_after(last)]
+            else:
+                found += norm_sites(chain, reader, self.survey.norms.__contains__)
+        return (site for _, site in sorted(found, key=lambda entry: entry[0]))
 
     def _alphas_of(self, site: Site) -> Iterator[tuple[str, str]]:
         """Names of pointwise norms at a site, and of their alphas."""
@@ -151,17 +150,44 @@ class Handles:
             missing = _held(diamond.branches, self.frozen)
             for branch in diamond.branches:
                 name = branch.module or " ".join(branch.parameters) or branch.function
-                reason = missing or ("" if branch.parameters else f"nothing scales what {branch.function!r} returns")
-                parameters = () if reason else branch.parameters
+                scaling = self._scaling(branch)
+                reason = missing or ("" if scaling else f"nothing scales what {branch.function!r} returns")
+                parameters = () if reason else scaling
                 yield BranchHandle(name, number, step.start, step.end, parameters, reason, calls)
             if not diamond.branches:
                 label = self.found.layout.label(step.join)
                 reason = f"a branch of kind {diamond.kind!r} in which nothing was found that scales it"
                 yield BranchHandle(label, number, step.start, step.end, (), reason, calls)
 
+    def _scaling(self, branch: Branch) -> tuple[str, ...]:
+        """Names of the parameters that scale a branch: all that its last call took, of a norm what scales and what is added."""
+        if branch.module not in self.survey.norms:
+            return branch.parameters
+        _, seen = self.survey.norms[branch.module]
+        if seen.gain.parameter is None:
+            return ()
+        own = [seen.gain.parameter, *([] if seen.bias is None else [seen.bias])]
+        return tuple(f"{branch.module}.{name}" for name in own)
+
     def _calls(self, start: int, end: int) -> tuple[int, int]:
         numbers = [call.number for node in (start, end) if (call := self.found.layout.call(node)) is not None]
         return (numbers[0], numbers[-1]) if len(numbers) == 2 else (-1, numbers[0] if numbers else -1)
+
+
+def norm_sites(chain: Chain, reader: Reader, is_norm: Callable[[str], bool]) -> Iterator[tuple[int, Site]]:
+    """Norms that the values of a stream meet before its last point, each with the node that it comes after, in order.
+
+    Args:
+        is_norm: whether the module of that name is one, for those at the end of a branch.
+    """
+    before = chain.points[0].node
+    for step in chain.steps:
+        if before < step.start:  # on the way from one addition to the next branching, and between stages
+            yield from ((before, site) for site in reader.norms_after(before))
+        diamond = reader.diamond(step)
+        closing = [Site(one.module, (one.function,), ()) for one in diamond.branches if is_norm(one.module)]
+        yield from ((step.start, site) for site in (*diamond.norms, *closing, *diamond.output_norms))
+        before = step.end
 
 
 def _held(branches: tuple[Branch, ...], frozen: set[str]) -> str:

@@ -213,7 +213,7 @@ class Monitor:
             self.budget = log_apjn + 2
         if self.budget is not None and log_apjn > self.budget:
             found.append(("chaos", f"log J(0->L) = {log_apjn:.2f} exceeds the budget of {self.budget:.2f}"))
-        for name, (_, slope) in norms.items():
+        for name, (_, slope) in ({} if trouble else norms).items():  # one that sees inf is saturated, of course
             first = self._norms[0].get(name, (math.nan, math.nan))[1]
             if slope < max(_SATURATED, _COLLAPSE * first):
                 found.append(
@@ -227,12 +227,11 @@ class Monitor:
 
 
 def _not_finite(seen: Seen) -> xr.Dataset:
-    """A profile of which only ``q`` is known, where it is; log J is infinite where the stream is finite and the gradient not."""
+    """A profile of which only ``q`` is known, nan and inf as they are."""
     q = np.array(seen.q or [math.nan, math.nan])
     unknown = np.full(len(q), math.nan)
-    log_apjn = np.append(np.full(len(q) - 1, math.inf), 0.0) if np.isfinite(q).all() else unknown
     return profile_dataset(
-        seen.positions or range(len(q)), log_apjn, "measurement", {"points": seen.points}, q=q, correlation=unknown
+        seen.positions or range(len(q)), unknown, "measurement", {"points": seen.points}, q=q, correlation=unknown
     )
 
 

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from criticality.models.behaviour import Behaviour, behaviour
 from criticality.pointwise import get_function
+from criticality.prescription.handles import norm_sites
 from criticality.stream import Call, Chain, Reader, Trace, trace
 from criticality.stream.find import original, watch
 from criticality.stream.untouched import placed, untouched
@@ -118,12 +119,10 @@ class Watcher:
             values = [samples[call.number] for call in calls if call is not None and call.number in samples]
             if values:
                 entered.setdefault(visit.name, values[0])
-        for step in chain.steps:
-            diamond = reader.diamond(step)
-            for site in (*diamond.norms, *diamond.output_norms):
-                for name in self._within(site.module, entered):
-                    if name not in seen.norms:
-                        seen.norms[name] = self._alpha_and_slope(name, entered[name])
+        for _, site in norm_sites(chain, reader, lambda name: name in entered and self._behaviour(name) is not None):
+            for name in self._within(site.module, entered):
+                if name not in seen.norms:
+                    seen.norms[name] = self._alpha_and_slope(name, entered[name])
 
     def _within(self, site: str, entered: dict[str, Tensor]) -> list[str]:
         """Pointwise norms at a site."""

@@ -1,0 +1,127 @@
+"""Which norms of a model are replaced: by pattern, by kind of site, and by what can be replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from criticality.errors import CriticalityError
+from criticality.models.behaviour import Behaviour
+from criticality.models.patterns import matches
+from criticality.models.sites import QK_NORM, SITE_KINDS, kinds_by_flow, on_heads_by_shape
+from criticality.models.survey import Survey
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One norm that was left as it is: name, class and reason."""
+
+    name: str
+    kind: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.kind} kept, {self.reason}"
+
+
+class Scope:
+    """Which norms are replaced.
+
+    Raises:
+        CriticalityError: a pattern without a match, or a kind of site that is not known without inputs.
+    """
+
+    def __init__(
+        self, model: nn.Module, found: Survey, inputs: Any, keep: Sequence[str] | None, only: Sequence[str] | None
+    ):
+        self.model, self.found, self.keep, self.only = model, found, keep, only
+        names = [*found.norms, *found.others]
+        self.by_flow = None if inputs is None else kinds_by_flow(model, inputs, names)
+        for argument, patterns in (("keep", keep), ("only", only)):
+            if isinstance(patterns, str):
+                raise CriticalityError(f"{argument}={patterns!r} must be a list of patterns")
+            for pattern in patterns or ():
+                self._check(argument, pattern, names)
+
+    def split(self, strict: bool) -> tuple[dict[str, tuple[nn.Module, Behaviour]], list[Kept]]:
+        """Those that are replaced, and those that are kept.
+
+        Raises:
+            CriticalityError: nothing to replace; norms that cannot be.
+        """
+        chosen: dict[str, tuple[nn.Module, Behaviour]] = {}
+        kept: list[Kept] = []
+        for name, (module, seen) in self.found.norms.items():
+            reason = self._reason(name, seen.width)
+            if not reason and seen.width is None and affine(seen):
+                reason = "as one number scales it and its width is not known"
+                if strict:
+                    raise CriticalityError(f"norm '{name}' must be kept, {reason}")
+            if reason:
+                kept.append(Kept(name, type(module).__name__, reason))
+            else:
+                chosen[name] = module, seen
+        beyond = {name: entry for name, entry in self.found.others.items() if not self._left_out(name)}
+        kept += [
+            Kept(name, type(module).__name__, f"as it must {other.reason}" if name in beyond else self._left_out(name))
+            for name, (module, other) in self.found.others.items()
+        ]
+        for name, (_, other) in beyond.items():
+            if strict or not chosen or (other.kind == "batch" and not self._outside(name)):
+                raise CriticalityError(f"norm '{name}' must {other.reason}")
+        if not chosen:
+            left = f"; {kept[0]}" if kept else ""
+            raise CriticalityError(
+                f"model {type(self.model).__name__} must have a LayerNorm or RMSNorm to replace, and has none{left}"
+            )
+        return chosen, kept
+
+    def _reason(self, name: str, width: int | None) -> str:
+        left_out = self._left_out(name)
+        if left_out:
+            return left_out
+        asked = self.only is not None or (self.keep is not None and not self.keep)
+        return "" if asked or not self._on_heads(name, width) else "as it acts on the heads of queries or keys"
+
+    def _left_out(self, name: str) -> str:
+        for pattern in self.keep or ():
+            if self._matches(pattern, name):
+                return f"as keep has {pattern!r}"
+        if self.only is not None and not any(self._matches(pattern, name) for pattern in self.only):
+            return "as only has no pattern for it"
+        return ""
+
+    def _on_heads(self, name: str, width: int | None) -> bool:
+        if self.by_flow is not None:
+            return self.by_flow[name] == QK_NORM
+        return on_heads_by_shape(self.model, name, width)
+
+    def _outside(self, name: str) -> bool:
+        return self.by_flow is not None and self.by_flow[name] == "outside"
+
+    def _matches(self, pattern: str, name: str) -> bool:
+        if pattern in SITE_KINDS:
+            if self.by_flow is not None:
+                return self.by_flow[name] == pattern
+            seen = self.found.norms.get(name)
+            return pattern == QK_NORM and on_heads_by_shape(self.model, name, seen[1].width if seen else None)
+        return matches(pattern, name)
+
+    def _check(self, argument: str, pattern: str, names: Sequence[str]) -> None:
+        if pattern in SITE_KINDS and pattern != QK_NORM and self.by_flow is None:
+            raise CriticalityError(
+                f"{argument}={pattern!r} is a kind of site that is seen in the data flow: give inputs=..., as for measure"
+            )
+        if not any(self._matches(pattern, name) for name in names):
+            shown = ", ".join(map(repr, names[:4])) + (", ..." if len(names) > 4 else "")
+            raise CriticalityError(
+                f"{argument}={pattern!r} must match a norm of the model, and matches none of {shown}"
+            )
+
+
+def affine(seen: Behaviour) -> bool:
+    """Whether a norm scales or shifts its output."""
+    return seen.gain.parameter is not None or seen.bias is not None or seen.gain.factor != 1.0
