@@ -236,6 +236,8 @@ def _note_norm(name: str, norms: dict[str, tuple[float, float]]) -> Callable[...
     def hook(module: Any, args: tuple[Any, ...]) -> None:
         flat = args[0].detach().flatten()
         sample = flat[:: max(1, flat.numel() // _SAMPLED)]
+        if not torch.isfinite(sample).all():  # a pass of ``measure`` that puts nan in to see how far it goes
+            return
         alpha = float(module.alpha.detach().mean())
         shift = 0.0 if module.shift is None else float(module.shift.detach().mean())
         slope = get_function(module.function).derivative(alpha * sample.double().cpu().numpy() + shift)
