@@ -26,6 +26,7 @@ from criticality.prescription.solve import KINDS
 @click.option("--target", default="preln", show_default=True, help="Of the prescription: log J, preln or preln-tokens.")
 @click.option("--depth", type=int, default=12, show_default=True)
 @click.option("--width", type=int, default=64, show_default=True)
+@click.option("--mlp-gain", type=float, default=1.0, show_default=True, help="Factor of the MLPs' weights.")
 @click.option("--optimizer", type=click.Choice(["adamw", "muon"]), default="adamw", show_default=True)
 @click.option("--learning-rate", type=float, default=1e-3, show_default=True)
 @click.option("--decay", type=click.Choice(["constant", "cosine"]), default="constant", show_default=True)

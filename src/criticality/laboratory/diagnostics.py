@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from criticality.errors import NotFiniteError
 from criticality.laboratory.records import SATURATED, geometric_steps, pair_correlation
 from criticality.measurement import measure
 from criticality.models.normalizers import DynamicPointwise
@@ -54,16 +55,16 @@ class Diagnostics:
         self.records[step]["stream_change"] = float((after - before).norm() / before.norm())
 
     def record(self, step: int) -> Tensor:
-        """Measure now; returns the last point of the stream.
-
-        Raises:
-            ValueError: as ``measure``, for a model that returns nan.
-        """
-        profile = measure(self.model, self.inputs)
+        """Measure now; returns the last point of the stream.  Where stream or gradients are not finite, profiles are nan."""
         points, slopes, entropies = self._streams()
+        try:
+            profile = measure(self.model, self.inputs)
+            log_apjn, q = profile.log_apjn.values, profile.q.values
+        except NotFiniteError:
+            log_apjn = q = np.full(len(points), math.nan)
         self.records[step] = {
-            "log_apjn": [float(value) for value in profile.log_apjn.values],
-            "log_q": [float(value) for value in np.log(profile.q.values)],
+            "log_apjn": [float(value) for value in log_apjn],
+            "log_q": [float(value) for value in np.log(q)],
             "log_slope": [math.log(max(float(slope.mean()), 1e-30)) for slope in slopes],
             "saturated": [float(np.mean(slope < SATURATED)) for slope in slopes],
             "correlation": [float(pair_correlation(point.flatten(1)[None])[0]) for point in points],

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 from torch import nn
 
+from criticality.errors import NotFiniteError
 from criticality.laboratory.diagnostics import Diagnostics
 from criticality.laboratory.tasks import check_task
 from criticality.laboratory.tasks import task as task_named
@@ -32,6 +33,7 @@ DIVERGED_FACTOR = 1.5
 factor."""
 
 _WINDOW = 10
+_MLP_WEIGHTS = ("mlp.fc1.weight", "mlp.fc2.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 _SERIES = ("loss", "constant_loss", "gradient_norm", "step_seconds")
 Series = dict[str, list[float]]
 """What is recorded at every step, by name."""
@@ -49,6 +51,7 @@ class Run:
         prescription: kind of prescription for ``target``, none if ``None``.
         target: log J or ``preln``.
         depth, width: blocks and channels; fan-in initialization.
+        mlp_gain: factor of the weights of both linear maps of every MLP.
         optimizer: ``adamw`` or ``muon`` (torch's own; matrices by Muon, the rest by AdamW at a tenth of the rate).
         learning_rate: peak.
         decay: after a linear warm-up ``constant``, or ``cosine`` to 0.
@@ -70,6 +73,7 @@ class Run:
     target: float | str = "preln"
     depth: int = 12
     width: int = 64
+    mlp_gain: float = 1.0
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
     decay: Literal["constant", "cosine"] = "constant"
@@ -88,6 +92,8 @@ class Run:
         check_norm(self.norm, self.alpha)
         if self.alpha_attention is not None:
             check_norm(self.norm, self.alpha_attention)
+        if not (math.isfinite(self.mlp_gain) and self.mlp_gain > 0):
+            raise ValueError(f"mlp_gain={self.mlp_gain!r} must be a finite number above 0")
         if self.decay not in ("constant", "cosine"):
             raise ValueError(f"decay={self.decay!r} must be 'constant' or 'cosine'")
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0) or not 0 < self.beta2 < 1:
@@ -175,13 +181,7 @@ def train(
         began = time.perf_counter()
         rate = run.rate_at(step)
         batch = made.batch(run.batch, generator)
-        try:
-            loss, norm = _step(run, made, model, optimizers, _on(batch, device), rate, device, diagnostics.around(step))
-        except ValueError:
-            if _is_finite(model, monitor.inputs):
-                raise  # an error is no divergence
-            diverged_at = step
-            break
+        loss, norm = _step(run, made, model, optimizers, _on(batch, device), rate, device, diagnostics.around(step))
         taken = time.perf_counter() - began
         for name, value in zip(_SERIES, (loss, made.constant_loss(batch), norm, taken), strict=True):
             series[name].append(value)
@@ -191,13 +191,8 @@ def train(
             diverged_at = step
             break
         if (step + 1) % run.every == 0:
-            try:
+            with suppress(NotFiniteError):  # whether that is a divergence is for the losses to say
                 monitor.record(step + 1)
-            except ValueError:
-                if _is_finite(model, monitor.inputs):
-                    raise  # an error is no divergence
-                diverged_at = step
-                break
         if path is not None and (step + 1) % checkpoint_every == 0:
             _save(path, run, model, optimizers, generator, series, monitor, diagnostics)
     if diverged_at < 0:
@@ -207,6 +202,10 @@ def train(
 
 def _model(run: Run, made: Any) -> nn.Module:
     model: nn.Module = made.build(run.depth, run.width)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(_MLP_WEIGHTS):
+                parameter.mul_(run.mlp_gain)
     if run.norm.lower() not in ("ln", "layernorm"):
         replace_norms(model, run.norm, run.alpha)
     if run.alpha_attention is not None:
@@ -274,13 +273,6 @@ def _has_diverged(losses: list[float]) -> bool:
     return len(losses) > _WINDOW and float(np.mean(losses[-_WINDOW:])) > DIVERGED_FACTOR * losses[0]
 
 
-def _is_finite(model: nn.Module, inputs: Any) -> bool:
-    """Whether what the model returns is, on the monitor's inputs."""
-    with torch.no_grad():
-        found = model(**inputs) if isinstance(inputs, dict) else model(inputs)
-    return bool(torch.isfinite(getattr(found, "logits", found)).all())
-
-
 def _on(batch: Any, device: str) -> Any:
     if isinstance(batch, tuple):
         return tuple(part.to(device) for part in batch)
@@ -342,6 +334,8 @@ def _dataset(
     for name, values in series.items():
         result[name] = ("train_step", np.concatenate([values, np.full(run.steps - len(values), np.nan)]))
     result["score"] = score if math.isfinite(score) else math.nan
+    if diverged_at < 0 and not math.isfinite(score):  # the last step did it
+        diverged_at = run.steps - 1
     result["diverged"] = diverged_at >= 0
     result["diverged_at"] = diverged_at
     result["log_apjn_initial"] = float(result.log_apjn[0, 0])
