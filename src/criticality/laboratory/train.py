@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -250,7 +250,7 @@ def _step(
     batch: Any,
     rate: float,
     device: str,
-    recording: AbstractContextManager[None],
+    recording: AbstractContextManager[None] | None = None,
 ) -> tuple[float, float]:
     model.train()
     for optimizer, factor in zip(optimizers, (1.0, 0.1), strict=False):
@@ -261,7 +261,7 @@ def _step(
         loss = made.loss(model, batch)
     loss.backward()
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), run.clip if run.clip else math.inf))
-    with recording:
+    with recording or nullcontext():
         for optimizer in optimizers:
             optimizer.step()
     return float(loss.detach()), norm
