@@ -2,7 +2,8 @@
 
 Forward and backward time, and bytes saved for backward, of LayerNorm, RMSNorm, DyT and Derf, alone and inside a ViT block,
 eager and compiled; ``plain`` is the formula in torch's own operations.  ``--device cuda`` runs the same on a GPU (not run
-on one by us).  Medians of interleaved rounds; ratios to LayerNorm of the same column.
+on one by us).  The C kernel of DyT and Derf is used with ``CRITICALITY_KERNEL=1`` in the environment only.
+Medians of interleaved rounds; ratios to LayerNorm of the same column.
 """
 
 from __future__ import annotations

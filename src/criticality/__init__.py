@@ -1,11 +1,18 @@
 """Criticality of deep transformers: predict, measure and compare gradient amplification at initialization.
 
 Theory (no torch): ``Pointwise``, ``propagate`` on a ``Network`` built by ``resnet``, ``transformer`` or by hand.
+Any model: ``predict`` (needs torch, which is imported when it is asked for).
 Measurement: ``measure``, ``measure_ensemble``, ``measure_between``, ``measure_forward`` in ``criticality.measurement``.
 Models: ``criticality.models``.  Studies: ``criticality.studies``.
 """
 
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+from criticality.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from criticality.studies.predict import predict
 
 try:
     __version__ = version("criticality")
@@ -37,6 +44,8 @@ from criticality.theory import (
     transformer,
 )
 
+__getattr__, __dir__ = lazy_names(__name__, {"studies.predict": ("predict",)})
+
 __all__ = [
     "FUNCTIONS",
     "MLP",
@@ -61,6 +70,7 @@ __all__ = [
     "get_function",
     "make_norm",
     "pointwise_function",
+    "predict",
     "propagate",
     "read_dataset",
     "resnet",

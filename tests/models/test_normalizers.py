@@ -35,9 +35,8 @@ def gradients(call, module, x, g):
 
 @pytest.fixture(params=["kernel", "torch"])
 def path(request, monkeypatch):
-    if request.param == "torch":
-        monkeypatch.setattr(fused, "kernel", lambda: None)
-    elif fused.kernel() is None:
+    monkeypatch.setenv("CRITICALITY_KERNEL", "1" if request.param == "kernel" else "0")
+    if request.param == "kernel" and fused.kernel() is None:
         pytest.skip("no C compiler here")
     return request.param
 
@@ -196,3 +195,59 @@ def test_a_transposed_stream_is_not_slower_or_other(name, path, monkeypatch):
     torch.testing.assert_close(found[0], expected[0])
     for a, b in zip(found[1], expected[1], strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_the_kernel_is_off_unless_asked_for(monkeypatch):
+    monkeypatch.delenv("CRITICALITY_KERNEL", raising=False)
+    assert fused.kernel() is None
+
+
+class Named(torch.Tensor):
+    """A subclass of tensors that does nothing."""
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_memory_that_must_not_be_read_is_not(name, path):
+    """Each would be a wild read by address: on meta, of a subclass, with gaps, of another type or size."""
+    module = drawn(6, name)
+    x = torch.randn(4, 6)
+    parts = {part: p.detach() for part, p in module.named_parameters()}
+    shift = parts.get("shift")
+    odd = {
+        "meta": {"x": x.to("meta"), **{part: p.to("meta") for part, p in parts.items()}},
+        "meta weight": {"weight": parts["weight"].to("meta")},
+        "subclass": {"weight": parts["weight"].as_subclass(Named)},
+        "gaps": {"weight": torch.randn(12)[::2], "bias": torch.randn(12)[::2]},
+        "double": {"bias": parts["bias"].double()},
+        "short bias": {"bias": torch.zeros(1)},
+        "alpha of each channel": {"alpha": torch.rand(6)},
+    }
+    for kind, change in odd.items():
+        given = {"x": x, "shift": shift, **parts, **change}
+        arguments = [given[part] for part in ("x", "alpha", "shift", "weight", "bias")]
+        assert not fused._fits(*arguments), kind
+        if kind == "meta weight":
+            continue  # torch itself refuses to mix devices
+        value = fused.dynamic(module.function, *arguments)
+        expected = fused.plain(module.function, *arguments)
+        assert value.shape == x.shape
+        assert value.is_meta or torch.equal(value.as_subclass(torch.Tensor), expected.as_subclass(torch.Tensor)), kind
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_looks_into_the_operations_sees_them(name, path):
+    """Export, tracing, fake tensors and forward mode, with a kernel asked for and without."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    module, x = drawn(6, name), torch.randn(4, 6)
+    expected = formula(module, x)
+    torch.testing.assert_close(torch.export.export(module, (x,)).module()(x), expected)
+    torch.testing.assert_close(make_fx(module)(x)(x), expected)
+    torch.testing.assert_close(torch.jit.trace(module, (x,))(x), expected)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = module(mode.from_tensor(x))
+        assert fake.shape == x.shape
+    _, tangent = torch.func.jvp(module, (x,), (torch.ones_like(x),))
+    (slope,) = torch.autograd.grad(formula(module, leaf := x.clone().requires_grad_()).sum(), leaf)
+    torch.testing.assert_close(tangent, slope, rtol=1e-4, atol=1e-5)

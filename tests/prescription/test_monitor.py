@@ -112,8 +112,13 @@ def test_alarms():
     assert scalars["criticality/alarms"] == len(monitor.alarms)
     with torch.no_grad():
         model.blocks[1].linear.weight.fill_(math.nan)
-    with pytest.raises(ValueError, match="must be finite, but the model returns nan"):
-        monitor.record(300)
+    with pytest.warns(CriticalityWarning, match=r"step 300: the model is not finite, first in 'blocks.1.linear'"):
+        scalars = monitor.record(300)
+    assert math.isnan(scalars["criticality/log_apjn"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        monitor.record(400)  # told once
+    assert monitor.dataset().sizes["step"] == 5
 
 
 @pytest.mark.parametrize(

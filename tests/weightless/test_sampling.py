@@ -146,6 +146,28 @@ def test_tied_layer_used_twice() -> None:
     assert ((torch.stack(untied).mean(0) - drawn.mean(0)).abs() > 5 * error)[2]
 
 
+def test_models_may_write_to_a_product_in_place() -> None:
+    """``y += x`` after a linear layer, as Falcon does: the same numbers and gradients as ``y + x``."""
+    weight, x = unread(64, 64), _numbers(2, 5, 64)
+    results = []
+    for in_place in (False, True):
+        leaf = x.clone().requires_grad_()
+        with WeightsIntegratedOut({weight: gaussian(0.125)}, seed=2):
+            y = functional.linear(leaf, weight).permute(1, 0, 2)
+            y = y.add_(leaf.permute(1, 0, 2)) if in_place else y + leaf.permute(1, 0, 2)
+        (gradient,) = torch.autograd.grad(y.square().sum(), leaf)
+        results.append((y.detach(), gradient))
+    assert all(torch.equal(plain, written) for plain, written in zip(*results, strict=True))
+
+
+def test_an_expert_that_no_token_chose() -> None:
+    weight, x = unread(32, 64), torch.zeros(0, 64, requires_grad=True)
+    with WeightsIntegratedOut({weight: gaussian(0.125)}):
+        y = functional.linear(x, weight)
+    (gradient,) = torch.autograd.grad(y.sum(), x)
+    assert (y.shape, gradient.shape) == ((0, 32), (0, 64))
+
+
 def test_renew_inside_the_mode_notes_the_memory_of_the_weight() -> None:
     weight = unread(128, 64)
     with WeightsIntegratedOut({weight: gaussian(0.1)}, seed=1) as mode:

@@ -36,7 +36,7 @@ def convert(
     """
     torch.manual_seed(seed)
     built = describe_model(model, **changes).build()
-    conversion = replace_norms(built, norm, alpha, **({"keep": ()} if with_head_norms else {}))
+    conversion = replace_norms(built, norm, alpha, keep=() if with_head_norms else None)
     rows = [{"name": r.name, "before": type(r.before).__name__, "after": str(r.after)} for r in conversion.replacements]
     if out is not None:
         click.echo(f"wrote {write_weights(built, out)}", err=True)

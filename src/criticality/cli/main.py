@@ -20,6 +20,7 @@ VERBS = (
     "phases",
     "predict",
     "prescribe",
+    "stream",
     "sweep",
     "train",
     "zoo",

@@ -19,7 +19,6 @@ from criticality.laboratory.records import SATURATED, geometric_steps, pair_corr
 from criticality.measurement import measure
 from criticality.models.normalizers import DynamicPointwise
 from criticality.pointwise import get_function
-from criticality.prescription.apply import find_blocks
 
 _SAMPLED = 16_384
 
@@ -28,7 +27,7 @@ class Diagnostics:
     """Profiles and changes of single steps, on fixed inputs; a training's losses are the same without.
 
     Args:
-        model: in training, whose blocks ``find_blocks`` finds.
+        model: in training, one of the laboratory's (``blocks_of``).
         inputs: a small batch, a tensor or named arguments.
         steps: of the training; recorded at 0, 1, 3, 10, ... and at the end.
     """
@@ -107,7 +106,7 @@ class Diagnostics:
         """Inputs of the blocks and the output of the last, squared slopes of pointwise norms, entropies of attentions."""
         points: list[Tensor] = []
         slopes: list[np.ndarray] = []
-        blocks = list(find_blocks(self.model)[1])
+        blocks = blocks_of(self.model)
         with ExitStack() as stack, torch.no_grad(), _Entropies() as entropies:
             for block in blocks:
                 stack.callback(block.register_forward_pre_hook(lambda _, args: points.append(args[0].detach())).remove)
@@ -118,6 +117,20 @@ class Diagnostics:
                     stack.callback(module.register_forward_pre_hook(_note_slopes(slopes)).remove)
             self.model(**self.inputs) if isinstance(self.inputs, dict) else self.model(self.inputs)
         return points, slopes, entropies.found
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """Of the laboratory's models: timm's ViT and GPT-2.
+
+    Raises:
+        ValueError: for another model.
+    """
+    for name in ("blocks", "transformer.h"):
+        try:
+            return list(model.get_submodule(name).children())
+        except AttributeError:
+            continue
+    raise ValueError(f"model {type(model).__name__} must have its blocks in 'blocks' or 'transformer.h', and has not")
 
 
 class _Entropies(TorchFunctionMode):

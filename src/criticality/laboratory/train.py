@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +16,6 @@ import torch
 import xarray as xr
 from torch import nn
 
-from criticality.errors import NotFiniteError
 from criticality.laboratory.diagnostics import Diagnostics
 from criticality.laboratory.tasks import check_task
 from criticality.laboratory.tasks import task as task_named
@@ -191,8 +190,7 @@ def train(
             diverged_at = step
             break
         if (step + 1) % run.every == 0:
-            with suppress(NotFiniteError):  # whether that is a divergence is for the losses to say
-                monitor.record(step + 1)
+            monitor.record(step + 1)  # nan where the model is no longer finite: a divergence is for the losses to say
         if path is not None and (step + 1) % checkpoint_every == 0:
             _save(path, run, model, optimizers, generator, series, monitor, diagnostics)
     if diverged_at < 0:
@@ -213,7 +211,8 @@ def _model(run: Run, made: Any) -> nn.Module:
     if run.prescription is not None:
         batch = made.batch(16, torch.Generator().manual_seed(54321))
         network, inputs = made.read(model, batch)
-        apply_prescription(prescribe(network, inputs, run.target, run.prescription, samples=4), model)
+        found = prescribe(network, inputs, run.target, run.prescription, samples=4)
+        apply_prescription(found, model, made.inputs(batch))
     return model
 
 

@@ -131,7 +131,16 @@ def _dataset(profiles: list[Profile], log_apjn: np.ndarray, error: np.ndarray, *
     q, p, correlation = moments.mean(axis=0)
     q_error, _, correlation_error = standard_error(moments)
     source = attrs.pop("source", "measurement")
-    about = {"points": [point.name for point in first.points], "chain": first.chain, "chains": list(first.chains)}
+    about: dict[str, Any] = {
+        "mode": "evaluation",
+        "points": [point.name for point in first.points],
+        "chain": first.chain,
+        "chains": list(first.chains),
+    }
+    if first.batch_statistics:
+        about["mode"] = (
+            f"evaluation, statistics of the batch in {first.batch_statistics} batch norms that have seen no data"
+        )
     if first.side_inputs:
         about["side_inputs"] = list(first.side_inputs)
     if first.blocked:

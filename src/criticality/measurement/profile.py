@@ -20,6 +20,7 @@ from criticality.measurement.statistics import Axes
 from criticality.stream import Call, Point, Trace, trace
 from criticality.stream.find import watch
 from criticality.stream.points import ADDITIONS, OPAQUE
+from criticality.stream.untouched import fresh_batch_norms
 
 Under = Callable[[], AbstractContextManager[Any]]
 """Makes the context that a model is run in, such as a mode that takes its weights' place; a new one for each pass."""
@@ -36,6 +37,7 @@ class Profile:
         moments: ``q``, ``p`` and the correlation, ``(3, points)``.
         side_inputs: held fixed along the depth.
         blocked: where values are added through which no gradient passes.
+        batch_statistics: number of batch norms that used those of the batch, as they have seen no data.
     """
 
     chain: str
@@ -45,6 +47,7 @@ class Profile:
     moments: Float[np.ndarray, "3 points"]
     side_inputs: tuple[str, ...]
     blocked: tuple[str, ...]
+    batch_statistics: int
 
 
 def profile(
@@ -90,6 +93,7 @@ def profile(
         moments,
         side_inputs,
         blocked(found),
+        len(fresh_batch_norms(model)),
     )
 
 

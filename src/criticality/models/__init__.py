@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from criticality.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from criticality.models.conversion import Conversion, Replacement, replace_norms, write_weights
+    from criticality.models.conversion import Conversion, Kept, Replacement, replace_norms, write_weights
     from criticality.models.description import ModelDescription, OwnDescription, describe_model
     from criticality.models.huggingface import HuggingFaceDescription, huggingface_network
     from criticality.models.images import photographs
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from criticality.models.timm_vit import ViTDescription, embedding_kernels, vit_network
 
 _MODULES = {
-    "conversion": ("Conversion", "Replacement", "replace_norms", "write_weights"),
+    "conversion": ("Conversion", "Kept", "Replacement", "replace_norms", "write_weights"),
     "description": ("ModelDescription", "OwnDescription", "describe_model"),
     "huggingface": ("HuggingFaceDescription", "huggingface_network"),
     "images": ("photographs",),
@@ -39,6 +39,7 @@ __all__ = [
     "DynamicPointwise",
     "HuggingFaceDescription",
     "InitializationRecorder",
+    "Kept",
     "ModelDescription",
     "OwnDescription",
     "Replacement",

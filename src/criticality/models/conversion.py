@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,32 +11,61 @@ from typing import Any
 import torch
 from torch import nn
 
+from criticality.errors import CriticalityError
+from criticality.models.behaviour import Behaviour, Survey, survey
 from criticality.models.normalizers import DynamicPointwise
+from criticality.models.patterns import matches
+from criticality.models.sites import QK_NORM, SITE_KINDS, kinds_by_flow, on_heads_by_shape
 from criticality.schema import whole_or_absent
+from criticality.stream.find import original
 from criticality.theory.norms import LAYER_NORMS, RMS_NORMS, make_norm, takes_alpha
 
-HEAD_NORMS = ("q_norm", "k_norm")
-"""Norms of queries and keys act on heads, not on the stream: they are kept unless asked for."""
+Alpha = float | Mapping[str, float] | None
+"""Of all norms, or by pattern, the first that matches; see ``replace_norms``."""
 
 
 @dataclass(frozen=True)
 class Replacement:
-    """One norm that was replaced: its name in the model, what it was and what it is now."""
+    """One norm that was replaced.
+
+    Attributes:
+        name: in the model.
+        before, after: what it was and what it is now.
+        note: what of it could not be kept as it was, for people.
+    """
 
     name: str
     before: nn.Module
     after: nn.Module
+    note: str = ""
 
     def __str__(self) -> str:
-        return f"{self.name}: {type(self.before).__name__} -> {self.after}"
+        note = f" ({self.note})" if self.note else ""
+        return f"{self.name}: {type(self.before).__name__} -> {self.after}{note}"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One norm that was left as it is: name, class and reason."""
+
+    name: str
+    kind: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.kind} kept, {self.reason}"
 
 
 @dataclass(frozen=True)
 class Conversion:
-    """What ``replace_norms`` did, in the order of the model; ``undo`` puts everything back."""
+    """What ``replace_norms`` did, in the order of the model; ``undo`` puts everything back.
+
+    Printed, it is a line for each replacement; ``report`` also has what was kept.
+    """
 
     model: nn.Module
     replacements: tuple[Replacement, ...]
+    kept: tuple[Kept, ...] = ()
 
     def undo(self) -> None:
         """Put the modules that were there before back in their places."""
@@ -45,6 +74,11 @@ class Conversion:
 
     def __str__(self) -> str:
         return "\n".join(str(replacement) for replacement in self.replacements)
+
+    def report(self) -> str:
+        """What was replaced and what was kept, with counts."""
+        counts = f"{len(self.replacements)} norms replaced, {len(self.kept)} kept"
+        return "\n".join([str(self), counts, *map(str, self.kept)])
 
 
 def check_norm(norm: str | None, alpha: float | None) -> None:
@@ -60,133 +94,265 @@ def check_norm(norm: str | None, alpha: float | None) -> None:
 
 
 def replace_norms(
-    model: nn.Module, norm: str, alpha: float | None = None, *, keep: Sequence[str] = HEAD_NORMS
+    model: nn.Module,
+    norm: str,
+    alpha: Alpha = None,
+    *,
+    inputs: Any = None,
+    keep: Sequence[str] | None = None,
+    only: Sequence[str] | None = None,
+    strict: bool = False,
 ) -> Conversion:
-    """Replace every LayerNorm, RMSNorm and pointwise norm of a model in place, timm's and Hugging Face's included.
+    """Replace the norms of a model in place: whatever acts as LayerNorm, RMSNorm or a pointwise norm, whatever it is called.
 
-    Device, dtype, training mode and the affine parameters (``weight``, ``bias``) are kept: the new module holds the
-    same parameter objects, so that tied and optimizer references stay valid.  A norm without affine parameters gets
-    a module without them.
+    What a module does is found by running a copy of it on random numbers (``behaviour``).  Device, dtype, training mode and the
+    parameters that scale and shift are kept: the new module holds the same parameter objects, so that tied and optimizer
+    references stay valid; of a norm that scales by ``1 + w`` or by one number it gets a new one with the values that act.
+    A norm without affine parameters gets a module without them.
+
+    Norms over several axes, those that are called with more than one tensor (gated norms), and those of queries and keys are
+    kept, and listed in the result with the reason.
+
+    Patterns are whole names (``blocks.0.norm1``), last parts (``norm1``), globs (``blocks.0.*``), regular expressions
+    (``re:blocks\\.[0-3]\\..*``) or kinds of site: ``qk-norm`` and, if there are inputs, the others of ``SITE_KINDS``.
 
     Args:
-        model: any module.
+        model: any module, also on the meta device or without weights.
         norm: ``dyt``, ``derf``, any built-in function, ``ln``, ``rms`` or ``none``.
-        alpha: of a pointwise function (default 1).
-        keep: last parts of names that are left as they are.
+        alpha: of a pointwise function (default 1), or a mapping from patterns to alphas of which the first that matches counts.
+        inputs: as for ``measure``, to see in the data flow which norms are on the stream; without them norms of queries and keys
+            are known by their shape.
+        keep: patterns of norms that are left as they are. An empty list replaces norms of queries and keys, too.
+        only: patterns of norms that are replaced; norms of queries and keys among them when they match.
+        strict: refuse a model with norms that cannot be replaced, instead of keeping them.
 
     Raises:
-        ValueError: a norm that cannot be replaced faithfully (over several axes, over the batch or groups, or with
-            ``1 + weight`` as scale), nothing to replace, or an unknown norm. The model is then as it was.
+        ValueError: norms over the batch that are not kept, or norms that cannot be replaced when ``strict``; a pattern without
+            a match; nothing to replace; an unknown norm or an alpha that is not allowed. The model is then as it was.
     """
-    make_norm(norm, alpha)
-    found = [(name, module) for name, module in model.named_modules(remove_duplicate=False) if _is_norm(module)]
-    found = [(name, module) for name, module in found if name.rpartition(".")[2] not in keep]
-    if not found:
-        raise ValueError(f"model {type(model).__name__} must have a LayerNorm or RMSNorm to replace, and has none")
-    new: dict[int, nn.Module] = {}
-    for name, module in found:
-        if id(module) not in new:
-            new[id(module)] = _replacement(name, module, norm, alpha)
-    replacements = tuple(Replacement(name, module, new[id(module)]) for name, module in found)
-    for replacement in replacements:
-        _assign(model, replacement.name, replacement.after)
-    return Conversion(model, replacements)
+    for value in alpha.values() if isinstance(alpha, Mapping) else [alpha]:
+        make_norm(norm, value)
+    model = original(model)
+    found = survey(model)
+    if "" in found.norms:
+        raise CriticalityError("model must contain its norms, but is a norm itself")
+    scope = _Scope(model, found, inputs, keep, only)
+    chosen, kept = scope.split(strict)
+    alphas = _alphas(norm, alpha, list(chosen))
+    made: dict[tuple[int, float | None], tuple[nn.Module, str]] = {}
+    replacements = []
+    for name, (module, seen) in chosen.items():
+        key = id(module), alphas[name]
+        if key not in made:
+            made[key] = _replacement(model, name, module, seen, norm, alphas[name])
+        replacements.append(Replacement(name, module, *made[key]))
+    conversion = Conversion(model, tuple(replacements), tuple(kept))
+    try:
+        for replacement in replacements:
+            _assign(model, replacement.name, replacement.after)
+    except BaseException:
+        conversion.undo()
+        raise
+    return conversion
 
 
 def write_weights(model: nn.Module, path: str | os.PathLike[str]) -> Path:
-    """Write a model's state dict as safetensors, whole or not at all; tensors that are shared are written once each."""
+    """Write a model's state dict as safetensors, whole or not at all; tensors that are shared are written once each.
+
+    Those that are sharded are gathered: every process of the group must call it.
+    """
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = {name: _whole(tensor).detach().clone().contiguous() for name, tensor in model.state_dict().items()}
     with whole_or_absent(path) as file:
         save_file(tensors, file)
     return Path(path)
 
 
-def norm_width(module: nn.Module) -> int | None:
-    """Channels of a LayerNorm, RMSNorm or pointwise norm, whatever library it comes from; ``None`` for other modules."""
-    if isinstance(module, DynamicPointwise):
-        return module.width
-    shape = getattr(module, "normalized_shape", None)
-    weight = getattr(module, "weight", None)
-    if shape is None and isinstance(weight, torch.Tensor):
-        shape = tuple(weight.shape)
-    if shape is None:
-        return None
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    return int(shape[0]) if len(shape) == 1 else None
+def _whole(tensor: Any) -> torch.Tensor:
+    whole: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return whole
 
 
-def norm_epsilon(module: nn.Module) -> float:
-    """``epsilon`` of a norm, by any of its usual names."""
-    for name in ("eps", "variance_epsilon", "epsilon"):
-        value = getattr(module, name, None)
-        if value is not None:
-            return float(value)
-    return 1e-6 if isinstance(module, DynamicPointwise) else float(torch.finfo(torch.float32).eps)
+class _Scope:
+    """Which norms are replaced.
 
+    Raises:
+        CriticalityError: a pattern without a match, or a kind of site that is not known without inputs.
+    """
 
-def is_rms_norm(module: nn.Module) -> bool:
-    """Whether a norm leaves the mean alone."""
-    return "rms" in type(module).__name__.lower()
-
-
-def channels_first(module: nn.Module) -> bool:
-    """Whether a norm acts on axis 1 of images, as timm's LayerNorm2d does."""
-    return type(module).__name__.endswith("2d")
-
-
-def _is_norm(module: nn.Module) -> bool:
-    if isinstance(module, DynamicPointwise):
-        return True
-    name = type(module).__name__.lower()
-    return "norm" in name and not any(True for _ in module.children()) and not isinstance(module, nn.Identity)
-
-
-def _replacement(name: str, module: nn.Module, norm: str, alpha: float | None) -> nn.Module:
-    kind = type(module).__name__
-    if isinstance(module, (nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.LocalResponseNorm)) and not (
-        isinstance(module, nn.GroupNorm) and module.num_groups == 1 and "LayerNorm" in kind
+    def __init__(
+        self, model: nn.Module, found: Survey, inputs: Any, keep: Sequence[str] | None, only: Sequence[str] | None
     ):
-        raise ValueError(f"norm '{name}' must be a LayerNorm or RMSNorm, but is a {kind}, which averages otherwise")
-    width = norm_width(module)
-    if width is None:
-        raise ValueError(f"norm '{name}' must act on one axis of channels, but is a {kind} {module.extra_repr()}")
-    if "gemma" in kind.lower() or "zerocentered" in kind.lower():
-        raise ValueError(f"norm '{name}' must scale by its weight, but a {kind} scales by 1 + weight")
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    after = _build(norm, alpha, width, module, weight)
-    for part, parameter in (("weight", weight), ("bias", bias)):
-        if isinstance(parameter, nn.Parameter) and hasattr(after, part):
-            setattr(after, part, parameter)
-    return after.train(module.training)
+        self.model, self.found, self.keep, self.only = model, found, keep, only
+        names = [*found.norms, *found.others]
+        self.by_flow = None if inputs is None else kinds_by_flow(model, inputs, names)
+        for argument, patterns in (("keep", keep), ("only", only)):
+            if isinstance(patterns, str):
+                raise CriticalityError(f"{argument}={patterns!r} must be a list of patterns")
+            for pattern in patterns or ():
+                self._check(argument, pattern, names)
+
+    def split(self, strict: bool) -> tuple[dict[str, tuple[nn.Module, Behaviour]], list[Kept]]:
+        """Those that are replaced, and those that are kept.
+
+        Raises:
+            CriticalityError: nothing to replace; norms that cannot be.
+        """
+        chosen: dict[str, tuple[nn.Module, Behaviour]] = {}
+        kept: list[Kept] = []
+        for name, (module, seen) in self.found.norms.items():
+            reason = self._reason(name, seen.width)
+            if not reason and seen.width is None and affine(seen):
+                reason = "as one number scales it and its width is not known"
+                if strict:
+                    raise CriticalityError(f"norm '{name}' must be kept, {reason}")
+            if reason:
+                kept.append(Kept(name, type(module).__name__, reason))
+            else:
+                chosen[name] = module, seen
+        beyond = {name: entry for name, entry in self.found.others.items() if not self._left_out(name)}
+        kept += [
+            Kept(name, type(module).__name__, f"as it must {other.reason}" if name in beyond else self._left_out(name))
+            for name, (module, other) in self.found.others.items()
+        ]
+        for name, (_, other) in beyond.items():
+            if strict or not chosen or (other.kind == "batch" and not self._outside(name)):
+                raise CriticalityError(f"norm '{name}' must {other.reason}")
+        if not chosen:
+            left = f"; {kept[0]}" if kept else ""
+            raise CriticalityError(
+                f"model {type(self.model).__name__} must have a LayerNorm or RMSNorm to replace, and has none{left}"
+            )
+        return chosen, kept
+
+    def _reason(self, name: str, width: int | None) -> str:
+        left_out = self._left_out(name)
+        if left_out:
+            return left_out
+        asked = self.only is not None or (self.keep is not None and not self.keep)
+        return "" if asked or not self._on_heads(name, width) else "as it acts on the heads of queries or keys"
+
+    def _left_out(self, name: str) -> str:
+        for pattern in self.keep or ():
+            if self._matches(pattern, name):
+                return f"as keep has {pattern!r}"
+        if self.only is not None and not any(self._matches(pattern, name) for pattern in self.only):
+            return "as only has no pattern for it"
+        return ""
+
+    def _on_heads(self, name: str, width: int | None) -> bool:
+        if self.by_flow is not None:
+            return self.by_flow[name] == QK_NORM
+        return on_heads_by_shape(self.model, name, width)
+
+    def _outside(self, name: str) -> bool:
+        return self.by_flow is not None and self.by_flow[name] == "outside"
+
+    def _matches(self, pattern: str, name: str) -> bool:
+        if pattern in SITE_KINDS:
+            if self.by_flow is not None:
+                return self.by_flow[name] == pattern
+            seen = self.found.norms.get(name)
+            return pattern == QK_NORM and on_heads_by_shape(self.model, name, seen[1].width if seen else None)
+        return matches(pattern, name)
+
+    def _check(self, argument: str, pattern: str, names: Sequence[str]) -> None:
+        if pattern in SITE_KINDS and pattern != QK_NORM and self.by_flow is None:
+            raise CriticalityError(
+                f"{argument}={pattern!r} is a kind of site that is seen in the data flow: give inputs=..., as for measure"
+            )
+        if not any(self._matches(pattern, name) for name in names):
+            shown = ", ".join(map(repr, names[:4])) + (", ..." if len(names) > 4 else "")
+            raise CriticalityError(
+                f"{argument}={pattern!r} must match a norm of the model, and matches none of {shown}"
+            )
 
 
-def _build(norm: str, alpha: float | None, width: int, module: nn.Module, weight: Any) -> nn.Module:
-    key = norm.lower()
-    tensor = weight if isinstance(weight, torch.Tensor) else None
-    where: dict[str, Any] = {} if tensor is None else {"device": tensor.device, "dtype": tensor.dtype}
+def _alphas(norm: str, alpha: Alpha, names: Sequence[str]) -> dict[str, float | None]:
+    """Of each norm by name.
+
+    Raises:
+        CriticalityError: a pattern without a match, or a norm that no pattern matches.
+    """
+    if not isinstance(alpha, Mapping):
+        return dict.fromkeys(names, alpha)
+    for pattern in alpha:
+        if not any(matches(pattern, name) for name in names):
+            raise CriticalityError(f"alpha={pattern!r} must match a norm that is replaced, and matches none")
+    found: dict[str, float | None] = {}
+    for name in names:
+        fitting = [value for pattern, value in alpha.items() if matches(pattern, name)]
+        if not fitting:
+            raise CriticalityError(f"alpha must have a pattern for norm {name!r}, such as '*' at the end")
+        found[name] = fitting[0]
+    return found
+
+
+def _replacement(
+    model: nn.Module, name: str, module: nn.Module, seen: Behaviour, norm: str, alpha: float | None
+) -> tuple[nn.Module, str]:
+    """The new module, and what of the old one could not be kept."""
+    gain, key = seen.gain, norm.lower()
+    after = _build(name, norm, alpha, seen, _where(model, name, module))
+    notes = []
+    if gain.parameter is not None or gain.factor != 1.0:
+        weight = None if gain.parameter is None else module.get_parameter(gain.parameter)
+        if hasattr(after, "weight"):
+            kept = gain.plain and weight is not None and tuple(weight.shape) == (seen.width,)
+            after.weight = weight if kept else _effective(after.weight, weight, seen)  # type: ignore[assignment]
+            notes += [] if kept else [f"its weight has the values of {gain}"]
+    if seen.bias is not None and hasattr(after, "bias"):
+        bias = module.get_parameter(seen.bias)
+        fits = tuple(bias.shape) == (seen.width,)
+        after.bias = bias if fits else nn.Parameter(bias.detach().reshape(-1).clone())
+    elif seen.bias is not None and key != "none":
+        notes.append(f"without its bias {seen.bias!r}")
+    return after.train(module.training), "; ".join(notes)
+
+
+def _effective(new: Any, weight: torch.Tensor | None, seen: Behaviour) -> nn.Parameter:
+    """A weight with the values that act."""
+    with torch.no_grad():
+        if weight is None:
+            return nn.Parameter(torch.full_like(new, seen.gain.factor))
+        values = seen.gain.factor * (seen.gain.offset + weight.detach()).reshape(-1)
+        return nn.Parameter(values.expand(new.shape).clone(), requires_grad=weight.requires_grad)
+
+
+def _where(model: nn.Module, name: str, module: nn.Module) -> dict[str, Any]:
+    """Device and dtype of a norm: its own, else those of what is nearest to it."""
+    while True:
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_floating_point():
+                return {"device": tensor.device, "dtype": tensor.dtype}
+        if module is model:
+            return {}
+        name = name.rpartition(".")[0]
+        module = model.get_submodule(name)
+
+
+def affine(seen: Behaviour) -> bool:
+    """Whether a norm scales or shifts its output."""
+    return seen.gain.parameter is not None or seen.bias is not None or seen.gain.factor != 1.0
+
+
+def _build(name: str, norm: str, alpha: float | None, seen: Behaviour, where: dict[str, Any]) -> nn.Module:
+    key, first = norm.lower(), seen.axis == 1
     if takes_alpha(norm):
-        return DynamicPointwise(
-            width,
-            norm,
-            1.0 if alpha is None else alpha,
-            affine=tensor is not None,
-            channels_first=channels_first(module),
-            **where,
-        )
+        width, size = seen.width or 1, 1.0 if alpha is None else alpha
+        return DynamicPointwise(width, norm, size, affine=affine(seen), channels_first=first, **where)
     if key == "none":
         return nn.Identity()
-    if channels_first(module):
-        raise ValueError(f"norm={norm!r} must act on the last axis, but the model's {type(module).__name__} does not")
-    if key in RMS_NORMS:
-        return nn.RMSNorm(width, eps=norm_epsilon(module), elementwise_affine=tensor is not None, **where)
-    assert key in LAYER_NORMS
-    return nn.LayerNorm(width, eps=norm_epsilon(module), elementwise_affine=tensor is not None, **where)
+    if first or seen.width is None:
+        what = "acts on axis 1" if first else "has no width of its own"
+        raise CriticalityError(f"norm={norm!r} must act on the last axis of a known width, and '{name}' {what}")
+    epsilon = 1e-6 if seen.kind == "pointwise" else seen.epsilon
+    kind = nn.RMSNorm if key in RMS_NORMS else nn.LayerNorm
+    assert key in RMS_NORMS or key in LAYER_NORMS
+    return kind(seen.width, eps=epsilon, elementwise_affine=affine(seen), **where)
 
 
 def _assign(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, last = name.rpartition(".")
-    if not last:
-        raise ValueError("model must contain its norms, but is a norm itself")
     setattr(model.get_submodule(parent), last, module)

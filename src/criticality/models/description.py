@@ -15,6 +15,7 @@ from torch import nn
 from criticality.errors import CriticalityError, InputsError, ModelFailedError, UndescribedError
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.initialization import SecondMoment, actual_second_moment, initialize, initialize_branches
+from criticality.models.reading import reading
 from criticality.python_file import load_file
 from criticality.theory import Network, TokenKernel
 from criticality.weightless.building import build_without_weights
@@ -122,7 +123,8 @@ class OwnDescription:
         if module == "timm_vit" and "timm" not in sys.modules:
             raise UndescribedError(f"model 'module:{self.name}' must be of a family that the exact theory reads")
         read = {"huggingface": "huggingface_network", "timm_vit": "vit_network"}[module]
-        network: Network = getattr(_adapter(module), read)(model, second_moment)
+        with reading(f"model 'module:{self.name}'"):
+            network: Network = getattr(_adapter(module), read)(model, second_moment)
         return network
 
     def points(self, model: nn.Module) -> Sequence[str] | None:

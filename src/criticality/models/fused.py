@@ -1,8 +1,9 @@
-"""Dynamic Tanh and Dynamic erf for training: one saved tensor, and on the CPU one pass over memory.
+"""Dynamic Tanh and Dynamic erf for training with one saved tensor, and, if asked for, one pass over memory.
 
-The input is saved and everything else is computed again on the way back, as cheap as it is.  On the CPU, in float32, a C
-kernel does both ways; it is compiled once for the machine and kept in the user's cache, and where there is no compiler,
-on other devices and in other types, torch's own operations do the same.
+The input is saved and everything else is computed again on the way back, as cheap as it is, by torch's own operations.
+With ``CRITICALITY_KERNEL=1`` in the environment a C kernel does both ways on the CPU, in float32; it is compiled once for the
+machine and kept in the user's cache.  It is off unless asked for, as it reads memory by address: of tensors that do not
+fit it exactly (``_fits``), and where there is no compiler, torch's operations do the work.
 """
 
 from __future__ import annotations
@@ -21,14 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 _ENTRIES_PER_THREAD = 32768  # fewer are not worth waking a thread for
 _TWO_OVER_ROOT_PI = 1.1283791670955126
 
 FUSED = ("tanh", "erf")
-"""Functions that have a kernel."""
+"""Functions that are computed with one saved tensor, and have a kernel."""
 
 _VALUE: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "erf": torch.erf}
 
@@ -42,16 +44,29 @@ def plain(function: str, x: Tensor, alpha: Tensor, shift: Tensor | None, weight:
 def dynamic(function: str, x: Tensor, alpha: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
     """``weight phi(alpha x + shift) + bias`` over the last axis, with gradients of all that is given.
 
-    Under ``torch.compile``, the transforms of ``torch.func`` and forward-mode differentiation it is the plain formula.
+    Whatever looks into the operations (``torch.compile``, export, tracing, fake tensors and other modes and subclasses of
+    tensors, the transforms of ``torch.func``, forward-mode differentiation) gets the plain formula.
     """
-    if (
-        torch.compiler.is_compiling()
-        or forward_ad._current_level >= 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-    ):
+    if _watched() or not _ordinary(x, alpha, shift, weight, bias):
         return plain(function, x, alpha, shift, weight, bias)
     result: Tensor = _Dynamic.apply(function, x, alpha, shift, weight, bias)
     return result
+
+
+def _watched() -> bool:
+    """Whether somebody wants to see each operation, or differentiates in another way than backwards."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or _get_current_dispatch_mode() is not None
+    )
+
+
+def _ordinary(*tensors: Tensor | None) -> bool:
+    """Whether these are tensors of torch itself, no subclasses."""
+    return all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors if tensor is not None)
 
 
 class _Dynamic(torch.autograd.Function):
@@ -61,7 +76,7 @@ class _Dynamic(torch.autograd.Function):
     ) -> Tensor:
         ctx.function = function
         ctx.save_for_backward(x, alpha, shift, weight, bias)
-        library = kernel() if _fits(x, alpha, weight) else None
+        library = kernel() if _fits(x, alpha, shift, weight, bias) else None
         if library is None:
             ctx.call = None
             return plain(function, x, alpha, shift, weight, bias)
@@ -82,7 +97,7 @@ class _Dynamic(torch.autograd.Function):
             value = plain(ctx.function, x, alpha, shift, weight, bias)
             each = iter(torch.autograd.grad(value, wanted, g, create_graph=True))
             return None, *(next(each) if need else None for need in needed)
-        if ctx.call is not None and g.dtype == torch.float32:
+        if ctx.call is not None and _readable(g) and g.shape == x.shape:
             gradients = _kernel_backward(ctx, x.contiguous(), g.contiguous(), alpha, weight)
         else:
             gradients = _torch_backward(ctx.function, x, g, alpha, shift, weight)
@@ -122,14 +137,29 @@ def _torch_backward(
     )
 
 
-def _fits(x: Tensor, alpha: Tensor, weight: Tensor) -> bool:
-    """Whether the kernel takes this input."""
+def _fits(x: Tensor, alpha: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor) -> bool:
+    """Whether the kernel may read the memory of these tensors: each has memory, on the CPU, in float32, of the size it must
+    have; parameters without gaps (of the input a copy without gaps is made).
+    """
+    parameters = [tensor for tensor in (alpha, shift, weight, bias) if tensor is not None]
     return (
-        x.dtype == alpha.dtype == weight.dtype == torch.float32
-        and weight.is_contiguous()
-        and x.shape[-1:] == weight.shape
+        all(_readable(tensor) for tensor in (x, *parameters))
+        and all(tensor.is_contiguous() for tensor in parameters)
+        and alpha.numel() == 1
+        and (shift is None or shift.numel() == 1)
         and weight.numel() > 0
-        and x.is_cpu
+        and x.shape[-1:] == weight.shape == bias.shape
+    )
+
+
+def _readable(tensor: Tensor) -> bool:
+    return (
+        _ordinary(tensor)
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and tensor.dtype == torch.float32
+        and not tensor.is_neg()
+        and (tensor.numel() == 0 or tensor.untyped_storage().nbytes() > 0)  # one that was freed, as sharding does
     )
 
 
@@ -137,14 +167,18 @@ def _threads(x: Tensor) -> int:
     return max(1, min(torch.get_num_threads(), x.numel() // _ENTRIES_PER_THREAD))
 
 
-@cache
 def kernel() -> dict[tuple[str, str], Any] | None:
-    """The compiled kernels by function and way (forward, backward); ``None`` without a C compiler or a place to keep them.
+    """The compiled kernels by function and way (forward, backward).
 
-    ``CRITICALITY_KERNEL=0`` in the environment does without.
+    ``None`` unless the environment has ``CRITICALITY_KERNEL=1``, and without a C compiler or a place to keep them.
     """
+    return _compiled() if os.environ.get("CRITICALITY_KERNEL") == "1" else None
+
+
+@cache
+def _compiled() -> dict[tuple[str, str], Any] | None:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None or os.environ.get("CRITICALITY_KERNEL") == "0":
+    if compiler is None:
         return None
     source = files("criticality.models").joinpath("fused.c").read_bytes()
     key = hashlib.sha256(source + repr((compiler, platform.node(), platform.processor())).encode()).hexdigest()[:16]

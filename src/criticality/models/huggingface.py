@@ -34,6 +34,7 @@ from criticality.models.reading import (
     read_linear,
     read_mlp,
     read_norm,
+    reading,
 )
 from criticality.models.text import random_tokens, source_bytes
 from criticality.theory import Network, Rotary, Sublayer, TokenKernel
@@ -152,7 +153,8 @@ class HuggingFaceDescription:
 
     def network(self, model: nn.Module, second_moment: SecondMoment = actual_second_moment) -> Network:
         """Read a model that ``build`` made."""
-        return huggingface_network(model, second_moment)
+        with reading(f"model 'hf:{self.name}'"):
+            return huggingface_network(model, second_moment)
 
     def describe(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
         """The network and the expected kernels at its start; allocates no weight.
@@ -169,9 +171,9 @@ class HuggingFaceDescription:
         recorder = InitializationRecorder()
         with recorder:
             model = self.build(device="meta")
-        family = FAMILIES[self.config().model_type]
-        kernels = family.start(model, self.inputs(seed), recorder.second_moment)
-        return huggingface_network(model, recorder.second_moment), kernels
+        with reading(f"model 'hf:{self.name}'"):
+            kernels = FAMILIES[kind].start(model, self.inputs(seed), recorder.second_moment)
+        return self.network(model, recorder.second_moment), kernels
 
 
 def _load_config(name: str) -> Any:

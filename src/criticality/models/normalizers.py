@@ -55,6 +55,10 @@ class DynamicPointwise(nn.Module):
         ValueError: an unknown function; ``alpha`` not finite and positive; ``width`` below 1.
     """
 
+    eps = float("nan")
+    """Equal to nothing, not even to itself: by this ``nn.TransformerEncoderLayer`` decides to run its own code in evaluation
+    mode, and not a fused one that would take this for a LayerNorm."""
+
     def __init__(
         self,
         width: int,

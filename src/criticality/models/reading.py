@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
-from criticality.models.conversion import is_rms_norm, norm_epsilon, norm_width
+from criticality.errors import CriticalityError, UndescribedError
+from criticality.models.behaviour import Otherwise, behaviour
 from criticality.models.initialization import SecondMoment
-from criticality.models.normalizers import DynamicPointwise
+from criticality.models.roles import Gain
 from criticality.pointwise import Pointwise
 from criticality.theory import MLP, Attention, GatedMLP, HeadNorm, LayerNorm, NoNorm, PointwiseNorm, RMSNorm
 from criticality.theory.norms import Norm
+
+
+@contextmanager
+def reading(model: str) -> Iterator[None]:
+    """What is raised inside while a model is read means that the exact theory does not describe it.
+
+    Raises:
+        UndescribedError: in the place of any error of reading; kinds of the library's own go through.
+    """
+    try:
+        yield
+    except CriticalityError:
+        raise
+    except (ValueError, AssertionError, AttributeError, TypeError, LookupError, NotImplementedError) as error:
+        said = str(error).strip().splitlines()
+        raise UndescribedError(said[0] if said else f"{model} is not read: {type(error).__name__}") from error
+
 
 _ACTIVATIONS = {
     "gelu": "gelu",
@@ -31,39 +51,53 @@ _ACTIVATIONS = {
 
 
 def read_norm(norm: nn.Module, second: SecondMoment) -> Norm:
-    """A norm of the stream.
+    """A norm of the stream, by what it does (``behaviour``).
 
     Raises:
-        ValueError: a norm that the theory does not describe.
+        UndescribedError: a norm that the theory does not describe.
     """
     if isinstance(norm, nn.Identity):
         return NoNorm()
-    weight, bias = getattr(norm, "weight", None), getattr(norm, "bias", None)
-    gamma = 1.0 if weight is None else math.sqrt(second(weight))
-    beta = 0.0 if bias is None else math.sqrt(second(bias))
-    if isinstance(norm, DynamicPointwise):
-        alpha = math.sqrt(second(norm.alpha))
-        shift = 0.0 if norm.shift is None else math.sqrt(second(norm.shift))
-        return PointwiseNorm(Pointwise(norm.function, alpha=alpha, shift=shift, gamma=gamma, beta=beta))
-    if "norm" not in type(norm).__name__.lower() or norm_width(norm) is None:
-        raise ValueError(f"norm must be LayerNorm, RMSNorm or pointwise, but is a {type(norm).__name__}")
-    kind = RMSNorm if is_rms_norm(norm) else LayerNorm
-    return kind(norm_epsilon(norm), gamma, beta)
+    seen = behaviour(norm)
+    if isinstance(seen, Otherwise):
+        raise UndescribedError(f"norm must be LayerNorm, RMSNorm or pointwise, but is a {type(norm).__name__}")
+    gamma = _gamma(norm, seen.gain, second)
+    beta = 0.0 if seen.bias is None else math.sqrt(second(norm.get_parameter(seen.bias)))
+    if seen.kind != "pointwise":
+        return (RMSNorm if seen.kind == "rms norm" else LayerNorm)(seen.epsilon, gamma, beta)
+    if seen.function is None:
+        raise UndescribedError(
+            f"norm must be a built-in function of the stream, and a {type(norm).__name__} has the values of none"
+        )
+    alpha = math.sqrt(second(norm.get_parameter(seen.alpha))) if isinstance(seen.alpha, str) else seen.alpha
+    shift = 0.0 if seen.shift is None else math.sqrt(second(norm.get_parameter(seen.shift)))
+    return PointwiseNorm(Pointwise(seen.function, alpha=alpha, shift=shift, gamma=gamma, beta=beta))
+
+
+def _gamma(norm: nn.Module, gain: Gain, second: SecondMoment) -> float:
+    """Root mean square of what scales; of a difference from 1 that is only known by its law, the law's mean is taken for 0."""
+    if gain.parameter is None:
+        return abs(gain.factor)
+    weight = norm.get_parameter(gain.parameter)
+    if gain.offset == 0.0:
+        return abs(gain.factor) * math.sqrt(second(weight))
+    if weight.is_meta:
+        return abs(gain.factor) * math.sqrt(gain.offset**2 + second(weight))
+    return abs(gain.factor) * math.sqrt(second(gain.offset + weight.detach()))
 
 
 def read_head_norm(norm: nn.Module | None, second: SecondMoment) -> HeadNorm | None:
     """A norm of queries or keys (QK-norm), ``None`` where there is none.
 
     Raises:
-        ValueError: a norm that is neither LayerNorm nor RMSNorm.
+        UndescribedError: a norm that is neither LayerNorm nor RMSNorm.
     """
     if norm is None or isinstance(norm, nn.Identity):
         return None
-    if "norm" not in type(norm).__name__.lower():
-        raise ValueError(f"QK-norm must be LayerNorm or RMSNorm, but is a {type(norm).__name__}")
-    weight = getattr(norm, "weight", None)
-    gamma = 1.0 if weight is None else math.sqrt(second(weight))
-    return HeadNorm(norm_epsilon(norm), gamma, centred=not is_rms_norm(norm))
+    seen = behaviour(norm)
+    if isinstance(seen, Otherwise) or seen.kind == "pointwise":
+        raise UndescribedError(f"QK-norm must be LayerNorm or RMSNorm, but is a {type(norm).__name__}")
+    return HeadNorm(seen.epsilon, _gamma(norm, seen.gain, second), centred=seen.kind == "layer norm")
 
 
 def read_linear(linear: Any, second: SecondMoment) -> tuple[float, float]:

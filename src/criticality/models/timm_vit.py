@@ -39,6 +39,7 @@ from criticality.models.reading import (
     read_linear,
     read_mlp,
     read_norm,
+    reading,
     require_absent,
 )
 from criticality.theory import MLP, Attention, GatedMLP, Network, Rotary, Sublayer, TokenKernel
@@ -137,7 +138,8 @@ class ViTDescription:
 
     def network(self, model: nn.Module, second_moment: SecondMoment = actual_second_moment) -> Network:
         """Read a model that ``build`` made."""
-        return vit_network(model, second_moment, self._rope)
+        with reading(f"model 'timm:{self.name}'"):
+            return vit_network(model, second_moment, self._rope)
 
     def _rope(self) -> Any:
         """The rotary embedding with real numbers in it, from a model of one block."""
@@ -162,7 +164,8 @@ class ViTDescription:
             raise
         except (RuntimeError, NotImplementedError) as error:
             raise UndescribedError(f"model 'timm:{self.name}' must be built without memory: {error}") from error
-        kernels = embedding_kernels(model, self.inputs(seed).numpy(), recorder.second_moment)
+        with reading(f"model 'timm:{self.name}'"):
+            kernels = embedding_kernels(model, self.inputs(seed).numpy(), recorder.second_moment)
         return self.network(model, recorder.second_moment), kernels
 
 

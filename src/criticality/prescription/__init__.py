@@ -7,18 +7,27 @@ from typing import TYPE_CHECKING
 from criticality.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from criticality.prescription.apply import Applied, Change, apply_prescription, planned_changes, schedule_from_data
+    from criticality.prescription.apply import (
+        Applied,
+        Change,
+        Untouched,
+        apply_prescription,
+        planned_changes,
+        schedule_from_data,
+    )
     from criticality.prescription.callbacks import lightning_callback, trainer_callback
     from criticality.prescription.monitor import CriticalityWarning, Monitor, to_tensorboard
+    from criticality.prescription.scaling import WriteError
     from criticality.prescription.solve import Prescription, least_amplification, prescribe, trade_off
     from criticality.prescription.tune import Tuning, power_law
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "apply": ("Applied", "Change", "apply_prescription", "planned_changes", "schedule_from_data"),
+        "apply": ("Applied", "Change", "Untouched", "apply_prescription", "planned_changes", "schedule_from_data"),
         "callbacks": ("lightning_callback", "trainer_callback"),
         "monitor": ("CriticalityWarning", "Monitor", "to_tensorboard"),
+        "scaling": ("WriteError",),
         "solve": ("Prescription", "least_amplification", "prescribe", "trade_off"),
         "tune": ("Tuning", "power_law"),
     },
@@ -31,6 +40,8 @@ __all__ = [
     "Monitor",
     "Prescription",
     "Tuning",
+    "Untouched",
+    "WriteError",
     "apply_prescription",
     "least_amplification",
     "lightning_callback",

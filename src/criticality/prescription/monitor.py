@@ -6,47 +6,47 @@ import math
 import os
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import nn
 
-from criticality.errors import StreamNotFoundError
+from criticality.errors import NotFiniteError
 from criticality.measurement import measure
 from criticality.measurement.points import Points
-from criticality.pointwise import get_function
-from criticality.prescription.apply import final_norms, find_blocks, stream_norms
+from criticality.prescription.watching import Seen, Watcher, unwrapped
 from criticality.schema import SCHEMA, profile_dataset, write_dataset
 
 Log = Callable[[dict[str, float], int], None]
 """Called with the scalars of a record and its step."""
 
-_SAMPLED = 16_384  # elements of a stream that its saturation is estimated from
 _SATURATED = 0.01
 _COLLAPSE = 0.2
 
 
 class CriticalityWarning(UserWarning):
-    """An alarm of the monitor."""
+    """An alarm of the monitor, or what kept it from recording."""
 
 
 class Monitor:
     """Measures a model on a fixed batch every ``every`` steps; call ``step`` after each optimizer step.
 
     Nothing of the training changes: parameters, their gradients, modes and random states are as before each record, so that
-    losses are the same bit for bit (tested on CPU).  A record costs one forward and one backward pass to activations of the
-    batch given: take a few samples.
+    losses are the same bit for bit (tested on CPU), and nothing is hooked into the model.  A record costs two forward passes
+    and one backward pass to activations of the batch given: take a few samples.
+
+    ``step`` never raises: a record that fails is warned of once, by its kind, and the training goes on.  A model that has
+    diverged is recorded as it is, with nan and inf.
 
     Alarms: ``chaos``, when ``log J(0 -> L)`` exceeds the budget; ``saturation``, when ``E phi'^2`` of a norm falls below a
-    fifth of what it was at the first record, or below 0.01. Each is warned of once (``CriticalityWarning``) and listed in
+    fifth of what it was at the first record, or below 0.01; ``divergence``, when a value of the stream or a gradient is not
+    finite, with the module in which that comes first.  Each is warned of once (``CriticalityWarning``) and listed in
     ``alarms``.
 
     Args:
-        model: any module that ``measure`` takes.
-        inputs: a small batch on the model's device.
+        model: any module that ``measure`` takes; compiled, under DistributedDataParallel or with checkpoints, too.
+        inputs: a small batch.
         every: steps between records.
         budget: largest ``log J(0 -> L)`` without alarm [default: that of the first record plus 2].
         log: where scalars go, such as ``lambda scalars, step: ...``; see also ``to_tensorboard``.
@@ -77,38 +77,45 @@ class Monitor:
         self.model, self.inputs, self.every, self.budget = model, inputs, int(every), budget
         self.log, self.path, self.points, self.seed = log, path, points, seed
         self.alarms: list[tuple[int, str]] = []
+        self._watcher = Watcher(unwrapped(model))
+        self._failures: set[str] = set()
         self._profiles: list[xr.Dataset] = []
         self._steps: list[int] = []
         self._norms: list[dict[str, tuple[float, float]]] = []
-        self._shares: list[list[float]] = []
+        self._shares: list[dict[str, float]] = []
 
     def step(self, step: int) -> dict[str, float] | None:
-        """Record if ``step`` is a multiple of ``every``; returns the scalars then."""
-        return self.record(step) if step % self.every == 0 else None
+        """Record if ``step`` is a multiple of ``every``; returns the scalars then.  Never raises."""
+        if step % self.every:
+            return None
+        try:
+            return self.record(step)
+        except Exception as error:  # a training is worth more than a record of it
+            kind = type(error).__name__
+            if kind not in self._failures:
+                self._failures.add(kind)
+                said = " ".join(str(error).split()) or kind
+                warnings.warn(f"step {step}: nothing was recorded, and the training goes on: {said}",
+                              CriticalityWarning, stacklevel=2)  # fmt: skip
+            return None
 
     def record(self, step: int) -> dict[str, float]:
-        """Measure now.
+        """Measure now.  A model whose values or gradients are not finite is recorded with nan and inf.
 
         Raises:
-            ValueError: as ``measure``, for a model that returns nan.
+            ValueError: as ``measure`` for anything else, such as a model without a stream.
         """
-        norms: dict[str, tuple[float, float]] = {}
-        shares: list[float] = []
-        with ExitStack() as stack:
-            last = _final(self.model)
-            for name, module in stream_norms(self.model):
-                if name in last:
-                    continue
-                stack.callback(module.register_forward_pre_hook(_note_norm(name, norms)).remove)
-            for block in self._blocks():
-                stack.callback(block.register_forward_hook(_note_share(shares)).remove)
-            profile = measure(self.model, self.inputs, points=self.points, seed=self.seed)
+        seen = self._watcher.look(self.inputs)
+        try:
+            profile, trouble = measure(self._watcher.model, self.inputs, points=self.points, seed=self.seed), ""
+        except NotFiniteError as error:
+            profile, trouble = _not_finite(seen), str(error)
         self._profiles.append(profile)
         self._steps.append(int(step))
-        self._norms.append(norms)
-        self._shares.append(shares)
-        scalars = self._scalars(profile, norms, shares)
-        self._raise_alarms(step, scalars, norms)
+        self._norms.append(seen.norms)
+        self._shares.append(seen.shares)
+        scalars = self._scalars(profile, seen)
+        self._raise_alarms(step, scalars, seen.norms, trouble)
         scalars["criticality/alarms"] = float(len(self.alarms))
         if self.log is not None:
             self.log(scalars, int(step))
@@ -126,10 +133,10 @@ class Monitor:
         if not self._steps:
             raise ValueError("monitor must have recorded a step, and has none")
         steps = xr.DataArray(self._steps, dims="step", name="step")
-        result = xr.concat(self._profiles, steps, combine_attrs="override")
-        names = list(self._norms[0])
+        result = xr.concat(self._profiles, steps, combine_attrs="override", join="outer")
+        names = list(dict.fromkeys(name for record in self._norms for name in record))
         if names:
-            table = np.array([[record[name] for name in names] for record in self._norms])
+            table = np.array([[record.get(name, (math.nan, math.nan)) for name in names] for record in self._norms])
             result = result.assign_coords(norm=names)
             result["alpha"] = (("step", "norm"), table[:, :, 0], {"long_name": "alpha"})
             result["slope"] = (
@@ -137,72 +144,77 @@ class Monitor:
                 table[:, :, 1],
                 {"long_name": "E phi'(alpha x)^2, 1 where phi is linear"},
             )
-        if self._shares[0]:
+        blocks = list(dict.fromkeys(name for record in self._shares for name in record))
+        if blocks:
+            table = np.array([[record.get(name, math.nan) for name in blocks] for record in self._shares])
             long_name = "mean square of what the block adds, relative to the stream after it"
-            result["branch_share"] = (("step", "branch"), np.array(self._shares), {"long_name": long_name})
+            result["branch_share"] = (("step", "branch"), table, {"long_name": long_name})
         return result.assign_attrs(source="measurement", schema=SCHEMA, every=self.every)
 
     def state(self) -> dict[str, Any]:
         """What was recorded so far, as plain numbers, for a checkpoint."""
         return {
             "steps": list(self._steps),
+            "blocks": [profile.block.values.tolist() for profile in self._profiles],
             "profiles": [
                 {name: values.values.tolist() for name, values in profile.data_vars.items()}
                 for profile in self._profiles
             ],
             "norms": [{name: list(pair) for name, pair in record.items()} for record in self._norms],
-            "shares": [list(shares) for shares in self._shares],
+            "shares": [dict(shares) for shares in self._shares],
             "alarms": [list(alarm) for alarm in self.alarms],
             "budget": self.budget,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take up what ``state`` returned."""
-        self._steps = list(state["steps"])
+        self._steps = [int(step) for step in state["steps"]]
         self._profiles = []
-        for arrays in state["profiles"]:
+        for number, arrays in enumerate(state["profiles"]):
             values = {name: np.array(entry) for name, entry in arrays.items() if name != "log_susceptibility"}
-            self._profiles.append(
-                profile_dataset(range(len(values["log_apjn"])), source="measurement", attrs={}, **values)
-            )
+            blocks = state["blocks"][number] if "blocks" in state else range(len(values["log_apjn"]))
+            self._profiles.append(profile_dataset(blocks, source="measurement", attrs={}, **values))
         self._norms = [{name: (pair[0], pair[1]) for name, pair in record.items()} for record in state["norms"]]
-        self._shares = [list(shares) for shares in state["shares"]]
+        self._shares = [
+            dict(shares) if isinstance(shares, dict) else {str(number): share for number, share in enumerate(shares)}
+            for shares in state["shares"]
+        ]
         self.alarms = [(int(step), str(kind)) for step, kind in state["alarms"]]
         self.budget = state["budget"]
 
-    def _blocks(self) -> list[nn.Module]:
-        try:
-            return list(find_blocks(self.model)[1])
-        except ValueError:
-            return []
-
     @staticmethod
-    def _scalars(profile: xr.Dataset, norms: dict[str, tuple[float, float]], shares: list[float]) -> dict[str, float]:
+    def _scalars(profile: xr.Dataset, seen: Seen) -> dict[str, float]:
+        steps = profile.log_susceptibility.values
         scalars = {
             "criticality/log_apjn": float(profile.log_apjn[0]),
-            "criticality/largest_log_susceptibility": float(np.nanmax(profile.log_susceptibility.values)),
+            "criticality/largest_log_susceptibility": _largest(steps),
             "criticality/q_final": float(profile.q[-1]),
         }
-        if norms:
-            alphas, slopes = np.array(list(norms.values())).T
+        if seen.norms:
+            alphas, slopes = np.array(list(seen.norms.values())).T
             scalars |= {
                 "criticality/alpha_min": float(alphas.min()),
                 "criticality/alpha_max": float(alphas.max()),
                 "criticality/slope_min": float(slopes.min()),
             }
-        if shares:
-            scalars["criticality/branch_share_mean"] = float(np.mean(shares))
+        if seen.shares:
+            scalars["criticality/branch_share_mean"] = float(np.mean(list(seen.shares.values())))
         return scalars
 
-    def _raise_alarms(self, step: int, scalars: dict[str, float], norms: dict[str, tuple[float, float]]) -> None:
+    def _raise_alarms(
+        self, step: int, scalars: dict[str, float], norms: dict[str, tuple[float, float]], trouble: str
+    ) -> None:
         log_apjn = scalars["criticality/log_apjn"]
-        if self.budget is None:
-            self.budget = log_apjn + 2
         found = []
-        if log_apjn > self.budget:
+        if trouble:
+            place = self._watcher.first_not_finite(self.inputs)
+            found.append(("divergence", f"the model is not finite, first in {place}" if place else trouble))
+        elif self.budget is None:
+            self.budget = log_apjn + 2
+        if self.budget is not None and log_apjn > self.budget:
             found.append(("chaos", f"log J(0->L) = {log_apjn:.2f} exceeds the budget of {self.budget:.2f}"))
         for name, (_, slope) in norms.items():
-            first = self._norms[0][name][1]
+            first = self._norms[0].get(name, (math.nan, math.nan))[1]
             if slope < max(_SATURATED, _COLLAPSE * first):
                 found.append(
                     (f"saturation of {name}", f"E phi'^2 of norm {name!r} fell to {slope:.3g} from {first:.3g}")
@@ -214,12 +226,19 @@ class Monitor:
                 warnings.warn(f"step {step}: {message}", CriticalityWarning, stacklevel=4)
 
 
-def _final(model: nn.Module) -> set[str]:
-    """Names of the norms after the blocks, which are not of the stream that is watched."""
-    try:
-        return {name for name, _ in final_norms(model)}
-    except StreamNotFoundError:
-        return set()
+def _not_finite(seen: Seen) -> xr.Dataset:
+    """A profile of which only ``q`` is known, where it is; log J is infinite where the stream is finite and the gradient not."""
+    q = np.array(seen.q or [math.nan, math.nan])
+    unknown = np.full(len(q), math.nan)
+    log_apjn = np.append(np.full(len(q) - 1, math.inf), 0.0) if np.isfinite(q).all() else unknown
+    return profile_dataset(
+        seen.positions or range(len(q)), log_apjn, "measurement", {"points": seen.points}, q=q, correlation=unknown
+    )
+
+
+def _largest(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.max()) if len(known) else math.nan
 
 
 def to_tensorboard(writer: Any) -> Log:
@@ -230,30 +249,3 @@ def to_tensorboard(writer: Any) -> Log:
             writer.add_scalar(name, value, step)
 
     return log
-
-
-def _note_norm(name: str, norms: dict[str, tuple[float, float]]) -> Callable[..., None]:
-    def hook(module: Any, args: tuple[Any, ...]) -> None:
-        flat = args[0].detach().flatten()
-        sample = flat[:: max(1, flat.numel() // _SAMPLED)]
-        if not torch.isfinite(sample).all():  # a pass of ``measure`` that puts nan in to see how far it goes
-            return
-        alpha = float(module.alpha.detach().mean())
-        shift = 0.0 if module.shift is None else float(module.shift.detach().mean())
-        slope = get_function(module.function).derivative(alpha * sample.double().cpu().numpy() + shift)
-        at_zero = get_function(module.function).derivative(np.zeros(1))[0] or 1.0
-        norms[name] = (alpha, float(np.mean((slope / at_zero) ** 2)))
-
-    return hook
-
-
-def _note_share(shares: list[float]) -> Callable[..., None]:
-    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        after = output[0] if isinstance(output, (tuple, list)) else output
-        if not args or not isinstance(after, Tensor) or after.shape != args[0].shape:
-            return
-        with torch.no_grad():
-            added = (after - args[0]).double().square().mean()
-            shares.append(float(added / after.double().square().mean()))
-
-    return hook

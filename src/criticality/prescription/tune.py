@@ -7,20 +7,26 @@ As AutoInit (Doshi, He, Gromov 2023) it needs nothing but passes through the mod
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from criticality.errors import CriticalityError
 from criticality.measurement import measure
-from criticality.measurement.points import Points
-from criticality.prescription.apply import find_blocks, output_layers
+from criticality.measurement.points import Points, points_asked_for
+from criticality.models.patterns import matches
+from criticality.prescription.handles import Handles
+from criticality.prescription.scaling import Scaled, parameter_of, put_back, saved_values, write
 
 _LARGEST_STEP = 4.0
+
+Layers = Callable[[nn.Module], list[tuple[str, nn.Module]]] | Sequence[str] | None
+"""Which layers of a block are scaled: names of them in the block (or patterns), or a function that returns them."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,13 @@ class Tuning:
     Attributes:
         converged: whether every block came within the tolerance.
         passes: forward and backward passes over the data.
-        gains: by which the output layers of each block were multiplied in all.
-        log_susceptibility: measured after the last change, ``(depth,)``.
+        gains: by which what scales each block's branches was multiplied in all, ``(depth,)``; 1 where it was put back.
+        log_susceptibility: at the last measurement, ``(depth,)``.
         target: of each block, ``(depth,)``.
         error: standard error of the last measurement's log susceptibilities over its probes, ``(depth,)``.
         reason: why it stopped, in a sentence.
+        moved: names of the parameters that are not what they were, as they were found by comparing all of them.
+        untouched: branches that nothing scales, with the reason.
     """
 
     converged: bool
@@ -44,6 +52,8 @@ class Tuning:
     target: Float[np.ndarray, " depth"]
     error: Float[np.ndarray, " depth"]
     reason: str
+    moved: tuple[str, ...] = ()
+    untouched: tuple[str, ...] = ()
 
 
 def power_law(depth: int, log_apjn: float) -> Float[np.ndarray, " depth"]:
@@ -70,72 +80,223 @@ def tune(
     max_passes: int = 8,
     probes: int = 4,
     points: Points = None,
-    layers: Callable[[nn.Module], list[tuple[str, nn.Module]]] = output_layers,
+    layers: Layers = None,
     blocks: Sequence[nn.Module] | None = None,
     seed: int = 0,
+    keep: bool = False,
 ) -> Tuning:
-    """Multiply the output layers of each block until the measured log susceptibility of every block hits its target.
+    """Scale what scales the branches of each block until the measured log susceptibility of every block hits its target.
 
     A branch adds to ``chi - 1`` in proportion to the square of its gain, so that each pass sets every block to what that
-    predicts, all at once; a few passes take care of what blocks do to those after them.
+    predicts, all at once; a few passes take care of what blocks do to those after them.  What scales a branch is found in the
+    data flow: its last weight with its biases, or the weight of the norm after it; that it does is tried on the model first.
 
     Args:
-        model: any module with a list of blocks; changed in place.
-        inputs: as for ``measure``.
+        model: any that ``measure`` takes; changed in place, if and only if it converges.
+        inputs: as for ``measure``; ``None`` for those that a model of timm or transformers says that it takes.
         target: ``log J(0 -> L)``, spread by ``power_law``, or a log susceptibility above 0 for each block.
         tolerance: on the log susceptibility of each block, relative to the mean of the targets, beside twice its standard
             error.
         max_passes: measurements at most.
         probes: backward passes to a measurement.
         points: of the stream, one more than blocks, as for ``measure``.
-        layers: finds the layers of a block that are to be scaled.
-        blocks: where they are not in a list that is found.
+        layers: that are scaled instead; see ``Layers``.
+        blocks: modules that ``layers`` are looked for in, where they are not those that the points are named after.
         seed: of the probes.
+        keep: leave the weights as they are at the end also when it does not converge.
 
     Raises:
-        ValueError: targets that are not above 0 or of another number than blocks; layers that are not found; as ``measure``.
+        ValueError: targets that are not above 0 or of another number than blocks; a block in which nothing scales the
+            branch, or no layer of those names; as ``measure``. The weights are then as they were, bit for bit.
     """
-    parts = list(blocks) if blocks is not None else list(find_blocks(model)[1])
-    wanted = power_law(len(parts), target) if isinstance(target, (int, float)) else np.asarray(target, dtype=float)
-    if wanted.shape != (len(parts),) or not np.all(np.isfinite(wanted) & (wanted > 0)):
+    handles = Handles(model, inputs)
+    asked, _ = points_asked_for(handles.model, handles.found, points)
+    depth = len(asked) - 1
+    wanted = power_law(depth, target) if isinstance(target, (int, float)) else np.asarray(target, dtype=float)
+    if wanted.shape != (depth,) or not np.all(np.isfinite(wanted) & (wanted > 0)):
         raise ValueError(
-            f"target={target!r} must be a log J, or a log susceptibility above 0 for each of {len(parts)} blocks"
+            f"target={target!r} must be a log J, or a log susceptibility above 0 for each of {depth} blocks"
         )
     if max_passes < 1 or probes < 2:
         raise ValueError(f"max_passes={max_passes!r} must be at least 1 and probes={probes!r} at least 2")
-    scaled = [[module for _, module in layers(part)] for part in parts]
-    gains = np.ones(len(parts))
-    log_chi, error = wanted, wanted
-    reason = ""
-    for number in range(1, max_passes + 1):
-        log_chi, error = _susceptibilities(model, inputs, points, probes, seed + 1000 * number)
-        miss = np.abs(log_chi - wanted)
-        if np.all(miss <= tolerance * wanted.mean() + 2 * error):
-            return Tuning(True, number, gains, log_chi, wanted, error, "every block is within the tolerance")
-        worst = int(np.argmax(miss - 2 * error))
-        reason = (
-            f"block {worst} has a log susceptibility of {log_chi[worst]:.3f} ± {error[worst]:.3f} for a target of"
-            f" {wanted[worst]:.3f} after {number} passes"
+    nodes = [point.node for point in asked]
+    names = [point.name for point in asked[1:]]
+    levers = _Levers.found(handles, nodes) if layers is None else _Levers.given(handles.model, layers, blocks, names)
+
+    def look(number: int) -> tuple[np.ndarray, np.ndarray]:
+        return _susceptibilities(handles.model, handles.inputs, points, probes, seed + 1000 * number)
+
+    before = _fingerprints(handles.model)
+    try:
+        tuning = _search(look, levers, wanted, tolerance, max_passes)
+    except BaseException:
+        levers.put_back()
+        raise
+    reason, gains = tuning.reason, tuning.gains
+    if not tuning.converged and not keep:
+        levers.put_back()
+        reason, gains = f"{reason}; the weights were put back", np.ones(depth)
+    after = _fingerprints(handles.model)
+    moved = tuple(name for name, value in after.items() if value != before[name])
+    strange = sorted({*moved} - {name for block in levers.rules for name in block})
+    if strange:
+        levers.put_back()
+        raise CriticalityError(
+            f"parameter {strange[0]!r} must stay as it was, and moved while {type(model).__name__} was tuned"
         )
+    return Tuning(
+        tuning.converged,
+        tuning.passes,
+        gains,
+        tuning.log_susceptibility,
+        wanted,
+        tuning.error,
+        reason,
+        moved,
+        levers.untouched,
+    )
+
+
+def _search(
+    look: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    levers: _Levers,
+    wanted: Float[np.ndarray, " depth"],
+    tolerance: float,
+    max_passes: int,
+) -> Tuning:
+    """Measure and set in turns; what was done, converged or not."""
+    gains = np.ones(len(wanted))
+    for number in range(1, max_passes + 1):
+        log_chi, error = look(number)
+        miss = np.abs(log_chi - wanted)
+
+        def stopped(reason: str, converged: bool = False) -> Tuning:
+            return Tuning(converged, number, gains, log_chi, wanted, error, reason)  # noqa: B023  (called in this round)
+
+        if np.all(miss <= tolerance * wanted.mean() + 2 * error):
+            return stopped("every block is within the tolerance", True)
+        worst = int(np.argmax(miss - 2 * error))
         if number == max_passes:
-            break
-        contracting = log_chi <= 0
-        if contracting.any():
-            block = int(np.flatnonzero(contracting)[0])
-            return Tuning(
-                False,
-                number,
-                gains,
-                log_chi,
-                wanted,
-                error,
-                f"block {block} has a log susceptibility of {log_chi[block]:.3f}: its branch adds nothing that a gain could change",
+            return stopped(
+                f"block {worst} has a log susceptibility of {log_chi[worst]:.3f} ± {error[worst]:.3f} for a target of"
+                f" {wanted[worst]:.3f} after {number} passes"
+            )
+        contracting = np.flatnonzero(log_chi <= 0)
+        if len(contracting):
+            block = int(contracting[0])
+            return stopped(
+                f"block {block} has a log susceptibility of {log_chi[block]:.3f}: its branch adds nothing that a gain could change"
             )
         steps = np.clip(np.sqrt(np.expm1(wanted) / np.expm1(log_chi)), 1 / _LARGEST_STEP, _LARGEST_STEP)
-        for modules, step in zip(scaled, steps, strict=True):
-            _scale(modules, float(step))
         gains = gains * steps
-    return Tuning(False, max_passes, gains, log_chi, wanted, error, reason)
+        levers.set(gains)
+    raise AssertionError("the last round returns")
+
+
+class _Levers:
+    """What is scaled in each block, and what it was.
+
+    Args:
+        model: that is tuned.
+        rules: for each block by the name of a parameter how it scales.
+        untouched: branches that nothing scales.
+    """
+
+    def __init__(self, model: nn.Module, rules: list[dict[str, Scaled]], untouched: tuple[str, ...] = ()):
+        self.model, self.rules, self.untouched = model, rules, untouched
+        names = dict.fromkeys(name for block in rules for name in block)
+        self._saved = saved_values(parameter_of(model, name) for name in names)
+        self._before = {name: parameter_of(model, name).detach().clone() for name in names}
+
+    def set(self, gains: Float[np.ndarray, " depth"]) -> None:
+        """Write what scales each block by its gain, relative to what was there at first."""
+        write(
+            self.model,
+            {
+                name: rule.value(self._before[name], float(gain))
+                for block, gain in zip(self.rules, gains, strict=True)
+                for name, rule in block.items()
+            },
+        )
+
+    def put_back(self) -> None:
+        """All of it, bit for bit."""
+        put_back(self._saved)
+
+    @classmethod
+    def found(cls, handles: Handles, nodes: Sequence[int]) -> _Levers:
+        """By the data flow: of each block between two points what scales its branches."""
+        rules: list[dict[str, Scaled]] = [{} for _ in nodes[1:]]
+        reasons: list[list[str]] = [[] for _ in nodes[1:]]
+        tried = handles.scalings(handles.branches)
+        for branch in handles.branches:
+            block = bisect_left(nodes, branch.end) - 1
+            if branch.chain or branch.start < nodes[0] or not 0 <= block < len(rules):
+                continue
+            kept = [name for name in branch.parameters if tried[name].offset is None]
+            if kept or branch.reason:
+                why = branch.reason or f"twice {kept[0]!r} is not twice the branch, nor is twice 1 more than it"
+                reasons[block].append(f"{branch.name}: {why}")
+                continue
+            rules[block] |= {name: tried[name] for name in branch.parameters}
+        for number, block_rules in enumerate(rules):
+            if not block_rules:
+                why = f" ({reasons[number][0]})" if reasons[number] else ""
+                raise CriticalityError(
+                    f"block {number} of {type(handles.model).__name__} must have a weight that scales its branch, and none was"
+                    f" found{why}; for others give layers=['name in block', ...]"
+                )
+        return cls(handles.model, rules, tuple(reason for block in reasons for reason in block))
+
+    @classmethod
+    def given(
+        cls, model: nn.Module, layers: Layers, blocks: Sequence[nn.Module] | None, names: Sequence[str]
+    ) -> _Levers:
+        """By names or a function of the user's: weight and bias of the layers."""
+        whole = {id(parameter): name for name, parameter in model.named_parameters()}
+        rules: list[dict[str, Scaled]] = []
+        for number, block in enumerate(_modules(model, names) if blocks is None else blocks):
+            modules = (
+                [module for _, module in layers(block)] if callable(layers) else _named(block, layers or (), number)
+            )
+            tensors = [getattr(module, part, None) for module in modules for part in ("weight", "bias")]
+            rules.append({whole[id(one)]: Scaled(0.0) for one in tensors if isinstance(one, Tensor)})
+            if not rules[-1]:
+                raise CriticalityError(f"block {number} must have a layer with a weight among {layers!r}, and has none")
+        if len(rules) != len(names):
+            raise CriticalityError(f"blocks must be {len(names)}, one between any two points, and are {len(rules)}")
+        return cls(model, rules)
+
+
+def _modules(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
+    """The blocks that points are named after."""
+    modules = dict(model.named_modules())
+    missing = [name for name in names if name not in modules]
+    if missing:
+        raise CriticalityError(
+            f"point {missing[0]!r} must be the output of a module for layers to be found in it: give blocks=[module, ...], too"
+        )
+    return [modules[name] for name in names]
+
+
+def _named(block: nn.Module, patterns: Sequence[str], number: int) -> list[nn.Module]:
+    named = [(name, module) for name, module in block.named_modules() if name]
+    for pattern in patterns:
+        if not any(matches(pattern, name) for name, _ in named):
+            raise CriticalityError(
+                f"block {number} ({type(block).__name__}) must have a layer named {pattern!r}, and has"
+                f" {', '.join(repr(name) for name, _ in named)}"
+            )
+    return [module for name, module in named if any(matches(pattern, name) for pattern in patterns)]
+
+
+def _fingerprints(model: nn.Module) -> dict[str, tuple[str, str]]:
+    """Two numbers of each parameter that change when it does."""
+    found = {}
+    for name, parameter in model.named_parameters():
+        values = parameter.detach().double()
+        found[name] = (repr(float(values.sum())), repr(float(values.square().sum())))
+    return found
 
 
 def _susceptibilities(
@@ -147,11 +308,3 @@ def _susceptibilities(
     )
     steps = profiles[:, :-1] - profiles[:, 1:]
     return steps.mean(axis=0), steps.std(axis=0, ddof=1) / math.sqrt(probes)
-
-
-def _scale(modules: Sequence[nn.Module], factor: float) -> None:
-    with torch.no_grad():
-        for module in modules:
-            for part in (getattr(module, "weight", None), getattr(module, "bias", None)):
-                if isinstance(part, Tensor):
-                    part.mul_(factor)

@@ -115,6 +115,10 @@ class Reader:
         kind = self._kind(bool(skips), bool(norms), bool(closing), bool(self._sites(after)))
         return Diamond(kind, norms, output_norms, branches, bool(call and call.blocked))
 
+    def norms_after(self, end: int) -> tuple[Site, ...]:
+        """Norms between a point, such as the last one of a chain, and the first weight matrix that its value meets."""
+        return self._sites(self._light_after(end, self.flow.nodes[-1] + 1 if self.flow.nodes else end, set()))
+
     @staticmethod
     def _kind(skip: bool, before: bool, closing: bool, after: bool) -> Kind:
         if not skip:
@@ -150,8 +154,12 @@ class Reader:
 
     def _before_weights(self, step: Step, skips: set[int]) -> list[int]:
         """Nodes between the start and the first weight matrix of a branch that are no sums or views."""
-        reached, found = {step.start}, []
-        for node in self.flow.inside(step.start, step.join):
+        return self._light_after(step.start, step.join, skips)
+
+    def _light_after(self, start: int, end: int, skips: set[int]) -> list[int]:
+        """Nodes that are reached from the start without a weight matrix and are no sums or views."""
+        reached, found = {start}, []
+        for node in self.flow.inside(start, end):
             if not any(before in reached for before in self.flow.joined[node]):
                 continue
             if self.layout.heavy(node):
@@ -184,7 +192,7 @@ class Reader:
             if visit >= 0:
                 module = self.layout.record.visits[visit].name
                 parameters += [name for name in self.layout.shapes if name.startswith(f"{module}.")]
-            elif not any(function in _NORMS for function in functions):
+            elif not any(function in _NORMS or function in _SCALING for function in functions):
                 continue
             else:
                 module = ""
@@ -251,4 +259,5 @@ class Reader:
 
 
 _NORMS = frozenset(("layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm", "tanh", "erf", "normalize"))
-_NORMALIZING = frozenset(("rsqrt", "sqrt", "norm", "var", "std", "var_mean", "vector_norm", "pow"))
+_SCALING = frozenset(("rsqrt", "sqrt", "norm", "var", "std", "var_mean", "vector_norm"))
+_NORMALIZING = _SCALING | {"pow"}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node
 
 from criticality.errors import InputsError, StreamNotFoundError
-from criticality.stream.flow import Flow, SideInput, hold_side_inputs, largest_region
+from criticality.stream.flow import Flow, SideInput, hides_much, hold_side_inputs, largest_region
 from criticality.stream.graph import graph_of
 from criticality.stream.inputs import call, differentiable
 from criticality.stream.points import ADDITIONS, Layout, Point, Step, additions_on_skip, points, steps
@@ -128,11 +128,15 @@ def _run(
 ) -> tuple[Record, Any]:
     """What was seen, its sources included, and what the model returns."""
     model = original(model)
-    ready, sources, tokens = differentiable(inputs)
-    recording = Recording(model, tokens, observe)
-    with _written_back(recording), eager(), under or nullcontext(), recording.watching() as record:
-        returned = call(model, ready, lambda: recording.failed_in)
-    record.sources[:0] = sources
+    for computed in (False, True):
+        ready, sources, tokens = differentiable(inputs)
+        recording = Recording(model, tokens, observe, computed)
+        recording.enter(ready)
+        with _written_back(recording), eager(), under or nullcontext(), recording.watching() as record:
+            returned = call(model, ready, recording.where)
+        record.sources[:0] = sources
+        if record.sources or not tokens:
+            break
     return record, returned
 
 
@@ -209,7 +213,7 @@ def _chains(layout: Layout, sources: list[Tensor], output: Tensor, missed: list[
 def _parts(flow: Flow, others: list[Flow]) -> Iterator[tuple[Flow, tuple[SideInput, ...]]]:
     """A flow as it is, or, where its longest region has no cut vertex, up to that region and, with side inputs held, over it."""
     start, end = largest_region(flow)
-    if start < 0 or 3 * len(flow.inside(start, end)) <= len(flow.nodes):
+    if start < 0 or not hides_much(flow, (start, end)):
         yield flow, ()
         return
     before = [node for node in flow.joins if node <= start]
@@ -227,7 +231,7 @@ def _hidden(layout: Layout, flow: Flow) -> str:
     """What is wrong when most of a network is in one region without a cut vertex, which holds several additions to a stream."""
     start, end = largest_region(flow)
     inside = flow.inside(start, end)
-    if 3 * len(inside) <= len(flow.nodes):
+    if not hides_much(flow, (start, end)):
         return ""
     if _additions_on_skip(layout, flow, start, end) < _SEVERAL:
         return ""

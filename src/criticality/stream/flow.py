@@ -91,6 +91,10 @@ class Flow:
         """Nodes of a region, its ends left out."""
         return self.nodes[bisect_right(self.nodes, start) : bisect_left(self.nodes, end)]
 
+    def meetings(self, start: int, end: int) -> int:
+        """How many nodes of a region paths meet in: the same for any way in which products are computed."""
+        return sum(len(self.joined[node]) > 1 for node in self.inside(start, end))
+
     def without(self, node: int, kept: int) -> Flow:
         """The same with the value of ``node`` taken by its first ``kept`` consumers only: for the others it is given."""
         dropped = set(self.consumers[node][kept:])
@@ -116,15 +120,21 @@ _ROUNDS = 3
 
 
 def largest_region(flow: Flow) -> tuple[int, int]:
-    """The region between two cut vertices that holds the most nodes."""
-    return max(flow.regions, key=lambda region: len(flow.inside(*region)))
+    """The region between two cut vertices in which paths meet most often, of those alike the one that holds the most nodes."""
+    return max(flow.regions, key=lambda region: (flow.meetings(*region), len(flow.inside(*region))))
+
+
+def hides_much(flow: Flow, region: tuple[int, int]) -> bool:
+    """Whether more than a third of all nodes in which paths meet is in one region, out of sight of the cut vertices."""
+    return flow.meetings(*region) > _SHARE * sum(len(before) > 1 for before in flow.joined.values())
 
 
 def hold_side_inputs(flow: Flow, fixed: Collection[int] = ()) -> tuple[Flow, tuple[SideInput, ...]]:
     """Hold values fixed that hide the cut vertices, one after the other, as long as that gives more joins.
 
     Tried are values of four or more consumers that span most of the largest region without a cut vertex, when that
-    holds more than a third of all nodes; kept are the nearest consumers that give most joins.  Nodes in ``fixed`` are
+    holds more than a third of the nodes in which paths meet; kept are the nearest consumers that give most joins.
+    Nodes in ``fixed`` are
     not tried.
     """
     held: list[SideInput] = []
@@ -132,7 +142,7 @@ def hold_side_inputs(flow: Flow, fixed: Collection[int] = ()) -> tuple[Flow, tup
         if not flow.nodes:
             break
         start, end = largest_region(flow)
-        if len(flow.inside(start, end)) <= _SHARE * len(flow.nodes):
+        if not hides_much(flow, (start, end)):
             break
         best = max(
             _candidates(flow, start, end, fixed),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from criticality.errors import StreamNotFoundError
 from criticality.stream.flow import Flow
@@ -12,7 +13,7 @@ from criticality.stream.graph import Graph
 from criticality.stream.recording import Call, Record
 
 ADDITIONS = ("Add", "Sub", "Rsub", "Lerp", "IndexAdd", "ScatterAdd", "IndexPut")
-"""How the names of nodes begin that add to a stream; ``Add`` covers ``addmm``, ``addcmul`` and the like."""
+"""How the names of nodes begin that add to a stream; ``Add`` covers ``addcmul`` and the like, and ``addmm``."""
 
 VIEWS = (
     "View", "UnsafeView", "Reshape", "Transpose", "Permute", "TBackward", "Unsqueeze", "Squeeze", "Expand", "Alias",
@@ -87,8 +88,8 @@ class Layout:
                     self._made.setdefault(graph.number[node], []).append(number)
 
     def name(self, node: int) -> str:
-        """Of the autograd node."""
-        return str(self.graph.nodes[node].name())
+        """Of the autograd node, without its namespace."""
+        return str(self.graph.nodes[node].name()).rpartition("::")[2]
 
     def owners(self, node: int) -> list[int]:
         """Visits that return a value that they did not take, in the order in which they began: from the outside in."""
@@ -121,12 +122,12 @@ class Layout:
         return -1 if call is None else call.visit
 
     def shape(self, node: int) -> tuple[int, ...]:
-        """Of a value; empty when it was not seen."""
+        """Of a value."""
         call = self.call(node)
         if call is not None and call.shapes:
             return call.shapes[min(call.shapes)]
-        variable = getattr(self.graph.nodes[node], "variable", None)  # of a source
-        return () if variable is None else tuple(variable.shape)
+        seen = getattr(self.graph.nodes[node], "_input_metadata", None)
+        return tuple(seen[0].shape) if seen else ()
 
     def label(self, node: int) -> str:
         """Where a value comes from, for people."""
@@ -153,43 +154,55 @@ class Layout:
 def steps(layout: Layout, flow: Flow) -> list[Step]:
     """Steps of the residual stream, from the first join that adds to a stream to the last.
 
-    What follows a join up to the next branching, such as the norm of a post-norm block, belongs to its step when it
-    does so at most joins.
+    What follows a join, up to the last norm before the next weight or branching, such as that of a post-norm block, belongs to
+    its step when it does so at most joins.
     """
     joins = [node for node in flow.cuts if _adds(layout, flow, node)]
     if not joins:
         return []
     cuts, place = flow.cuts, {node: number for number, node in enumerate(flow.cuts)}
-    meeting = {node for node in cuts if len(flow.joined[node]) > 1 or layout.name(node) == OPAQUE}
-
-    def tail(join: int) -> list[int]:
-        after = []
-        for node in cuts[place[join] + 1 :]:
-            if node in meeting or layout.heavy(node):
-                break
-            after.append(node)
-        return after
 
     def start_of(node: int) -> int:
         return cuts[place[node] - 1] if place[node] else -1
 
-    def kinds(nodes: Sequence[int]) -> tuple[str, ...]:
-        return tuple(layout.name(node) for node in nodes)
-
-    tails = {join: tail(join) for join in joins}
-    inner = Counter(kinds(tails[join]) for join in joins[:-1])
-    usual, often = inner.most_common(1)[0] if inner else ((), 0)
-    if 2 * often <= len(joins) - 1:
-        usual = ()
-    ends = {
-        join: tails[join][len(usual) - 1] if usual and kinds(tails[join])[: len(usual)] == usual else join
-        for join in joins
-    }
+    tails = {join: _tail(layout, flow, join) for join in joins}
+    kinds = {join: tuple(layout.name(node) for node in tail) for join, tail in tails.items()}
+    inner = Counter(kinds[join] for join in joins[:-1] if tails[join])
+    usual = [kind for kind, often in inner.items() if 4 * often >= len(joins) - 1]
+    if 2 * sum(inner[kind] for kind in usual) <= len(joins) - 1:
+        usual = []
+    ends = {}
+    for join in joins:
+        fits = [len(kind) for kind in usual if kinds[join][: len(kind)] == kind]
+        ends[join] = tails[join][max(fits) - 1] if fits else _written(layout, flow, join)
     return [
         Step(start_of(join), join, ends[join], additions_on_skip(layout, flow, start_of(join), join) is not None)
         for join in joins
         if start_of(join) >= 0
     ]
+
+
+def _tail(layout: Layout, flow: Flow, join: int) -> list[int]:
+    """Cut vertices after a join, up to the last one of a norm that stands before the next weight or addition."""
+    tail, normed = [], 0
+    for start, node in pairwise(flow.cuts[flow.cuts.index(join) :]):
+        inside = flow.inside(start, node)
+        if _adds(layout, flow, node) or any(map(layout.heavy, (node, *inside))):
+            break
+        tail.append(node)
+        linear = layout.name(node).startswith((*ADDITIONS, *VIEWS, "Mul", "Div", "Neg")) and len(flow.joined[node]) == 1
+        same = normed == len(tail) - 1 > 0 and layout.visit(node) == layout.visit(start)
+        if not linear or same:  # a norm, or its gain and bias
+            normed = len(tail)
+    return tail[:normed]
+
+
+def _written(layout: Layout, flow: Flow, join: int) -> int:
+    """The value that a join makes; of one that writes to a part of a tensor, that part."""
+    after = flow.consumers[join]
+    if layout.name(join) == "CopySlices" and len(after) == 1 and layout.name(after[0]).startswith(VIEWS):
+        return after[0]
+    return join
 
 
 def additions_on_skip(layout: Layout, flow: Flow, start: int, end: int) -> int | None:
@@ -200,6 +213,8 @@ def additions_on_skip(layout: Layout, flow: Flow, start: int, end: int) -> int |
         before = [fewest[one] for one in flow.joined[node] if one in fewest]
         name = layout.name(node)
         scales = len(flow.joined[node]) == 1 and name.startswith(("Mul", "Div", "Sum", "Mean", "Neg"))
+        if layout.heavy(node):  # addmm, too, is called an addition
+            continue
         if before and (name.startswith((*ADDITIONS, *VIEWS)) or scales or name == OPAQUE):
             fewest[node] = min(before) + (name.startswith(ADDITIONS) and len(flow.joined[node]) > 1)
     return fewest[end] - (layout.name(end).startswith(ADDITIONS)) if end in fewest else None

@@ -110,12 +110,16 @@ class Recording(TorchFunctionMode):
         model: whose parameters are named.
         tokens: integer inputs: a look-up of these in a table is a source, as is every later one in the same table.
         observe: called with every value that depends on the sources.
+        computed: whether integers that are computed from the inputs, such as hashes of ids, count as token ids.
     """
 
     _LOOKUPS = ("embedding", "index_select", "__getitem__", "embedding_bag")
 
-    def __init__(self, model: nn.Module, tokens: Sequence[Tensor] = (), observe: Observe | None = None):
+    def __init__(
+        self, model: nn.Module, tokens: Sequence[Tensor] = (), observe: Observe | None = None, computed: bool = False
+    ):
         super().__init__()
+        self._computed: WeakIdKeyDictionary | None = WeakIdKeyDictionary() if computed else None
         self.record = Record()
         self._tokens = list(tokens)
         self._tables: set[int] = set()
@@ -139,10 +143,12 @@ class Recording(TorchFunctionMode):
             with self:
                 return opened(func)(*args, **kwargs)
         given = list(tensors_in((args, kwargs)))
-        if args and (name in _WRITING or (name.endswith("_") and not name.endswith("__"))):
+        if args and _writes(name):
             for tensor in given if name == "batch_norm" else args[:1]:
                 self._keep(tensor)
         output = func(*args, **kwargs)
+        if self._computed is not None and self._is_computed(given, output):
+            self._computed[output] = True
         if name in self._LOOKUPS and self._is_source(given, output):
             return self._source(output)
         replaced = self._note(name, given, output)
@@ -152,7 +158,7 @@ class Recording(TorchFunctionMode):
         """Record a call; what is to take the place of its output, if anything."""
         calls = self.record.calls
         for tensor in given:
-            if tensor.grad_fn is not None and tensor.grad_fn not in calls:
+            if tensor is not output and tensor.grad_fn is not None and tensor.grad_fn not in calls:
                 self._add(tensor, self._call(tensor.grad_fn.name(), tensor.grad_fn))
         parameters = self._parameters(given)
         blocked = any(not tensor.requires_grad and tensor in self._cut_off for tensor in given)
@@ -164,6 +170,8 @@ class Recording(TorchFunctionMode):
                     call = self._call(name, tensor.grad_fn, parameters, blocked)
                     if parameters:
                         call.contracted = self._contracted(name, given)
+                    if parameters or _writes(name):
+                        self._hidden(name, tensor.grad_fn, parameters, call.contracted)
                 replaced = self._add(tensor, call)
                 if tensor is output and replaced is not None:
                     if replaced.grad_fn is not None:
@@ -175,6 +183,26 @@ class Recording(TorchFunctionMode):
                 self._derived[tensor] = parameters
         return None
 
+    def enter(self, value: Any) -> None:
+        """Note tensors that come from outside the model, such as its inputs: they are made in no module."""
+        for tensor in tensors_in(value):
+            if tensor.grad_fn is not None and tensor.grad_fn not in self.record.calls:
+                self._add(tensor, self._call("input", tensor.grad_fn))
+
+    def _hidden(
+        self, name: str, node: Node, parameters: tuple[str, ...], contracted: dict[str, tuple[int, ...]]
+    ) -> None:
+        """Note the nodes inside a call, such as the product before a view: operations in place can bring them forward."""
+        pending = [before for before, _ in node.next_functions]
+        while pending:
+            inner = pending.pop()
+            if inner is None or inner in self.record.calls or inner.name() == "torch::autograd::AccumulateGrad":
+                continue
+            call = self._call(name, inner, parameters)
+            call.contracted = contracted
+            self.record.calls[inner] = call
+            pending += [before for before, _ in inner.next_functions]
+
     def _call(self, function: str, node: Node, parameters: tuple[str, ...] = (), blocked: bool = False) -> Call:
         self._calls += 1
         return Call(self._calls - 1, function, node, {}, self._inside[-1], parameters, blocked)
@@ -182,7 +210,9 @@ class Recording(TorchFunctionMode):
     def _add(self, tensor: Tensor, call: Call) -> Tensor | None:
         self.record.calls[call.node] = call
         call.shapes[tensor.output_nr] = tuple(tensor.shape)
-        return None if self._observe is None else self._observe(call, tensor)
+        if self._observe is None or not tensor.is_floating_point() or tensor.numel() == 0:
+            return None
+        return self._observe(call, tensor)
 
     def _parameters(self, given: Iterable[Tensor]) -> tuple[str, ...]:
         found: dict[str, None] = {}
@@ -205,6 +235,13 @@ class Recording(TorchFunctionMode):
         if isinstance(tensor, Tensor) and id(tensor) in self._state and id(tensor) not in self.saved:
             self.saved[id(tensor)] = (tensor, tensor.detach().clone())
 
+    def _unseen(self, value: Any) -> None:
+        """Note what a module returns and no call was seen to make, such as the output of a function of somebody's own."""
+        for tensor in tensors_in(value):
+            if tensor.grad_fn is not None and tensor.grad_fn not in self.record.calls:
+                with torch._C.DisableTorchFunction():  # what is looked at here is no call of the model
+                    self._add(tensor, self._call(tensor.grad_fn.name(), tensor.grad_fn))
+
     def _is_source(self, given: list[Tensor], output: Any) -> bool:
         if not isinstance(output, Tensor) or not output.is_floating_point() or output.requires_grad:
             return False
@@ -212,10 +249,19 @@ class Recording(TorchFunctionMode):
         indices = [tensor for tensor in given if tensor.dtype in (torch.int64, torch.int32)]
         if len(tables) != 1 or not indices or tables[0].ndim < 2:
             return False
-        if not any(_same(index, token) for index in indices for token in self._tokens):
+        if not any(self._is_token(index) for index in indices):
             return id(tables[0]) in self._tables
         self._tables.add(id(tables[0]))
         return True
+
+    def _is_token(self, index: Tensor) -> bool:
+        computed = self._computed is not None and index in self._computed
+        return computed or any(_same(index, token) for token in self._tokens)
+
+    def _is_computed(self, given: list[Tensor], output: Any) -> bool:
+        """Whether integers of every place are made from token ids, and not only told from one another as a mask is."""
+        whole = isinstance(output, Tensor) and not output.is_floating_point() and not output.is_complex()
+        return whole and output.dtype != torch.bool and any(map(self._is_token, given))
 
     def _source(self, output: Tensor) -> Tensor:
         leaf = output.detach().requires_grad_()
@@ -223,6 +269,10 @@ class Recording(TorchFunctionMode):
         value = leaf.clone()  # the model may add to it in place
         replaced = self._note("embedding", [leaf], value)
         return value if replaced is None else replaced
+
+    def where(self) -> str:
+        """Name of the module in which the model failed, empty when it did not."""
+        return self.failed_in
 
     @contextmanager
     def watching(self) -> Iterator[Record]:
@@ -237,7 +287,7 @@ class Recording(TorchFunctionMode):
             self._inside.append(len(self.record.visits) - 1)
             try:
                 output = original(module, *args, **kwargs)
-                self._note("", list(tensors_in(output)), None)  # what was made out of sight, in this module
+                self._unseen(output)
             except BaseException:
                 self.failed_in = self.failed_in or visit.name
                 raise
@@ -292,6 +342,10 @@ _QUESTIONS = frozenset(
 
 _WRITING = frozenset(("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "batch_norm"))
 """Calls that write to a tensor, beside those whose name ends in ``_``."""
+
+
+def _writes(name: str) -> bool:
+    return name in _WRITING or (name.endswith("_") and not name.endswith("__"))
 
 
 def node_of(tensor: Tensor) -> Node | None:

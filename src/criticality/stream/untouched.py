@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from criticality.stream.inputs import map_tensors
 
@@ -16,11 +16,14 @@ from criticality.stream.inputs import map_tensors
 def untouched(model: nn.Module, train: bool | None = False) -> Iterator[None]:
     """Freeze parameters and switch to evaluation inside; restore flags, modes, buffers and random states after, also on error.
 
-    With ``train`` the model is in training mode inside, with ``None`` in the mode that it is in.  Gradients of
+    A batch norm with running statistics that has seen no data yet has none: it normalizes by those of the batch, as in the first
+    step of a training.  With ``train`` the model is in training mode inside, with ``None`` in the mode that it is in.  Gradients of
     activations are recorded inside whatever the caller switched off.  Random states are those of the CPU
     and of every device the model is on.
     """
     frozen = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    fresh = fresh_batch_norms(model) if train is False else []
+    statistics = [(buffer, buffer.detach().clone()) for module in fresh for buffer in module.buffers(recurse=False)]
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
@@ -30,6 +33,8 @@ def untouched(model: nn.Module, train: bool | None = False) -> Iterator[None]:
                 parameter.requires_grad_(False)
             if train is not None:
                 model.train(train)
+            for module in fresh:
+                module.training = True
             yield
         finally:
             for parameter, flag in frozen:
@@ -38,6 +43,20 @@ def untouched(model: nn.Module, train: bool | None = False) -> Iterator[None]:
                 module.training = mode
             for module, held in buffers:
                 module._buffers.update(held)
+            for buffer, value in statistics:
+                buffer.data.copy_(value)
+
+
+def fresh_batch_norms(model: nn.Module) -> list[nn.Module]:
+    """Batch norms that keep running statistics and have seen no batch."""
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and isinstance(module.num_batches_tracked, Tensor)
+        and not module.num_batches_tracked.is_meta
+        and int(module.num_batches_tracked) == 0
+    ]
 
 
 @contextmanager

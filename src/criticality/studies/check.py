@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
+from criticality.errors import CriticalityError, UndescribedError
 from criticality.measurement import measure_ensemble
 from criticality.models import ModelDescription, describe_model
 from criticality.phases import classify, equivalent_tokens
@@ -71,19 +71,19 @@ def check_up(
         model, changes: as ``describe_model`` takes them.
         budget: largest ``log J(0 -> L)`` [default: that of the same network with LayerNorm, plus 0.5; a network with
             LayerNorm is its own reference].
-        seeds: to measure a model that the theory does not read with.
+        seeds: to measure a model with that the exact theory does not describe.
         samples, seed: of the theory, and of what is random.
 
     Raises:
-        ValueError: as ``describe_model`` and ``measure``; a model that is not read without a budget.
+        ValueError: as ``describe_model`` and ``measure``; no budget where LayerNorm cannot take the place of the model's norms.
     """
     if budget is not None and not math.isfinite(budget):
         raise ValueError(f"budget={budget!r} must be a finite log J")
     description = describe_model(model, **changes)
     try:
         network, inputs = description.describe(seed)
-    except ValueError as refusal:
-        return _measured(model, description, budget, seeds, seed, str(refusal))
+    except UndescribedError:
+        return _measured(model, description, budget, seeds, seed)
     profile = propagate(network, inputs, samples=samples, seed=seed)
     blocks = profile.sel(block=np.arange(network.depth + 1.0))
     log_apjn = float(blocks.log_apjn[0])
@@ -108,33 +108,55 @@ def check_up(
     )
 
 
-def _measured(
-    model: str, description: ModelDescription, budget: float | None, seeds: int, seed: int, refusal: str
-) -> CheckUp:
-    if budget is None:
-        raise ValueError(f"budget=None must be given for a model that the theory does not read: {refusal}")
-
-    def build(number: int) -> torch.nn.Module:
-        return description.build()
-
-    batch = description.inputs(seed)
-    profile = measure_ensemble(build, batch, range(seed, seed + seeds), points=description.points, probes=2)
+def _measured(model: str, description: ModelDescription, budget: float | None, seeds: int, seed: int) -> CheckUp:
+    """By measurement, for a model that the exact theory does not describe."""
+    profile = _profile(description, seeds, seed)
     log_apjn, depth = float(profile.log_apjn[0]), profile.sizes["block"] - 1
+    reference = None if budget is not None else _layer_norm_reference(model, description, seeds, seed)
+    allowed = budget if reference is None or budget is not None else reference + _MARGIN
+    assert allowed is not None
     return CheckUp(
         model,
         depth,
-        "not read",
-        "unknown: the theory does not read this model",
+        description.norm or "its own",
+        "not classified: the exact theory does not describe this model",
         log_apjn,
         float(profile.log_apjn_se[0]),
         f"measured, {seeds} seeds",
-        None,
-        budget,
-        log_apjn <= budget,
+        reference,
+        allowed,
+        log_apjn <= allowed,
         _worst(profile),
-        _size(log_apjn, budget),
-        "tune the gains of its blocks: criticality.prescription.tune.tune(model, batch, target=budget)",
+        _size(log_apjn, allowed),
+        "none needed"
+        if log_apjn <= allowed
+        else "tune the gains of its blocks: criticality.prescription.tune.tune(model, batch, target=budget)",
     )
+
+
+def _profile(description: ModelDescription, seeds: int, seed: int) -> xr.Dataset:
+    return measure_ensemble(
+        lambda _: description.build(),
+        description.inputs(seed),
+        range(seed, seed + seeds),
+        points=description.points,
+        probes=2,
+    )
+
+
+def _layer_norm_reference(model: str, description: ModelDescription, seeds: int, seed: int) -> float:
+    """``log J`` of the same model with LayerNorm.
+
+    Raises:
+        CriticalityError: LayerNorm cannot take the place of its norms.
+    """
+    try:
+        changed: Any = replace(description, norm="ln", alpha=None)  # type: ignore[type-var]
+        return float(_profile(changed, seeds, seed).log_apjn[0])
+    except ValueError as refusal:
+        raise CriticalityError(
+            f"largest log J of {model!r} must be given by --budget (budget=), as its own with LayerNorm is not to be had: {refusal}"
+        ) from refusal
 
 
 def _norms(network: Network) -> str:

@@ -16,9 +16,11 @@ import torch
 import xarray as xr
 
 from criticality import __version__
+from criticality.errors import UndescribedError
 from criticality.measurement import input_kernels, measure_ensemble
 from criticality.models import ModelDescription, describe_model
 from criticality.schema import SCHEMA, read_dataset, source_digest, write_dataset, write_text
+from criticality.studies.predict import predict_description
 from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
 from criticality.theory.network import mean_description
 from criticality.theory.norms import takes_alpha
@@ -90,6 +92,10 @@ class Comparison:
         ]
 
 
+_APART = 100_003
+"""Between the seeds of a measurement and those of a sampled prediction, which must not be the same."""
+
+
 def compare(comparison: Comparison, out: str | Path, progress: Callable[[str, int], None] | None = None) -> xr.Dataset:
     """Run every case that ``out`` does not hold yet, and gather all of them.
 
@@ -136,7 +142,7 @@ def _key(comparison: Comparison, case: ModelDescription) -> str:
     settings = {name: getattr(comparison, name) for name in ("seeds", "seed", "probes", "samples")}
     made_by = {
         "criticality": __version__,
-        "source": source_digest("pointwise", "theory", "measurement", "models"),
+        "source": source_digest("pointwise", "theory", "stream", "weightless", "measurement", "models"),
         "timm": timm.__version__,
         "schema": SCHEMA,
     }
@@ -153,11 +159,17 @@ def run_case(
     networks: list[Network] = []
     kernels: list[np.ndarray] = []
     batch = case.inputs(comparison.seed)
+    described = True
 
     def build(seed: int) -> torch.nn.Module:
+        nonlocal described
         model = case.build()
-        networks.append(case.network(model))
-        kernels.append(input_kernels(model, batch, points=case.points))
+        try:
+            if described:
+                networks.append(case.network(model))
+                kernels.append(input_kernels(model, batch, points=case.points))
+        except UndescribedError:
+            described = False
         return model
 
     seeds = range(comparison.seed, comparison.seed + comparison.seeds)
@@ -170,6 +182,11 @@ def run_case(
         device=comparison.device,
         progress=None if progress is None else lambda seed: progress(label, 1),
     )
+    if not described:
+        predicted = predict_description(case, way="sampled", seeds=comparison.seeds, seed=comparison.seed + _APART)
+        if progress is not None:
+            progress(label, 1)
+        return _case_dataset(case, measured, predicted, None, None)
     network = mean_description(networks)
     inputs = [TokenKernel.of(kernel) for kernel in np.mean(kernels, axis=0)]
     predicted = propagate(network, inputs, samples=comparison.samples, seed=comparison.seed)
@@ -196,14 +213,22 @@ def _symmetrized(kernels: Sequence[TokenKernel]) -> SymmetricKernel:
 
 
 def _case_dataset(
-    case: ModelDescription, measured: xr.Dataset, predicted: xr.Dataset, again: xr.Dataset, symmetric: xr.Dataset | None
+    case: ModelDescription,
+    measured: xr.Dataset,
+    predicted: xr.Dataset,
+    again: xr.Dataset | None,
+    symmetric: xr.Dataset | None,
 ) -> xr.Dataset:
+    """One case; ``again`` is a second, independent run of the exact theory, whose attention is sampled."""
     blocks = measured.block
-    at_blocks, at_blocks_again = predicted.sel(block=blocks), again.sel(block=blocks)
-    # Two independent runs of the sampled theory: half their distance is the error of their mean.
+    at_blocks = predicted.sel(block=blocks)
+    log_apjn, error = at_blocks.log_apjn, at_blocks.get("log_apjn_se")
+    if again is not None:  # half the distance of two runs is the error of their mean
+        other = again.sel(block=blocks).log_apjn
+        log_apjn, error = (log_apjn + other) / 2, abs(log_apjn - other) / 2
     data = {
-        "log_apjn_predicted": (at_blocks.log_apjn + at_blocks_again.log_apjn) / 2,
-        "log_apjn_predicted_se": abs(at_blocks.log_apjn - at_blocks_again.log_apjn) / 2,
+        "log_apjn_predicted": log_apjn,
+        "log_apjn_predicted_se": error,
         "log_apjn_symmetric": (
             measured.log_apjn * np.nan if symmetric is None else symmetric.sel(block=blocks).log_apjn
         ),
@@ -223,6 +248,7 @@ def _case_dataset(
         alpha=("case", [math.nan if case.alpha is None else case.alpha]),
         init=("case", [case.init]),
     )
+    dataset = dataset.assign_coords(way=("case", ["exact" if again is not None else "sampled"]))
     return dataset.assign_attrs(source="comparison", schema=SCHEMA)
 
 
@@ -230,12 +256,14 @@ def gather(cases: Sequence[xr.Dataset], comparison: Comparison) -> xr.Dataset:
     """All cases in one dataset, with ``deviation``, what is ``allowed`` and whether they ``agree``.
 
     ``log_apjn_symmetric`` is the theory of equivalent tokens, for contrast; ``allowed`` is the tolerance of the
-    initialization (``TOLERANCE``) and three standard errors of the measurement.
+    initialization (``TOLERANCE``) and three standard errors of the measurement, those of a sampled prediction included.
     """
     result = xr.concat(list(cases), "case", combine_attrs="override")
     result["deviation"] = abs(result.log_apjn_predicted - result.log_apjn_measured)
     tolerance = xr.DataArray([TOLERANCE[str(init)] for init in result.init.values], dims="case")
-    result["allowed"] = tolerance + 3 * result.log_apjn_se
+    sampled = xr.DataArray(result.way.values == "sampled", dims="case")
+    error = np.hypot(result.log_apjn_se, result.log_apjn_predicted_se.where(sampled, 0.0))
+    result["allowed"] = tolerance + 3 * error
     settings = {key: json.dumps(value) for key, value in asdict(comparison).items()}
     return result.assign_attrs(source="comparison", schema=SCHEMA, version=__version__, **settings)
 
@@ -252,6 +280,7 @@ def summary(result: xr.Dataset) -> dict[str, Any]:
                 "norm": str(case.norm.values),
                 "alpha": _number(case.alpha),
                 "init": str(case.init.values),
+                "way": str(case.way.values),
                 "log_apjn_predicted": _numbers(case.log_apjn_predicted),
                 "log_apjn_measured": _numbers(case.log_apjn_measured),
                 "log_apjn_se": _numbers(case.log_apjn_se),

@@ -15,13 +15,14 @@ from criticality.weightless.rules import named, rule
 
 
 class Product(torch.autograd.Function):
-    """``X (..., n)`` times a random weight, ``(..., m)``: neither the weight nor ``X`` is saved."""
+    """``X (N, n)`` times a random weight, ``(N, m)``: neither the weight nor ``X`` is saved."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, operand: Operand, dtype: torch.dtype, span: Span | None) -> Tensor:
         ctx.operand, ctx.dtype = operand, rows.dtype
         operand.use()
-        return _product(rows, operand, dtype, span=span)
+        found = _product(rows, operand, dtype, span=span)
+        return found.clone() if found._is_view() else found  # models write to it in place, to which a view would object
 
     @staticmethod
     @once_differentiable
@@ -33,8 +34,7 @@ def _product(
     rows: Tensor, operand: Operand, dtype: torch.dtype, *, back: bool = False, span: Span | None = None
 ) -> Tensor:
     with torch._C.DisableTorchFunction(), torch.autocast(rows.device.type, enabled=False):
-        flat = rows.reshape(-1, rows.shape[-1]).to(operand.root.like.dtype)
-        return operand.times(flat, back=back, span=span).reshape(*rows.shape[:-1], -1).to(dtype)
+        return operand.times(rows.to(operand.root.like.dtype), back=back, span=span).to(dtype)
 
 
 def contract(run: Any, x: Tensor, weight: Tensor, x_axes: tuple[int, ...], weight_axes: tuple[int, ...]) -> Tensor:
@@ -48,9 +48,10 @@ def contract(run: Any, x: Tensor, weight: Tensor, x_axes: tuple[int, ...], weigh
     kept = [axis for axis in range(x.ndim) if axis not in x_axes]
     rows = x.permute(*kept, *(pairs[axis] for axis in operand.order(operand.summed)))
     rows = rows.flatten(len(kept)) if len(pairs) > 1 else rows
-    found = Product.apply(rows, operand, _result_type(x), run.span(rows, operand))
+    flat = rows.reshape(-1, rows.shape[-1])
+    found = Product.apply(flat, operand, _result_type(x), run.span(rows, operand))
     order = operand.order(operand.free)
-    found = found.reshape(*found.shape[:-1], *(view.shape[axis] for axis in order))
+    found = found.reshape(*rows.shape[:-1], *(view.shape[axis] for axis in order))
     return found.permute(*range(len(kept)), *(len(kept) + order.index(axis) for axis in operand.free))
 
 

@@ -1,0 +1,31 @@
+"""``criticality stream``: the residual streams of a model, as found in its data flow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from criticality.cli.options import common, model_changes, model_norm
+from criticality.cli.output import emit, save_json
+from criticality.models import describe_model
+from criticality.stream import stream as find_streams
+
+
+@click.command()
+@click.argument("model")
+@model_norm
+@model_changes
+@common
+def stream(model: str, as_json: bool, seed: int, out: Path | None, **options: Any) -> None:
+    """Points, norms and branches of the residual streams of MODEL, found in the data flow of one forward pass.
+
+    MODEL is "timm:NAME", "hf:PATH/config.json", "hf:MODEL_TYPE" or "module:PATH.py:FACTORY". It is built with its weights.
+    """
+    description = describe_model(model, **options)
+    torch.manual_seed(seed)
+    found = find_streams(description.build(), description.inputs(seed))
+    save_json(found.record(), out)
+    emit(found.record(), as_json, str(found))

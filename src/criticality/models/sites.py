@@ -1,0 +1,103 @@
+"""Where in a model its norms are: on the stream, inside a branch, on the heads of attention, or elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from torch import nn
+
+from criticality.stream import Chain, Reader, Trace, trace
+from criticality.stream.points import Layout
+from criticality.stream.untouched import placed, untouched
+
+SiteKind = Literal["pre-norm", "output-norm", "final-norm", "inner-norm", "qk-norm", "outside"]
+
+QK_NORM: SiteKind = "qk-norm"
+SITE_KINDS: tuple[SiteKind, ...] = ("pre-norm", "output-norm", "final-norm", "inner-norm", "qk-norm", "outside")
+"""Before the first weight of a branch; after its last, or after the addition; after the last point of the stream; between
+the weights of a branch; of queries and keys; anywhere else.  Without inputs only those of queries and keys are known."""
+
+HEAD_NORMS = ("q_norm", "k_norm")
+"""Usual last names of norms of queries and keys that are as wide as the stream, which their shape does not tell; used where
+there are no inputs to look with."""
+
+_SCORES = ("scaled_dot_product_attention", "softmax", "multi_head_attention_forward", "flex_attention")
+
+
+def kinds_by_flow(model: nn.Module, inputs: Any, names: Iterable[str]) -> dict[str, SiteKind]:
+    """The kind of each norm in the data flow of one pass, by its name.
+
+    Raises:
+        ValueError: as ``trace``.
+    """
+    with placed(model, inputs, None, None) as ready, untouched(model):
+        found = trace(model, ready)
+    kinds: dict[str, SiteKind] = {}
+    for chain in found.chains:
+        reader = Reader(found.layout, chain.flow)
+        marked: list[tuple[str, SiteKind]] = []
+        for step in chain.steps:
+            diamond = reader.diamond(step)
+            marked += [(site.module, "pre-norm") for site in diamond.norms]
+            marked += [(site.module, "output-norm") for site in diamond.output_norms]
+        marked += [(site.module, "final-norm") for site in reader.norms_after(chain.steps[-1].end)]
+        for name in names:
+            for module, kind in marked:
+                if module and (name == module or name.startswith(f"{module}.")):
+                    kinds.setdefault(name, kind)
+            inside = _inside(found, chain, name)
+            if inside is not None:
+                kinds.setdefault(name, inside)
+    return {name: kinds.get(name, "outside") for name in names}
+
+
+def _inside(found: Trace, chain: Chain, name: str) -> SiteKind | None:
+    """Of a norm between the first and the last point: what its value meets first, attention or a weight."""
+    layout = found.layout
+    numbers = [
+        layout.graph.number[node]
+        for visit in layout.record.visits
+        if visit.name == name
+        for node in visit.made
+        if node in layout.graph.number
+    ]
+    first, last = chain.steps[0].start, chain.steps[-1].join
+    if not numbers or not first < numbers[0] <= last:
+        return None
+    return "qk-norm" if _meets_scores(layout, chain, numbers[0]) else "inner-norm"
+
+
+def _meets_scores(layout: Layout, chain: Chain, start: int) -> bool:
+    reached = {start}
+    for node in chain.flow.inside(start, chain.flow.nodes[-1]):
+        if not any(before in reached for before in chain.flow.joined[node]) or layout.heavy(node):
+            continue
+        reached.add(node)
+        call = layout.call(node)
+        if call is not None and (call.function in _SCORES or "Softmax" in layout.name(node)):
+            return True
+    return False
+
+
+def on_heads_by_shape(model: nn.Module, name: str, width: int | None) -> bool:
+    """Whether a norm is as wide as a head: no weight beside it takes that width, and one gives several times that width.
+
+    Read without running the model; of norms that are as wide as the stream the name decides (``HEAD_NORMS``).
+    """
+    if name.rpartition(".")[2] in HEAD_NORMS:
+        return True
+    parent = name.rpartition(".")[0]
+    while width is not None:
+        shapes = [
+            tuple(parameter.shape)
+            for parameter in model.get_submodule(parent).parameters()
+            if parameter.ndim == 2 and min(parameter.shape) > 1
+        ]
+        if shapes:
+            taken, given = {shape[1] for shape in shapes}, {shape[0] for shape in shapes}
+            return width not in taken and any(size > width and size % width == 0 for size in given)
+        if not parent:
+            break
+        parent = parent.rpartition(".")[0]
+    return False

@@ -1,0 +1,217 @@
+"""The stream of tiny networks: points and log J against plain autograd; kinds, norms and branch weights as written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import nets
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from criticality.errors import InputsError, StreamNotFoundError
+from criticality.measurement import measure, measure_chains
+from criticality.measurement.profile import normal_probe
+from criticality.stream import stream
+
+
+def plain_log_apjn(seen: list[Tensor], seed: int = 0) -> np.ndarray:
+    """``log |d(u . x^L) / d x^l|^2 / |u|^2`` at every value noted, by autograd alone, with the probe of ``measure``."""
+    probe = normal_probe(seen[-1].shape, seed, 0, seen[-1])
+    gradients = torch.autograd.grad(seen[-1], seen, probe, retain_graph=True)
+    return np.array([(g.double().square().sum() / probe.double().square().sum()).log().item() for g in gradients])
+
+
+def run_plainly(net: Any, inputs: Any) -> None:
+    """A forward pass that notes values from which autograd can go back."""
+    arguments = inputs if isinstance(inputs, tuple) else (inputs,)
+    net(*(one.clone().requires_grad_() if one.is_floating_point() else one for one in arguments))
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is to be found in one network, in each block: ``{}`` stands for its number.
+
+    Attributes:
+        kinds, norms, weights: of the diamonds of a block, in order; norms and weights of a diamond separated by spaces.
+        blocks: how many.
+    """
+
+    net: Callable[..., Any]
+    kinds: tuple[str, ...]
+    norms: tuple[str, ...]
+    weights: tuple[str, ...]
+    blocks: int = nets.DEPTH
+
+
+ATTENTION = "blocks.{}.attention.out.weight blocks.{}.attention.out.bias"
+SECOND = "blocks.{}.mlp.2.weight blocks.{}.mlp.2.bias"
+
+CASES = {
+    "pre-norm": Case(nets.PreNorm, ("pre-norm",) * 2, ("blocks.{}.n1", "blocks.{}.n2"), (ATTENTION, SECOND)),
+    "post-norm": Case(nets.PostNorm, ("post-norm",) * 2, ("blocks.{}.n1", "blocks.{}.n2"), (ATTENTION, SECOND)),
+    "sandwich": Case(
+        nets.Sandwich,
+        ("sandwich",),
+        ("blocks.{}.before blocks.{}.after",),
+        ("blocks.{}.after.weight blocks.{}.after.bias",),
+    ),
+    "output norm": Case(
+        nets.OutputNorm, ("output-norm",), ("blocks.{}.after",), ("blocks.{}.after.weight blocks.{}.after.bias",)
+    ),
+    "parallel": Case(nets.Parallel, ("pre-norm",), ("blocks.{}.n1",), (f"{ATTENTION} {SECOND}",)),
+    "pairs": Case(nets.Pairs, ("pre-norm",), ("blocks.{}.norm",), (SECOND,)),
+    "list of lists": Case(
+        nets.ListOfLists,
+        ("pre-norm",) * 2,
+        ("layer_norm", "blocks.{}.1.0"),
+        ("blocks.{}.0.out.weight blocks.{}.0.out.bias", "blocks.{}.1.3.weight blocks.{}.1.3.bias"),
+    ),
+    "branch blocks": Case(nets.BranchBlocks, ("pre-norm",), ("blocks.{}.0",), ("blocks.{}.3.weight blocks.{}.3.bias",)),
+    "norm written out": Case(nets.Written, ("pre-norm",), ("rsqrt",), (SECOND,)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_log_j_is_that_of_plain_autograd_at_every_boundary(name: str) -> None:
+    net, x = nets.build(CASES[name].net), nets.vectors()
+    run_plainly(net, x)
+    expected = plain_log_apjn(net.seen)
+    found = measure(net, x)
+    np.testing.assert_allclose(_at_boundaries(found, len(expected)), expected, atol=2e-5)
+
+
+def _at_boundaries(found: Any, number: int) -> np.ndarray:
+    """Values at the boundaries of blocks; where every addition counts as a block, at every second one."""
+    values = found.log_apjn.values
+    return values[:: (len(values) - 1) // (number - 1)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_kinds_norms_and_branch_weights_are_those_written(name: str) -> None:
+    case = CASES[name]
+    (chain,) = stream(nets.build(case.net), nets.vectors()).chains
+    assert len(chain.diamonds) == case.blocks * len(case.kinds)
+    for number, diamond in enumerate(chain.diamonds):
+        block, place = divmod(number, len(case.kinds))
+        norms = " ".join(str(site) for site in (*diamond.norms, *diamond.output_norms))
+        weights = " ".join(name for branch in diamond.branches for name in branch.parameters)
+        assert diamond.kind == case.kinds[place]
+        assert case.norms[place].replace("{}", str(block)) in norms
+        assert set(weights.split()) == set(case.weights[place].replace("{}", str(block)).split())
+
+
+def test_a_value_mixed_into_every_block_is_held_fixed_and_named() -> None:
+    net, x = nets.build(nets.Mixing), nets.vectors()
+    run_plainly(net, x)
+    expected = plain_log_apjn(net.seen)  # at the input all paths, later those along the stream
+    found = measure(net, x)
+    assert found.side_inputs == ["input"]
+    np.testing.assert_allclose(found.log_apjn.values[-3:], expected[-3:], atol=2e-5)
+    np.testing.assert_allclose(found.log_apjn.values[0], expected[0], atol=2e-5)
+
+
+def test_a_block_that_is_applied_again_and_again_has_a_point_for_each_time() -> None:
+    net, x = nets.build(nets.Tied), nets.vectors()
+    run_plainly(net, x)
+    expected = plain_log_apjn(net.seen)
+    np.testing.assert_allclose(measure(net, x).log_apjn, expected, atol=2e-5)
+    assert len(expected) == 7
+
+
+def test_shapes_may_change_along_the_stream() -> None:
+    net, x = nets.build(nets.Stages), nets.vectors(2, 3, 16, 16)
+    run_plainly(net, x)
+    expected = plain_log_apjn(net.seen)
+    np.testing.assert_allclose(measure(net, x).log_apjn, expected, atol=2e-5)
+    (chain,) = stream(net, x).chains
+    assert {point.shape for point in chain.points} == {(2, 8, 8, 8), (2, 16, 4, 4)}
+
+
+def test_sequence_first_streams_are_read_along_their_tokens() -> None:
+    net = nets.build(nets.SequenceFirst)
+    common = nets.vectors(1, 3, nets.WIDTH)
+    x = 0.95 * common + 0.3 * nets.vectors(7, 3, nets.WIDTH)  # tokens of one sequence are alike
+    run_plainly(net, x)
+    expected = plain_log_apjn(net.seen)
+    found = measure(net, x)
+    np.testing.assert_allclose(found.log_apjn, expected, atol=2e-5)
+    unit = torch.nn.functional.normalize(x, dim=-1)
+    gram = torch.einsum("tbc,sbc->bts", unit, unit)
+    correlation = ((gram.sum((1, 2)) - 7) / (7 * 6)).mean().item()
+    assert abs(found.correlation.values[0] - correlation) < 1e-5
+
+
+def test_ids_may_be_hashed_before_they_are_looked_up() -> None:
+    net, ids = nets.build(nets.Hashed), torch.randint(0, 500, (2, 5), generator=torch.Generator().manual_seed(2))
+    net(ids)
+    expected = plain_log_apjn(net.seen)
+    np.testing.assert_allclose(measure(net, ids).log_apjn, expected, atol=2e-5)
+
+
+def test_encoder_and_decoder_have_a_stream_each() -> None:
+    net = nets.build(nets.EncoderDecoder)
+    tokens = torch.randint(0, 40, (2, 6), generator=torch.Generator().manual_seed(1)), torch.randint(0, 40, (2, 5))
+    net(*tokens)
+    encoder, decoder = plain_log_apjn(net.encoded), plain_log_apjn(net.seen)
+    chains = measure_chains(net, tokens)
+    assert set(chains) == {"encoder", "decoder"}
+    np.testing.assert_allclose(chains["encoder"].log_apjn, encoder, atol=2e-5)
+    np.testing.assert_allclose(chains["decoder"].log_apjn, decoder, atol=2e-5)
+
+
+@pytest.mark.parametrize("how", ["reentrant", "not reentrant"])
+def test_checkpointing_changes_nothing_at_the_boundaries_of_blocks(how: str) -> None:
+    x = nets.vectors()
+    plain, again = (measure(nets.build(nets.Checkpointed, one), x) for one in (None, how))
+    np.testing.assert_allclose(again.log_apjn, plain.log_apjn, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("net", "inputs", "said"),
+    [
+        (nets.Dense, (3, 8), "1 joins were found, at none of which something is added"),
+        (nets.UNet, (1, 8, 32, 32), "none for"),
+        (nets.TwoLanes, (2, 5, nets.WIDTH), "several lanes"),
+        (nets.Plain, (2, nets.WIDTH), "0 joins"),
+    ],
+    ids=["dense", "U-Net", "two lanes", "no skip"],
+)
+def test_what_has_no_stream_is_refused_in_a_sentence(net: Any, inputs: tuple[int, ...], said: str) -> None:
+    model = nets.build(net)
+    for ask in (stream, measure):
+        with pytest.raises(StreamNotFoundError, match=said) as refusal:
+            ask(model, nets.vectors(*inputs))
+        assert "\n" not in str(refusal.value)
+
+
+def test_an_output_that_does_not_depend_on_the_input_is_refused() -> None:
+    class Constant(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.ones_like(x)
+
+    with pytest.raises(InputsError, match="must depend on its inputs"):
+        stream(Constant(), nets.vectors())
+
+
+def test_the_table_names_places_shapes_and_weights() -> None:
+    table = str(stream(nets.build(nets.PreNorm), nets.vectors()))
+    assert "4 blocks, 8 branchings" in table
+    (row,) = [line for line in table.splitlines() if line.startswith("1.5 ")]
+    for part in ("2 x 5 x 16", "pre-norm", "blocks.1.n1", "blocks.1.attention.out.weight"):
+        assert part in row
+
+
+def test_a_model_is_left_as_it_was() -> None:
+    net = nets.build(nets.PreNorm).train()
+    before = {name: one.clone() for name, one in net.state_dict().items()}
+    state = torch.get_rng_state()
+    stream(net, nets.vectors())
+    assert net.training
+    assert all(one.training and not one._forward_hooks for one in net.modules())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
+    assert all(torch.equal(one, before[name]) for name, one in net.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
