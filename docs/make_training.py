@@ -34,9 +34,9 @@ TARGETS = {"quality": "quality", "log_stable": "largest stable rate", "speed": "
 WORDS = (
     "**Words** (of [the plan](plan.md), committed before the data). *Quality*: test accuracy at the rate of best mean"
     " validation accuracy, mean over three seeds. *Stable rate*: the largest rate of the grid of half decades at which every"
-    " seed's validation accuracy is within 5 per cent of the best rate's mean. *Speed*: training loss in steps 90 to 100 at rate"
-    " 3e-4. Intervals are 95 per cent, from resampled choices and, within each, seeds. Only choices whose search for rates has"
-    " ended are read."
+    " seed's validation accuracy is within 5 per cent of the best rate's mean; 1 is the end of the grid. *Speed*: training loss"
+    " in steps 90 to 100 at rate 3e-4. Intervals are 95 per cent, from resampled choices and, within each, seeds. Only choices"
+    " whose search for rates has ended are read."
 )
 
 

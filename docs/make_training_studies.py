@@ -161,10 +161,50 @@ def study_a() -> None:
     write("plane", "Study A: Doshi's plane.", grid, {**fixed, "optimizer": "sgd", "decay": "constant"}, cases)
 
 
+def study_c() -> None:
+    """The source's trainings at our scale; ``vit_alpha`` is the held-out task, whose rates are searched."""
+    fixed = {
+        "task": "fashion-vit",
+        "width": 32,
+        "batch": 32,
+        "steps": 1500,
+        "seeds": 3,
+        "weight_decay": 0.05,
+        "every": 1500,
+    }
+    layer_norm: dict[str, Any] = {"norm": "ln"}
+
+    def dyt(*alphas: float) -> list[dict[str, Any]]:
+        return [{"norm": "dyt", "alpha": alpha} for alpha in alphas]
+
+    gains = [{**choice, "mlp_gain": gain} for gain in (1.0, 2.0) for choice in (layer_norm, *dyt(*ALPHAS))]
+    schedule = {"norm": "dyt", "prescription": "schedule"}
+    cosine = {**fixed, "decay": "cosine", "depth": 12}
+    why = "Study C, held out: alpha and weights at searched rates."
+    write("vit_alpha", why, {"learning_rate": RATES}, cosine, [*gains, schedule], "learning_rate")
+    rates = {"depth": [12, 24], "learning_rate": [3e-4, 1e-3, 3e-3, 1e-2]}
+    constant = {**fixed, "decay": "constant"}
+    write("vit_rates", "Study C: rate and norm without warm-up.", rates, constant, [layer_norm, *dyt(0.5, 1.0)])
+    why = "Study C: warm-up and alpha at one rate."
+    warm_up = {"warm_up": [0, 50, 150, 450]}
+    choices = [layer_norm, *dyt(0.3, 0.5, 0.7, 1.0)]
+    write("vit_warm_up", why, warm_up, {**constant, "depth": 12, "learning_rate": 3e-3}, choices)
+    small = [layer_norm, *dyt(0.4, 0.6, 0.8)]
+    why = "Study C: depth and alpha, LayerNorm beside them."
+    write("vit_depth", why, {"depth": [12, 18, 24]}, {**constant, "learning_rate": 1e-3, "warm_up": 150}, small)
+    why = "Study C: weights of the MLPs and alpha, LayerNorm beside them."
+    weights = {**constant, "depth": 12, "learning_rate": 1e-3, "warm_up": 150}
+    write("vit_gain", why, {"mlp_gain": [1.0, 1.8, 2.6, 3.4, 4.2]}, weights, small)
+    why = "Study C: small alpha for twice the steps."
+    long = {**constant, "steps": 3000, "depth": 12, "warm_up": 300}
+    write("vit_small", why, {"learning_rate": [1e-3, 3e-3]}, long, [layer_norm, *dyt(0.05, 0.1, 0.2, 0.3, 0.5)])
+
+
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     study_a()
     study_b()
+    study_c()
 
 
 if __name__ == "__main__":

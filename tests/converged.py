@@ -71,3 +71,24 @@ def factorial(quality, log_stable=lambda alpha, log_apjn: -2.0, alphas=(0.3, 0.6
         for a in alphas
         for t in targets
     ]
+
+
+def made_up_plane(accuracy):
+    """A plane of 6 x 6 points with two rates, ``accuracy(sigma_w, sigma_b)`` at the first and 0.1 at the second."""
+    rows = [(w, b, rate) for rate in (0.03, 0.3) for w in np.linspace(0.8, 2.2, 6) for b in np.linspace(0, 1, 6)]
+    score = np.array([[accuracy(w, b) if rate < 0.1 else 0.1] for w, b, rate in rows])
+    columns = {
+        name: np.array([row[i] for row in rows]) for i, name in enumerate(("sigma_w", "sigma_b", "learning_rate"))
+    }
+    count = len(rows)
+    columns |= {
+        "norm": np.full(count, "none"),
+        "activation": np.full(count, "erf"),
+        "mu": np.zeros(count),
+        "depth": np.full(count, 50.0),
+        "status": np.full(count, "done"),
+    }
+    both = {
+        name: (("cell", "run"), score - off) for name, off in (("validation_accuracy", 0.0), ("test_accuracy", 0.01))
+    }
+    return xr.Dataset(both, {name: ("cell", values) for name, values in columns.items()})

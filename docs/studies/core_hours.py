@@ -1,6 +1,7 @@
 """Print the seconds that are left of the plan's core hours: ``python docs/studies/core_hours.py HOURS FOLDER [FOLDER ...]``.
 
-A cell counts with the time it took, once, whether it is in a store of a FOLDER or in a pack that the library holds.
+A cell counts with the time it took, once, whether it is in a store of a FOLDER or in a pack that the library holds.  It is time
+by the clock: on a machine shared with others more than the processor's, so that the stop comes early, never late.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from converged import factorial, made_up
+from converged import factorial, made_up, made_up_plane
 from criticality.python_file import load_file
 from criticality.studies.training import kept_trainings, read_trainings
 
@@ -35,6 +35,13 @@ def test_page_of_made_up_trainings(script, tmp_path):
     assert "best pointwise of the same log J within 0.5: 0.8" in page
     assert "| `factorial_32` | dyt | 1 (1) | 0 | 72 (60) |" in page  # log J = 16 is chaotic
     assert (tmp_path / "training.png").stat().st_size > 5_000
+
+
+def test_plane_is_drawn():
+    drawing = load_file(str(DOCS / "draw_training.py"), "script")
+    figure = drawing.draw_plane(made_up_plane(lambda w, b: 0.9 - 0.1 * w))
+    assert len(figure.axes) == 4  # two panels and their colour bars
+    assert figure.axes[1].collections[0].get_array().max() == pytest.approx(0.9 - 0.08 - 0.01)
 
 
 def test_the_page_that_is_kept_is_of_the_packs_that_are_kept():

@@ -1,5 +1,6 @@
 """Every verdict can change: the same computations, fed with what breaks the claim."""
 
+import importlib
 import json
 import math
 from dataclasses import replace
@@ -144,3 +145,14 @@ def test_the_page_in_the_docs_is_of_these_claims():
     assert {record["key"]: record["verdict"] for record in stored} == EXPECTED
     assert {record["key"]: record["statement"] for record in stored} == {c.key: c.statement for c in CLAIMS.values()}
     assert all(math.isfinite(value) for record in stored for value in record["numbers"].values())
+
+
+def test_a_claim_on_trainings_is_read_again_when_these_have_gone_on(tmp_path, monkeypatch):
+    verb = importlib.import_module("criticality.cli.claims")
+    claim = CLAIMS["training-quality"]
+    first = verb.claim_record(claim, 0, tmp_path)
+    stored = tmp_path / "data" / "training-quality.json"
+    stored.write_text(json.dumps(first | {"found": "kept"}))
+    assert verb.claim_record(claim, 0, tmp_path)["found"] == "kept"
+    monkeypatch.setattr(verb, "trainings_digest", lambda: "other packs")
+    assert verb.claim_record(claim, 0, tmp_path)["found"] == first["found"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from converged import made_up_plane
 from criticality.laboratory.data import DATA_ROOT, fashion_mnist
 from criticality.laboratory.initial import log_apjn
 from criticality.laboratory.recursion import Shape, Stack
@@ -58,39 +59,18 @@ def test_the_kernel_at_the_start_is_the_datas():
     assert float(fashion_mnist().train.pixels.square().mean()) == pytest.approx(INPUT_VARIANCE, abs=5e-4)
 
 
-def made_up(accuracy):
-    """A plane of 6 x 6 points with two rates, ``accuracy(sigma_w, sigma_b)`` at the first and 0.1 at the second."""
-    rows = [(w, b, rate) for rate in (0.03, 0.3) for w in np.linspace(0.8, 2.2, 6) for b in np.linspace(0, 1, 6)]
-    score = np.array([[accuracy(w, b) if rate < 0.1 else 0.1] for w, b, rate in rows])
-    columns = {
-        name: np.array([row[i] for row in rows]) for i, name in enumerate(("sigma_w", "sigma_b", "learning_rate"))
-    }
-    count = len(rows)
-    columns |= {
-        "norm": np.full(count, "none"),
-        "activation": np.full(count, "erf"),
-        "mu": np.zeros(count),
-        "depth": np.full(count, 50.0),
-        "status": np.full(count, "done"),
-    }
-    both = {
-        name: (("cell", "run"), score - off) for name, off in (("validation_accuracy", 0.0), ("test_accuracy", 0.01))
-    }
-    return xr.Dataset(both, {name: ("cell", values) for name, values in columns.items()})
-
-
 def test_accuracy_that_falls_with_the_distance_from_criticality_and_one_that_does_not():
     def near(w, b):
         return 0.9 - abs(float(last_log_chi("none", "erf", 0.0, 50, np.array([w * w]), np.array([b * b]))[0]))
 
-    (panel,) = read_panels(made_up(near))
+    (panel,) = read_panels(made_up_plane(near))
     assert panel.accuracy.shape == (6, 6)
     assert panel.accuracy[2, 3] == pytest.approx(near(panel.sigma_w[3], panel.sigma_b[2]) - 0.01)
     assert panel.correlation().high < -0.95
     rng = np.random.default_rng(2)
-    noise = read_panels(made_up(lambda w, b: rng.random()))[0].correlation()
+    noise = read_panels(made_up_plane(lambda w, b: rng.random()))[0].correlation()
     assert noise.low < 0 < noise.high
-    data = made_up(near)
+    data = made_up_plane(near)
     data.status.values[5:] = "open"
     part = read_panels(data)[0]
     assert int(np.isfinite(part.accuracy).sum()) == 5

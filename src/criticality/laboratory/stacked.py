@@ -269,7 +269,7 @@ def _dataset(
     found["first_loss"] = ("run", losses[:, 0])
     found["last_loss"] = ("run", losses[:, -_WINDOW:].mean(axis=1))
     found["largest_loss"] = ("run", np.where(finite, losses, -np.inf).max(axis=1))
-    found["largest_spike"] = ("run", _largest_spike(losses))
+    found["largest_spike"] = ("run", largest_spike(losses))
     ended = np.where(finite.all(axis=1), -1, np.argmin(finite, axis=1))
     high = losses[:, -_WINDOW:].mean(axis=1) > _DIVERGED_FACTOR * math.log(stack.shape.classes)
     found["diverged"] = ("run", ((ended >= 0) | high).astype(float))
@@ -278,7 +278,7 @@ def _dataset(
     return found
 
 
-def _largest_spike(losses: np.ndarray) -> np.ndarray:
+def largest_spike(losses: np.ndarray) -> np.ndarray:
     """Largest excess of a step's loss over the mean of the ten steps before it, from step 10 on."""
     if losses.shape[1] <= _WINDOW:
         return np.zeros(len(losses))

@@ -1,9 +1,10 @@
-"""What is trained: a ViT on the digits of scikit-learn, a GPT on the source code of Python's standard library."""
+"""What is trained: ViTs on scikit-learn's digits and on FashionMNIST, a GPT on the source code of Python's standard library."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -32,6 +33,8 @@ class Task:
             occurs in the training data.
         score: ``(model, batch)`` to what counts at the end: accuracy, or loss in bits per byte with the sign that more is better.
         read: a model and a batch to its network and the kernels at its start.
+        inputs: a batch to what the model takes.
+        test: a second held-out batch, that only reports; ``None`` where ``validation`` is all there is.
     """
 
     build: Callable[[int, int], nn.Module]
@@ -42,17 +45,34 @@ class Task:
     score: Callable[[nn.Module, Any], float]
     read: Callable[[nn.Module, Any], tuple[Network, list[TokenKernel]]]
     inputs: Callable[[Any], Any]
+    test: Callable[[], Any] | None = None
 
 
-def task(name: str) -> Task:
-    """``digits`` or ``code``.
+TASKS = ("digits", "code", "code-gpt", "fashion-vit")
+
+
+def task(name: str, data_root: str | os.PathLike[str] | None = None) -> Task:
+    """A task by name; ``data_root`` is where FashionMNIST lies, as for ``data.fashion_mnist``.
 
     Raises:
         ValueError: for another name.
     """
-    if name not in _TASKS:
-        raise ValueError(f"task={name!r} must be one of {', '.join(map(repr, _TASKS))}")
-    return _TASKS[name]()
+    check_task(name)
+    if name == "fashion-vit":
+        from criticality.laboratory.fashion_vit import fashion_vit_task
+
+        return fashion_vit_task(data_root)
+    return {"digits": _digits_task, "code": _code_task, "code-gpt": _code_gpt_task}[name]()
+
+
+def check_task(name: str) -> None:
+    """Refuse what is not in ``TASKS``.
+
+    Raises:
+        ValueError: for another name.
+    """
+    if name not in TASKS:
+        raise ValueError(f"task={name!r} must be one of {', '.join(map(repr, TASKS))}")
 
 
 @cache
@@ -66,7 +86,7 @@ def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return images[:1437], labels[:1437], images[1437:], labels[1437:]
 
 
-def _surprise(labels: Tensor, classes: int) -> Tensor:
+def surprise(labels: Tensor, classes: int) -> Tensor:
     """``-log`` of the share of each class, none of them 0."""
     counts = torch.bincount(labels, minlength=classes).double() + 1
     return -torch.log(counts / counts.sum())
@@ -74,7 +94,7 @@ def _surprise(labels: Tensor, classes: int) -> Tensor:
 
 @cache
 def _digits_surprise() -> Tensor:
-    return _surprise(_digits()[1], 10)
+    return surprise(_digits()[1], 10)
 
 
 def _vit(depth: int, width: int) -> nn.Module:
@@ -102,7 +122,8 @@ def _digits_batch(size: int, generator: torch.Generator) -> tuple[Tensor, Tensor
     return images[chosen], labels[chosen]
 
 
-def _accuracy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> float:
+def accuracy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> float:
+    """Share of the images whose label is the likeliest."""
     return float((model(batch[0]).argmax(-1) == batch[1]).float().mean())
 
 
@@ -111,17 +132,17 @@ def _digits_task() -> Task:
     from criticality.models.timm_vit import vit_network
 
     return Task(
-        _vit,
-        _digits_batch,
-        lambda: _digits()[2:],
-        lambda model, batch: functional.cross_entropy(model(batch[0]), batch[1]),
-        lambda batch: float(_digits_surprise()[batch[1]].mean()),
-        _accuracy,
-        lambda model, batch: (
+        build=_vit,
+        batch=_digits_batch,
+        validation=lambda: _digits()[2:],
+        loss=lambda model, batch: functional.cross_entropy(model(batch[0]), batch[1]),
+        constant_loss=lambda batch: float(_digits_surprise()[batch[1]].mean()),
+        score=accuracy,
+        read=lambda model, batch: (
             vit_network(model),
             [TokenKernel.of(np.mean(input_kernels(model, batch[0][:16]), axis=0))],
         ),
-        lambda batch: batch[0],
+        inputs=lambda batch: batch[0],
     )
 
 
@@ -162,7 +183,7 @@ def _code_training() -> Tensor:
 
 @cache
 def _code_surprise() -> Tensor:
-    return _surprise(_code_training(), 256)
+    return surprise(_code_training(), 256)
 
 
 def _code_batch(size: int, generator: torch.Generator) -> Tensor:
@@ -186,18 +207,39 @@ def _code_task() -> Task:
     from criticality.models.huggingface import huggingface_network
 
     return Task(
-        _gpt,
-        _code_batch,
-        _code_validation,
-        _code_loss,
-        lambda batch: float(_code_surprise()[batch[:, 1:]].mean()),
-        lambda model, batch: -float(_code_loss(model, batch)) / np.log(2),
-        lambda model, batch: (
+        build=_gpt,
+        batch=_code_batch,
+        validation=_code_validation,
+        loss=_code_loss,
+        constant_loss=lambda batch: float(_code_surprise()[batch[:, 1:]].mean()),
+        score=lambda model, batch: -float(_code_loss(model, batch)) / np.log(2),
+        read=lambda model, batch: (
             huggingface_network(model),
             [TokenKernel.of(k) for k in input_kernels(model, {"input_ids": batch[:2, :-1]})],
         ),
-        lambda batch: {"input_ids": batch[:, :-1]},
+        inputs=lambda batch: {"input_ids": batch[:, :-1]},
     )
 
 
-_TASKS: dict[str, Callable[[], Task]] = {"digits": _digits_task, "code": _code_task}
+class ScaledEmbedding(nn.Embedding):
+    """Rows times a learned number that starts at ``sqrt(width)``, as in the published DyT language models."""
+
+    def __init__(self, rows: int, width: int):
+        super().__init__(rows, width)
+        nn.init.normal_(self.weight, std=width**-0.5)
+        self.scale = nn.Parameter(torch.tensor(width**0.5))
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """``scale E[numbers]``, of unit variance at the start."""
+        return self.scale * super().forward(numbers)
+
+
+def _scaled_gpt(depth: int, width: int) -> nn.Module:
+    model = _gpt(depth, width)
+    model.transformer.wte = ScaledEmbedding(256, width)  # type: ignore[union-attr]
+    return model
+
+
+def _code_gpt_task() -> Task:
+    """The GPT of ``code`` with scaled embeddings; the rest of the published recipe is in ``Run`` (``train.GPT_RECIPE``)."""
+    return replace(_code_task(), build=_scaled_gpt)

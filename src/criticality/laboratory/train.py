@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +16,11 @@ import torch
 import xarray as xr
 from torch import nn
 
+from criticality.laboratory.diagnostics import Diagnostics
+from criticality.laboratory.tasks import check_task
 from criticality.laboratory.tasks import task as task_named
 from criticality.models.conversion import check_norm, replace_norms
+from criticality.models.normalizers import DynamicPointwise
 from criticality.prescription.apply import apply_prescription
 from criticality.prescription.monitor import Monitor
 from criticality.prescription.solve import Kind, prescribe
@@ -28,6 +32,7 @@ DIVERGED_FACTOR = 1.5
 factor."""
 
 _WINDOW = 10
+_MLP_WEIGHTS = ("mlp.fc1.weight", "mlp.fc2.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 _SERIES = ("loss", "constant_loss", "gradient_norm", "step_seconds")
 Series = dict[str, list[float]]
 """What is recorded at every step, by name."""
@@ -38,13 +43,19 @@ class Run:
     """What is trained, and how.
 
     Attributes:
-        task: ``digits`` (ViT, 8 x 8 images, 16 tokens) or ``code`` (GPT, bytes of Python's standard library).
+        task: ``digits`` (ViT, 8 x 8 images, 16 tokens), ``fashion-vit`` (FashionMNIST, 16 tokens), ``code`` (GPT, bytes of Python's
+            standard library) or ``code-gpt`` (the same with embeddings times a learned number).
         norm, alpha: as everywhere; ``ln``, ``rms``, ``dyt``, ``derf``, ...
+        alpha_attention: of the pointwise norms before attention, where it is another than ``alpha``.
         prescription: kind of prescription for ``target``, none if ``None``.
         target: log J or ``preln``.
         depth, width: blocks and channels; fan-in initialization.
+        mlp_gain: factor of the weights of both linear maps of every MLP.
         optimizer: ``adamw`` or ``muon`` (torch's own; matrices by Muon, the rest by AdamW at a tenth of the rate).
-        learning_rate: peak; constant after a linear warm-up.
+        learning_rate: peak.
+        decay: after a linear warm-up ``constant``, or ``cosine`` to 0.
+        weight_decay: of AdamW, on matrices (as published, not on norms, biases and alphas).
+        beta2: of AdamW.
         warm_up: steps of it.
         steps, batch: optimizer steps and batch size.
         clip: largest gradient norm, 0 for none.
@@ -56,12 +67,17 @@ class Run:
     task: str = "digits"
     norm: str = "dyt"
     alpha: float | None = None
+    alpha_attention: float | None = None
     prescription: Kind | None = None
     target: float | str = "preln"
     depth: int = 12
     width: int = 64
+    mlp_gain: float = 1.0
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 1e-3
+    decay: Literal["constant", "cosine"] = "constant"
+    weight_decay: float = 0.0
+    beta2: float = 0.999
     warm_up: int = 0
     steps: int = 200
     batch: int = 64
@@ -71,8 +87,18 @@ class Run:
     every: int = 50
 
     def __post_init__(self) -> None:
-        task_named(self.task)
+        check_task(self.task)
         check_norm(self.norm, self.alpha)
+        if self.alpha_attention is not None:
+            check_norm(self.norm, self.alpha_attention)
+        if not (math.isfinite(self.mlp_gain) and self.mlp_gain > 0):
+            raise ValueError(f"mlp_gain={self.mlp_gain!r} must be a finite number above 0")
+        if self.decay not in ("constant", "cosine"):
+            raise ValueError(f"decay={self.decay!r} must be 'constant' or 'cosine'")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0) or not 0 < self.beta2 < 1:
+            raise ValueError(
+                f"weight_decay={self.weight_decay!r} must be 0 or above, and beta2={self.beta2!r} between 0 and 1"
+            )
         for name in ("depth", "width", "steps", "batch", "every"):
             check_whole(name, getattr(self, name))
         if self.optimizer not in ("adamw", "muon"):
@@ -84,6 +110,17 @@ class Run:
         if not (math.isfinite(self.clip) and self.clip >= 0) or self.warm_up < 0:
             raise ValueError(f"clip={self.clip!r} and warm_up={self.warm_up!r} must be 0 or above")
 
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step from 0 on."""
+        rate = self.learning_rate * min(1.0, (step + 1) / max(1, self.warm_up))
+        if self.decay == "constant":
+            return rate
+        return rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+GPT_RECIPE: dict[str, Any] = {"decay": "cosine", "weight_decay": 0.1, "beta2": 0.95, "clip": 1.0, "task": "code-gpt"}
+"""Settings of the published trainings of DyT language models, with a warm-up and alphas by site to be chosen."""
+
 
 def train(
     run: Run,
@@ -92,6 +129,7 @@ def train(
     checkpoint_every: int = 100,
     progress: Callable[[int, float], None] | None = None,
     device: str = "cpu",
+    data_root: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
     """Train, and return what was recorded.
 
@@ -102,6 +140,7 @@ def train(
         checkpoint_every: steps.
         progress: called with the step and its loss.
         device: of torch; run on the CPU only so far.
+        data_root: where FashionMNIST lies, as for ``data.fashion_mnist``.
 
     Returns:
         Dataset with ``loss``, ``constant_loss`` (of the best prediction that ignores the input, on the same batch),
@@ -111,7 +150,7 @@ def train(
     Raises:
         ValueError: a checkpoint of another run, or one that cannot be read.
     """
-    made = task_named(run.task)
+    made = task_named(run.task, data_root)
     torch.manual_seed(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
     model = _model(run, made).to(device)
@@ -122,6 +161,7 @@ def train(
         every=run.every,
         budget=1e9,
     )
+    diagnostics = Diagnostics(model, monitor.inputs, run.steps)
     series: Series = {name: [] for name in _SERIES}
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():
@@ -132,14 +172,15 @@ def train(
         generator.set_state(state["generator"])
         series = state["series"]
         monitor.load_state(state["monitor"])
+        diagnostics.load_state(state["diagnostics"])
     diverged_at, start = -1, len(series["loss"])
     if start == 0:
         monitor.record(0)
     for step in range(start, run.steps):
         began = time.perf_counter()
-        rate = run.learning_rate * min(1.0, (step + 1) / max(1, run.warm_up))
+        rate = run.rate_at(step)
         batch = made.batch(run.batch, generator)
-        loss, norm = _step(run, made, model, optimizers, _on(batch, device), rate, device)
+        loss, norm = _step(run, made, model, optimizers, _on(batch, device), rate, device, diagnostics.around(step))
         taken = time.perf_counter() - began
         for name, value in zip(_SERIES, (loss, made.constant_loss(batch), norm, taken), strict=True):
             series[name].append(value)
@@ -148,18 +189,25 @@ def train(
         if _has_diverged(series["loss"]):
             diverged_at = step
             break
-        if (step + 1) % run.every == 0 and not math.isfinite(monitor.record(step + 1)["criticality/log_apjn"]):
-            diverged_at = step
-            break
+        if (step + 1) % run.every == 0:
+            monitor.record(step + 1)  # nan where the model is no longer finite: a divergence is for the losses to say
         if path is not None and (step + 1) % checkpoint_every == 0:
-            _save(path, run, model, optimizers, generator, series, monitor)
-    return _dataset(run, made, model, monitor, series, diverged_at, device)
+            _save(path, run, model, optimizers, generator, series, monitor, diagnostics)
+    if diverged_at < 0:
+        diagnostics.record(run.steps)
+    return _dataset(run, made, model, monitor, series, diverged_at, device).merge(diagnostics.dataset())
 
 
 def _model(run: Run, made: Any) -> nn.Module:
     model: nn.Module = made.build(run.depth, run.width)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith(_MLP_WEIGHTS):
+                parameter.mul_(run.mlp_gain)
     if run.norm.lower() not in ("ln", "layernorm"):
         replace_norms(model, run.norm, run.alpha)
+    if run.alpha_attention is not None:
+        _set_attention_alphas(model, run.alpha_attention)
     if run.prescription is not None:
         batch = made.batch(16, torch.Generator().manual_seed(54321))
         network, inputs = made.read(model, batch)
@@ -168,9 +216,22 @@ def _model(run: Run, made: Any) -> nn.Module:
     return model
 
 
+def _set_attention_alphas(model: nn.Module, alpha: float) -> None:
+    """Of the norms before attention, as timm (``norm1``) and GPT-2 (``ln_1``) name them."""
+    found = [module for name, module in model.named_modules() if name.rpartition(".")[2] in ("norm1", "ln_1")]
+    for module in found:
+        if not isinstance(module, DynamicPointwise):
+            raise ValueError(f"alpha_attention={alpha!r} must come with a pointwise norm, not {type(module).__name__}")
+        module.initial_alpha = alpha
+        nn.init.constant_(module.alpha, alpha)
+
+
 def _optimizers(run: Run, model: nn.Module) -> list[torch.optim.Optimizer]:
     if run.optimizer == "adamw":
-        return [torch.optim.AdamW(model.parameters(), lr=run.learning_rate, weight_decay=0.0, fused=True)]
+        matrices = [p for p in model.parameters() if p.ndim > 1]
+        others = [p for p in model.parameters() if p.ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": run.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        return [torch.optim.AdamW(groups, lr=run.learning_rate, betas=(0.9, run.beta2), fused=True)]
     hidden = [p for name, p in model.named_parameters() if p.ndim == 2 and ("blocks" in name or ".h." in name)]
     chosen = {id(p) for p in hidden}
     others = [p for p in model.parameters() if id(p) not in chosen]
@@ -181,7 +242,14 @@ def _optimizers(run: Run, model: nn.Module) -> list[torch.optim.Optimizer]:
 
 
 def _step(
-    run: Run, made: Any, model: nn.Module, optimizers: list[torch.optim.Optimizer], batch: Any, rate: float, device: str
+    run: Run,
+    made: Any,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    batch: Any,
+    rate: float,
+    device: str,
+    recording: AbstractContextManager[None] | None = None,
 ) -> tuple[float, float]:
     model.train()
     for optimizer, factor in zip(optimizers, (1.0, 0.1), strict=False):
@@ -192,8 +260,9 @@ def _step(
         loss = made.loss(model, batch)
     loss.backward()
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), run.clip if run.clip else math.inf))
-    for optimizer in optimizers:
-        optimizer.step()
+    with recording or nullcontext():
+        for optimizer in optimizers:
+            optimizer.step()
     return float(loss.detach()), norm
 
 
@@ -217,6 +286,7 @@ def _save(
     generator: torch.Generator,
     series: Series,
     monitor: Monitor,
+    diagnostics: Diagnostics,
 ) -> None:
     state = {
         "run": {key: value for key, value in asdict(run).items() if key != "steps"},
@@ -225,6 +295,7 @@ def _save(
         "generator": generator.get_state(),
         "series": series,
         "monitor": monitor.state(),
+        "diagnostics": diagnostics.state(),
     }
     with whole_or_absent(path) as file:
         torch.save(state, file)
@@ -235,7 +306,7 @@ def _load(path: Path, run: Run) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(path, weights_only=True)
     except Exception as error:
         raise ValueError(f"checkpoint {str(path)!r} must be a whole checkpoint of criticality: {error}") from error
-    if set(state.get("series", ())) != set(_SERIES):
+    if set(state.get("series", ())) != set(_SERIES) or "diagnostics" not in state:
         raise ValueError(f"checkpoint {str(path)!r} must be of this version of criticality, but holds other series")
     wanted = {key: value for key, value in asdict(run).items() if key != "steps"}
     if state.get("run") != wanted:
@@ -257,9 +328,13 @@ def _dataset(
     model.eval()
     with torch.no_grad():
         score = float(made.score(model, _on(made.validation(), device)))
+        if made.test is not None:
+            result["test_score"] = float(made.score(model, _on(made.test(), device)))
     for name, values in series.items():
         result[name] = ("train_step", np.concatenate([values, np.full(run.steps - len(values), np.nan)]))
     result["score"] = score if math.isfinite(score) else math.nan
+    if diverged_at < 0 and not math.isfinite(score):  # the last step did it
+        diverged_at = run.steps - 1
     result["diverged"] = diverged_at >= 0
     result["diverged_at"] = diverged_at
     result["log_apjn_initial"] = float(result.log_apjn[0, 0])

@@ -61,6 +61,8 @@ class Predictors:
     def _of_cell(self, choice: Choice, cell: int) -> dict[str, np.ndarray]:
         stored = {
             name: self.data[f"{name}_series"].values[cell][:, _INITIAL].astype(float)
+            if f"{name}_series" in self.data
+            else np.full((choice.seeds, 1), math.nan)  # a study without pointwise norms has no slopes
             for name in ("log_q", "log_slope", "saturated", "correlation")
         }
         log_apjn = self.data["log_apjn_by_run"].values[cell].astype(float)
@@ -90,8 +92,10 @@ class Predictors:
 
 def log_alpha(choice: Choice) -> float:
     """Mean over layers of ``log alpha``, ``nan`` for norms that have none."""
-    from criticality.laboratory.stacked import ResidualRun
+    from criticality.laboratory.stacked import STACKED, ResidualRun
 
+    if choice.settings.get("task", STACKED[0]) not in STACKED:
+        return math.log(choice.settings["alpha"]) if "alpha" in choice.settings else math.nan
     alphas = ResidualRun(**choice.settings).alphas()
     return float(np.mean(np.log(alphas))) if alphas else math.nan
 

@@ -22,13 +22,28 @@ from criticality.sweeps.pack import packed_dataset
 from criticality.sweeps.search import MARGIN, first_places, next_value
 from criticality.sweeps.search import Outcome as Tried
 
-PLANNED = ("factorial_32", "factorial_16", "long_32", "factorial_64", "families_32")
-"""Studies B of the plan: docs/studies/training/NAME.yaml, packed with the library as far as they have come."""
+PLANNED = ("factorial_32", "factorial_16", "long_32", "factorial_64", "families_32", "vit_alpha")
+"""Studies of the plan, docs/studies/training/NAME.yaml, packed with the library as far as they have come."""
 
 SPEED_RATE, SPEED_WINDOW = 3e-4, 9
 """Speed is the training loss at this rate in this window of ten steps: 90 to 100."""
 
-_CHOICE = ("norm", "alpha", "activation", "schedule", "sigma_w", "sigma_b", "mu", "depth", "steps")
+_CHOICE = (
+    "task",
+    "norm",
+    "alpha",
+    "prescription",
+    "warm_up",
+    "mlp_gain",
+    "width",
+    "activation",
+    "schedule",
+    "sigma_w",
+    "sigma_b",
+    "mu",
+    "depth",
+    "steps",
+)
 _NEEDED = ("validation_accuracy", "test_accuracy", "diverged", "largest_spike", "loss_series", "status", "norm")
 _USUAL_CELLS = 6.5
 """Of a search: four rates, a neighbour or two of the best, and one or two that bisect (measured: 6 or 7)."""
@@ -92,7 +107,8 @@ class Choice:
     def label(self) -> str:
         """``dyt 0.3``, ``dyt schedule 1``, ``ln``."""
         alpha = self.settings.get("alpha")
-        name = f"{self.settings['norm']}{' schedule' if self.settings.get('schedule') else ''}"
+        kind = "schedule" if self.settings.get("schedule") else self.settings.get("prescription", "")
+        name = f"{self.settings['norm']} {kind}".strip()
         return name if alpha is None else f"{name} {alpha:g}"
 
     @property
@@ -219,7 +235,7 @@ def _settings(data: xr.Dataset, cell: int) -> dict[str, Any]:
             if value:
                 found[name] = str(value) if name != "schedule" else value == "True"
         elif not math.isnan(value):
-            found[name] = int(value) if name in ("depth", "steps") else float(value)
+            found[name] = int(value) if name in ("depth", "steps", "width", "warm_up") else float(value)
     return {name: value for name, value in found.items() if value is not False}
 
 

@@ -121,6 +121,8 @@ def _train(cell: Cell) -> dict[str, Any]:
     torch.set_num_threads(1)
     if cell.get("task") in STACKED:
         return stacked_values(train_stacked(ResidualRun(**cell)))
+    if "seeds" in cell:
+        return seeds_values(dict(cell))
     result = train(Run(**cell))
     losses = result.loss.values[: int(result.loss.notnull().sum())]
     diverged = bool(result.diverged)
@@ -148,6 +150,67 @@ def _initial(cell: Cell) -> dict[str, Any]:
 
     found = initial_values(ResidualRun(**cell))
     return {**found, "log_apjn_by_run": found["log_apjn"], "log_apjn": float(found["log_apjn"].mean())}
+
+
+def seeds_values(cell: Cell) -> dict[str, Any]:
+    """A task of ``laboratory.train`` with several seeds, as ``stacked_values`` has it, for the same reading.
+
+    ``score`` is the mean over seeds of the test score where the task has one.  A run that diverged scores as a constant guess does
+    (0.1), and what it did not come to record is nan.
+    """
+    from criticality.laboratory.records import geometric_steps
+    from criticality.laboratory.train import Run, train
+
+    seeds, first = int(cell.pop("seeds")), int(cell.pop("first_seed", 0))
+    results = [train(Run(**{**cell, "seed": first + number})) for number in range(seeds)]
+    records = len(geometric_steps(results[0].sizes["train_step"]))
+    rows = [_of_seed(result, records) for result in results]
+    kept = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+    for name in ("loss_series", "accuracy_series", *(f"{name}_series" for name in _PROFILES)):
+        if name in kept:
+            with np.errstate(over="ignore"):
+                kept[name] = kept[name].astype(np.float16)
+    return kept | {
+        "log_apjn": float(kept["log_apjn_by_run"].mean()),
+        "log_q_last": float(kept["log_q_series"][:, 0, -1].astype(float).mean()),
+        "score": float(kept["test_accuracy"].mean()),
+        "step_seconds": float(np.mean([np.nanmedian(result.step_seconds.values) for result in results])),
+    }
+
+
+_PROFILES = ("log_apjn", "log_q", "log_slope", "saturated", "correlation", "attention_entropy")
+_CHANCE = 0.1
+
+
+def _of_seed(result: Any, records: int) -> dict[str, np.ndarray]:
+    """One run; profiles ``(records, ...)``, filled with nan from where it diverged."""
+    from criticality.laboratory.stacked import largest_spike
+
+    losses = result.loss.values
+    windows = np.append(losses, np.full(-len(losses) % _LOSS_WINDOW, np.nan)).reshape(-1, _LOSS_WINDOW)
+    diverged, finite = bool(result.diverged), losses[np.isfinite(losses)]
+    scores = {"validation": float(result.score), "test": float(result.get("test_score", result.score))}
+    found: dict[str, Any] = {
+        f"{part}_accuracy": _CHANCE if diverged or not math.isfinite(value) else value for part, value in scores.items()
+    }
+    found |= {
+        "loss_series": windows.mean(1),
+        "diverged": float(diverged),
+        "diverged_at": float(result.diverged_at),
+        "first_loss": losses[0],
+        "last_loss": math.inf if diverged else float(losses[-_LOSS_WINDOW:].mean()),
+        "largest_loss": float(finite.max(initial=-math.inf)),
+        "largest_spike": float(largest_spike(losses[None])[0]),
+        "log_apjn_by_run": float(result.log_apjn_initial),
+    }
+    steps = np.array(result.record.values)
+    for name in (*_PROFILES, "update", "stream_change"):
+        if f"recorded_{name}" in result:
+            values = result[f"recorded_{name}"].values
+            full = np.full((records, *values.shape[1:]), np.nan, np.float32)
+            full[: len(steps)] = values
+            found[f"{name}_series"] = full
+    return {name: np.asarray(value) for name, value in found.items()}
 
 
 _SCALARS = ("diverged", "diverged_at", "first_loss", "last_loss", "largest_loss", "largest_spike")

@@ -1,0 +1,38 @@
+"""The protocol for a card, at toy size on the CPU."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from criticality.laboratory.data import DATA_ROOT
+from criticality.python_file import load_file
+
+SCRIPT = Path(__file__).parents[2] / "examples" / "gpu" / "protocol.py"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not DATA_ROOT.exists(), reason="FashionMNIST is not installed")
+def test_toy_size_on_cpu_goes_on_where_it_stopped(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--toy", "--device", "cpu", "--minutes", "0.005", "--out", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [row["setting"]["norm"] for row in results["runs"]] == ["ln", "dyt"]
+    assert all("error" not in row for row in results["runs"]), results["runs"]
+    assert all(0.05 < row["accuracy"] < 1 and row["log_apjn"] > 0 for row in results["runs"])
+    assert results["benchmarks"]["step_ln"] == 1.0
+    results["runs"] = [results["runs"][0], {"setting": results["runs"][1]["setting"], "kept": True}]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+
+
+def test_every_grid_has_a_layer_norm_column():
+    settings = list(load_file(str(SCRIPT), "script").grids(12))
+    for grid in {setting.grid for setting in settings}:
+        norms = {setting.norm for setting in settings if setting.grid == grid}
+        assert "ln" in norms
+        assert norms - {"ln"}
+    assert len(settings) == len(set(settings)) == 52
