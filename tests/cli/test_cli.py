@@ -1,6 +1,7 @@
 """The command line, run as a user runs it."""
 
 import json
+import math
 import re
 import signal
 import subprocess
@@ -110,13 +111,32 @@ def points(model):
 """
 
 
-def test_a_module_of_ones_own_is_measured(tmp_path):
+def test_a_module_of_ones_own_is_measured_and_predicted(tmp_path):
     (tmp_path / "own.py").write_text(OWN)
-    record = run_json("measure", f"module:{tmp_path}/own.py:stream", "--seeds", 2)
+    record = run_json("measure", f"module:{tmp_path}/own.py:stream", "--seeds", 4)
     assert len(record["log_apjn_profile"]) == 3
-    refused = run("predict", f"module:{tmp_path}/own.py:stream")
+    predicted = run_json("predict", f"module:{tmp_path}/own.py:stream", "--seeds", 4)
+    assert predicted["way"] == "sampled"
+    error = 0.05 + 3 * math.hypot(record["log_apjn_se"], predicted["log_apjn_se"])
+    assert predicted["log_apjn"] == pytest.approx(record["log_apjn"], abs=error)
+    refused = run("predict", f"module:{tmp_path}/own.py:stream", "--way", "exact")
     assert refused.exit_code == 2
     assert "model must be a timm VisionTransformer or Eva, but is a Stream" in refused.stderr
+    assert "way='no' must be one of" in run("predict", "timm:vit_tiny_patch16_224", "--way", "no").stderr
+
+
+@pytest.mark.parametrize("model", ["timm:convnext_atto", "hf:mamba"])
+def test_models_that_the_exact_theory_does_not_know_go_through_every_verb(model, tmp_path):
+    small = ["--tokens", 8, "--depth", 2] if model.startswith("hf") else []
+    predicted = run_json("predict", model, *small, "--seeds", 2)
+    assert predicted["way"] == "sampled"
+    chain = run_json("stream", model, *small)["chains"][0]
+    assert [point["block"] for point in chain["points"]] == list(range(len(predicted["block"])))
+    record = run_json(
+        "compare", model, *small, "--norm", "own", "--init", "own", "--seeds", 2, "--out", tmp_path / "out"
+    )
+    case = record["cases"][0]
+    assert (case["way"], case["verdict"]) == ("sampled", "agrees")
 
 
 @pytest.mark.parametrize("model", ["hf:gpt2", "hf:qwen3", "hf:bert"])

@@ -121,7 +121,7 @@ class OwnDescription:
     def network(self, model: nn.Module, second_moment: SecondMoment = actual_second_moment) -> Network:
         module = "huggingface" if hasattr(getattr(model, "config", None), "model_type") else "timm_vit"
         if module == "timm_vit" and "timm" not in sys.modules:
-            raise UndescribedError(f"model 'module:{self.name}' must be of a family that the exact theory reads")
+            raise UndescribedError(f"model must be a timm VisionTransformer or Eva, but is a {type(model).__name__}")
         read = {"huggingface": "huggingface_network", "timm_vit": "vit_network"}[module]
         with reading(f"model 'module:{self.name}'"):
             network: Network = getattr(_adapter(module), read)(model, second_moment)
