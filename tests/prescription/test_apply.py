@@ -247,4 +247,4 @@ def test_check_on_the_command_line(tmp_path):
     assert json.loads(unread.stdout)["source"].startswith("measured")
     missing = run("check", f"module:{path}:build")
     assert missing.exit_code == 2
-    assert "budget=None must be given for a model that the theory does not read" in missing.stderr
+    assert "must be given by --budget (budget=), as its own with LayerNorm is not to be had" in missing.stderr
