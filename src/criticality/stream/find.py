@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -17,7 +18,7 @@ from criticality.errors import InputsError, StreamNotFoundError
 from criticality.stream.flow import Flow, SideInput, hides_much, hold_side_inputs, largest_region
 from criticality.stream.graph import graph_of
 from criticality.stream.inputs import call, differentiable
-from criticality.stream.points import ADDITIONS, Layout, Point, Step, additions_on_skip, points, steps
+from criticality.stream.points import ADDITIONS, Layout, Point, Step, additions_on_skip, points, steps, weighted_joins
 from criticality.stream.recording import Observe, Record, Recording, tensors_in
 
 
@@ -187,7 +188,7 @@ def _chains(layout: Layout, sources: list[Tensor], output: Tensor, missed: list[
     flows = [flow for flow in flows if flow.nodes]
     for number, flow in enumerate(flows):
         others = [one for index, one in enumerate(flows) if index != number]
-        for part, held in _parts(flow, others):
+        for part, held in _parts(layout, flow, others):
             part_steps = steps(layout, part)
             complaint = _hidden(layout, part)
             if not part_steps or complaint:
@@ -210,7 +211,7 @@ def _chains(layout: Layout, sources: list[Tensor], output: Tensor, missed: list[
     return kept
 
 
-def _parts(flow: Flow, others: list[Flow]) -> Iterator[tuple[Flow, tuple[SideInput, ...]]]:
+def _parts(layout: Layout, flow: Flow, others: list[Flow]) -> Iterator[tuple[Flow, tuple[SideInput, ...]]]:
     """A flow as it is, or, where its longest region has no cut vertex, up to that region and, with side inputs held, over it."""
     start, end = largest_region(flow)
     if start < 0 or not hides_much(flow, (start, end)):
@@ -223,7 +224,7 @@ def _parts(flow: Flow, others: list[Flow]) -> Iterator[tuple[Flow, tuple[SideInp
         yield Flow(flow.inputs, flow.sources, start), ()
         if any(len(set(other.joins) & set(range(start + 1, end + 1))) >= 2 for other in others):
             return
-    held_flow, held = hold_side_inputs(flow)
+    held_flow, held = hold_side_inputs(flow, count=partial(weighted_joins, layout))
     yield held_flow, held
 
 

@@ -220,6 +220,16 @@ def additions_on_skip(layout: Layout, flow: Flow, start: int, end: int) -> int |
     return fewest[end] - (layout.name(end).startswith(ADDITIONS)) if end in fewest else None
 
 
+def weighted_joins(layout: Layout, flow: Flow) -> int:
+    """How many joins add something that was made with a parameter: a rotation, too, adds a value to itself."""
+    place = {node: number for number, node in enumerate(flow.cuts)}
+    return sum(
+        any(layout.parameters(one) for one in flow.inside(flow.cuts[place[node] - 1] if place[node] else -1, node))
+        for node in flow.joins
+        if _adds(layout, flow, node)
+    )
+
+
 def _adds(layout: Layout, flow: Flow, node: int) -> bool:
     name = layout.name(node)
     if name == OPAQUE:

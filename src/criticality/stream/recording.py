@@ -137,8 +137,10 @@ class Recording(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func))
-        if name == "__get__" or name in _QUESTIONS:
+        if name in _QUESTIONS:
             return func(*args, **kwargs)
+        if name == "__get__":
+            return self._attribute(func, args)
         if composite(func):
             with self:
                 return opened(func)(*args, **kwargs)
@@ -153,6 +155,14 @@ class Recording(TorchFunctionMode):
             return self._source(output)
         replaced = self._note(name, given, output)
         return output if replaced is None else replaced
+
+    def _attribute(self, func: Any, args: Any) -> Any:
+        """What an attribute of a tensor is; one that is a tensor, such as ``weight.T``, is followed as a call is."""
+        value = func(*args)
+        if not isinstance(value, Tensor):
+            return value
+        replaced = self._note(getattr(func.__self__, "__name__", "__get__"), list(tensors_in(args)), value)
+        return value if replaced is None else replaced
 
     def _note(self, name: str, given: list[Tensor], output: Any) -> Tensor | None:
         """Record a call; what is to take the place of its output, if anything."""
