@@ -227,3 +227,17 @@ def test_a_model_is_left_as_it_was() -> None:
     assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
     assert all(torch.equal(one, before[name]) for name, one in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_value_that_is_scaled_in_place_keeps_the_name_of_the_module_before_it() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.inner = nn.Linear(nets.WIDTH, nets.WIDTH), nets.PreNorm()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x)  # a view of a product
+            x.mul_(2.0)
+            return self.inner(x)
+
+    assert stream(nets.build(Scaled), nets.vectors()).chains[0].points[0].name == "after embed"
