@@ -249,6 +249,18 @@ def closed(seen: Seen) -> tuple[float, Seen]:
     return factor, Seen(base, (Part(part.index),))
 
 
+def tokens_of(seen: Seen) -> Tensor:
+    """Of a tensor whose last axis are channels of one token, other ones for each head perhaps: the tokens ``(...)``.
+
+    Raises:
+        UndescribedError: the last axis holds entries of several tokens.
+    """
+    index = seen.parts[0].index // seen.base.channels
+    if not bool((index == index[..., :1]).all()):
+        raise UndescribedError("the last axis of a value must be channels of one token, and is not")
+    return index[..., 0]
+
+
 def rows_of(seen: Seen) -> tuple[Tensor, Tensor]:
     """Of a tensor whose last axis are channels of one token: the tokens ``(...)`` and the channels ``(n,)``.
 

@@ -26,8 +26,8 @@ from criticality.reader.terms import (
     closed,
     is_plain,
     root_of,
-    rows_of,
     same_entries,
+    tokens_of,
 )
 
 
@@ -50,7 +50,7 @@ def normalized(x: Seen, shape: Any, epsilon: float, centred: bool) -> Seen:
     if len(tuple(shape)) != 1:
         raise UndescribedError(f"a norm must act on one axis, and acts on {tuple(shape)}")
     factor, inner = closed(x)
-    rows_of(inner)
+    tokens_of(inner)
     group = x.shape[-1]
     base = inner.base
     if factor != 1.0:
@@ -102,7 +102,7 @@ def _moment(x: Seen, dim: Any, keepdim: bool, factor: float) -> Seen:
 
 
 def _number(of: Seen, power: int, factor: float, keepdim: bool) -> Seen:
-    rows_of(of)
+    tokens_of(of)
     groups = of.shape[:-1].numel()
     term = Moment(groups, 1, of, power, factor, of.shape[-1])
     return Seen(term, (Part(torch.arange(groups).reshape(*of.shape[:-1], *((1,) if keepdim else ()))),))

@@ -38,7 +38,8 @@ def projected(x: Seen, weight: Tensor, outputs: int, biases: tuple[Tensor, ...] 
 def linear(reader: Any, operation: Operation, x: Any, weight: Any, bias: Any = None) -> Any:
     if not isinstance(weight, Value):
         raise UndescribedError("the weight of a linear map must be a parameter, and depends on the inputs")
-    return projected(x, weight.tensor, 0, () if bias is None else (bias.tensor,))
+    seen = reader.given(x) if isinstance(x, Value) else x
+    return projected(seen, weight.tensor, 0, () if bias is None else (bias.tensor,))
 
 
 @rule("matmul")
