@@ -104,7 +104,9 @@ class Evaluation:
             return Seen(base, (Part(torch.arange(tensor.numel()).reshape(tensor.shape)),))
         inputs = list(operation.given()) if operation is not None else []
         if operation is not None and inputs and operation.name in _KEEPING and _of_parameters(value):
-            args, kwargs = mapped(lambda one: self.given(one) if _of_parameters(one) else one, Value, (operation.args, operation.kwargs))
+            args, kwargs = mapped(
+                lambda one: self.given(one) if _of_parameters(one) else one, Value, (operation.args, operation.kwargs)
+            )
             found = RULES[operation.name](self, operation, *args, **kwargs)
             return found[value.output] if isinstance(found, tuple) else found
         if not value.known:
@@ -113,7 +115,10 @@ class Evaluation:
 
     def exact(self, value: Value) -> Tensor:
         """The numbers of a constant in double precision; cosines and sines are computed again from their angles."""
-        if value.version != (0 if value.tensor.is_inference() else value.tensor._version) and value.operation is not None:
+        if (
+            value.version != (0 if value.tensor.is_inference() else value.tensor._version)
+            and value.operation is not None
+        ):
             raise UndescribedError("a constant must stay what it is, and is written to after it was used")
         return _exact(value)
 
@@ -131,7 +136,9 @@ def _exact(value: Value) -> Tensor:
     if operation.name in _CASTS:
         return _exact(operation.args[0])
     args, kwargs = mapped(
-        lambda one: _exact(one) if one.tensor.is_floating_point() else one.tensor, Value, (operation.args, operation.kwargs)
+        lambda one: _exact(one) if one.tensor.is_floating_point() else one.tensor,
+        Value,
+        (operation.args, operation.kwargs),
     )
     found = operation.function(*args, **kwargs)
     exact: Tensor = found[value.output] if operation.several else found

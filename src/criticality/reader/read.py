@@ -88,17 +88,24 @@ class Reading:
         try:
             return sublayer(seen, self.samples)
         except CriticalityError as error:
-            raise UndescribedError(f"the sub-layer that ends at {name!r} is not read by the exact theory: {error}") from error
+            raise UndescribedError(
+                f"the sub-layer that ends at {name!r} is not read by the exact theory: {error}"
+            ) from error
 
     def _value(self, node: Any, name: str) -> Value:
         found = [value for (one, _), value in self.tape.by_node.items() if one is node]
         if not found:
-            raise UndescribedError(f"the value at {name!r} must be made by a call that is seen, and is made out of sight")
+            raise UndescribedError(
+                f"the value at {name!r} must be made by a call that is seen, and is made out of sight"
+            )
         return found[0]
 
     def _where(self, value: Value) -> str:
+        """Name of the module that a value was made in; of a constant that of the next value that depends on the inputs."""
         record = self.trace.layout.record
-        call = record.calls.get(value.tensor.grad_fn) if value.tensor.grad_fn is not None else None
+        later = (one for one in self.tape.by_node.values() if one.number >= value.number)
+        node = value.tensor.grad_fn or min(later, key=lambda one: one.number, default=value).tensor.grad_fn
+        call = record.calls.get(node) if node is not None else None
         return record.visits[call.visit].name if call is not None and call.visit >= 0 else ""
 
 

@@ -63,10 +63,14 @@ class Shadow(Tensor):
             return found
 
         device = next(tensor.device for tensor in _flat(args, kwargs) if isinstance(tensor, Shadow))
-        kwargs = {key: "meta" if key == "device" and value is not None else value for key, value in (kwargs or {}).items()}
+        kwargs = {
+            key: "meta" if key == "device" and value is not None else value for key, value in (kwargs or {}).items()
+        }
         inside = tree_map_only(Tensor, meta, (args, kwargs))
         output = func(*inside[0], **inside[1])
-        return tree_map_only(Tensor, lambda one: originals.get(id(one)) if id(one) in originals else cls(one, device), output)
+        return tree_map_only(
+            Tensor, lambda one: originals.get(id(one)) if id(one) in originals else cls(one, device), output
+        )
 
 
 def _meta(tensor: Tensor) -> Tensor:
@@ -78,7 +82,7 @@ def _meta(tensor: Tensor) -> Tensor:
 
 
 def _flat(args: Any, kwargs: Any) -> list[Any]:
-    found = []
+    found: list[Any] = []
     for value in (*args, *(kwargs or {}).values()):
         found += value if isinstance(value, (tuple, list)) else [value]
     return found

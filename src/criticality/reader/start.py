@@ -71,7 +71,9 @@ def _computed(term: Term, known: dict[int, np.ndarray]) -> np.ndarray:
             found[start:end, start:end] = factor**2 * _kernel(part, known)
             start = end
         return found
-    raise UndescribedError(f"the stream must start from embeddings, projections and norms, and a {type(term).__name__} is none")
+    raise UndescribedError(
+        f"the stream must start from embeddings, projections and norms, and a {type(term).__name__} is none"
+    )
 
 
 def _equal(labels: Tensor) -> np.ndarray:

@@ -27,8 +27,20 @@ from criticality.reader.terms import (
     is_plain,
     rows_of,
 )
-from criticality.theory import MLP, Attention, GatedMLP, HeadNorm, LayerNorm, Linear, NoNorm, Normed, Parallel, RMSNorm
-from criticality.theory import PointwiseNorm, Sublayer
+from criticality.theory import (
+    MLP,
+    Attention,
+    GatedMLP,
+    HeadNorm,
+    LayerNorm,
+    Linear,
+    NoNorm,
+    Normed,
+    Parallel,
+    PointwiseNorm,
+    RMSNorm,
+    Sublayer,
+)
 from criticality.theory.branches import Branch
 from criticality.theory.norms import Norm
 
@@ -77,7 +89,9 @@ def _assembled(skip: float, paths: list[Path], after: Norm) -> Sublayer:
     plain = all(isinstance(path.output_norm, NoNorm) for path in paths)
     if len(paths) > 1:
         if not plain:
-            raise UndescribedError("parallel branches must have no norm at their end for the exact theory, and have one")
+            raise UndescribedError(
+                "parallel branches must have no norm at their end for the exact theory, and have one"
+            )
         branches = tuple(_scaled(path.branch, path.factor) for path in paths)
         if all(path.stem is first.stem for path in paths):
             first = Path(1.0, first.norm, first.stem, Parallel(branches), NoNorm())
@@ -89,7 +103,9 @@ def _assembled(skip: float, paths: list[Path], after: Norm) -> Sublayer:
             return Sublayer(first.branch, first.norm, first.factor)
         return Sublayer(first.branch, first.norm, first.factor, "sandwich", first.output_norm)
     if not isinstance(first.output_norm, NoNorm):
-        raise UndescribedError("a branch with a norm at its end must join an unscaled stream without a norm, and does not")
+        raise UndescribedError(
+            "a branch with a norm at its end must join an unscaled stream without a norm, and does not"
+        )
     branch = first.branch if isinstance(first.norm, NoNorm) else Normed(first.norm, first.branch)
     return Sublayer(branch, after, first.factor, "post", skip_scale=skip)
 
@@ -98,7 +114,9 @@ def _scaled(branch: Branch, factor: float) -> Branch:
     """A branch whose output is scaled."""
     if factor == 1.0:
         return branch
-    names = ("weight_variance", "bias_variance") if isinstance(branch, Linear) else ("out_variance", "out_bias_variance")
+    names = (
+        ("weight_variance", "bias_variance") if isinstance(branch, Linear) else ("out_variance", "out_bias_variance")
+    )
     names = ("output_variance", "output_bias_variance") if isinstance(branch, Attention) else names
     changes = {name: getattr(branch, name) * factor**2 for name in names}
     return replace(branch, **changes)  # type: ignore[type-var]
@@ -112,7 +130,9 @@ def _norm(term: Term) -> Norm:
     """
     if isinstance(term, Normalized):
         if term.group != term.channels:
-            raise UndescribedError(f"a norm must act on all {term.channels} channels of the stream, and acts on {term.group}")
+            raise UndescribedError(
+                f"a norm must act on all {term.channels} channels of the stream, and acts on {term.group}"
+            )
         return (LayerNorm if term.centred else RMSNorm)(term.epsilon, abs(term.gamma), abs(term.beta))
     if isinstance(term, Applied):
         return PointwiseNorm(_pointwise(term))
@@ -139,7 +159,13 @@ def _path(factor: float, term: Term, samples: int) -> Path:
 
 
 def _named(term: Term) -> str:
-    names = {"Applied": "a function", "Normalized": "a norm", "Mixed": "attention", "Gated": "a product", "Stream": "the stream"}
+    names = {
+        "Applied": "a function",
+        "Normalized": "a norm",
+        "Mixed": "attention",
+        "Gated": "a product",
+        "Stream": "the stream",
+    }
     return names.get(type(term).__name__, "something else")
 
 
@@ -167,7 +193,9 @@ def _branch(output: Projected, samples: int) -> tuple[Branch, Term]:
 
 def _stem(projection: Projected) -> Term:
     if not _is_stem(projection.inner):
-        raise UndescribedError(f"a branch must begin at the stream or its norm, and has {_named(projection.inner)} in between")
+        raise UndescribedError(
+            f"a branch must begin at the stream or its norm, and has {_named(projection.inner)} in between"
+        )
     return projection.inner
 
 
@@ -212,8 +240,12 @@ def _attention(mixed: Mixed, out_variance: float, out_bias: float, samples: int)
     factor, value = closed(mixed.value)
     values = side(value)
     length = mixed.rows // samples
-    if not (_in_order(queries, samples, length) and _in_order(keys, samples, length) and _in_order(values, samples, length)):
-        raise UndescribedError("each token must attend to the tokens of its sample in their order, and attends to others")
+    if not (
+        _in_order(queries, samples, length) and _in_order(keys, samples, length) and _in_order(values, samples, length)
+    ):
+        raise UndescribedError(
+            "each token must attend to the tokens of its sample in their order, and attends to others"
+        )
     causal, window = seen_tokens(scores.allowed, length)
     found = [_projected_side(scores.query, queries), _projected_side(scores.key, keys), _projected_side(value, values)]
     (query, query_norm, query_stem), (key, key_norm, key_stem), (carried, value_norm, value_stem) = found

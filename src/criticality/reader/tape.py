@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
@@ -122,7 +121,7 @@ class Tape(TorchFunctionMode):
         arguments = mapped(self.value, Tensor, (tuple(args), dict(kwargs)))
         output = _run(func, name, args, kwargs)
         written = args[0] if args and isinstance(args[0], Tensor) and _in_place(name) else None
-        operation = Operation(_plain(name), func, *arguments, several=isinstance(output, (tuple, list)))
+        operation = Operation(_plain(name), func, arguments[0], arguments[1], isinstance(output, (tuple, list)))
         if written is not None:
             operation.inside = isinstance(written, Shadow) and written._is_view()
             self._make(written, operation, 0)

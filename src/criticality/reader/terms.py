@@ -227,7 +227,9 @@ def gain_of(coefficient: float | Tensor) -> float:
     first = flat[0]
     if not bool((flat == first).all()):
         if bool((flat == flat[:, :1]).all()):
-            raise UndescribedError("a factor of the stream must be the same for every token, and one differs between tokens")
+            raise UndescribedError(
+                "a factor of the stream must be the same for every token, and one differs between tokens"
+            )
         raise UndescribedError("channels must be scaled alike in every token, and are not")
     if bool((first == first[0]).all()):
         return float(first[0])

@@ -67,7 +67,9 @@ def sub(reader: Any, operation: Operation, first: Any, second: Any, *, alpha: fl
         return add(reader, operation, first, second.times(-alpha))
     number = number_of(reader, second)
     if number is None:
-        raise UndescribedError("what is taken away from a value must be a number or a value, and is a tensor of numbers")
+        raise UndescribedError(
+            "what is taken away from a value must be a number or a value, and is a tensor of numbers"
+        )
     return add(reader, operation, first, -alpha * number)
 
 
@@ -142,7 +144,7 @@ def _product(first: Seen, second: Seen) -> Seen:
         return found
     if first.shape != second.shape:
         raise UndescribedError("values that are multiplied must be of one shape, and are not")
-    tokens, channels = rows_of(first)
+    tokens, _ = rows_of(first)
     others, _ = rows_of(second)
     if not bool((tokens == others).all()):
         raise UndescribedError("values that are multiplied must be of the same tokens, and are not")
@@ -165,8 +167,8 @@ def added(first: Seen, second: Seen) -> Seen:
     """The sum of two values: of entries of one field, such as rotated channels, or of several fields, as where branches meet."""
     if first.base is second.base and first.shape == second.shape:
         if same_entries(first, second):
-            one, other = first.parts[0], second.parts[0]
-            return Seen(first.base, (Part(one.index, one.coefficient + other.coefficient),))
+            part, more = first.parts[0], second.parts[0]
+            return Seen(first.base, (Part(part.index, part.coefficient + more.coefficient),))
         return Seen(first.base, first.parts + second.parts)
     if len(first.parts) == len(second.parts) == 1 and first.shape == second.shape and same_entries(first, second):
         (root, one), (other_root, other) = root_of(first), root_of(second)
@@ -208,8 +210,10 @@ def _renumbered(seen: Seen) -> Term:
 def _is_vector(constant: Any, seen: Seen) -> bool:
     """Whether something is added to each channel, the same for every token."""
     shape = constant.tensor.shape
-    return constant.tensor.numel() == seen.shape[-1] and shape[-1] == seen.shape[-1] and isinstance(
-        seen.base, (Projected, Normalized, Applied)
+    return (
+        constant.tensor.numel() == seen.shape[-1]
+        and shape[-1] == seen.shape[-1]
+        and isinstance(seen.base, (Projected, Normalized, Applied))
     )
 
 

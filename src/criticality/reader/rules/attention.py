@@ -25,8 +25,11 @@ def product(first: Any, second: Any) -> Any:
     if isinstance(first, Scores) and isinstance(second, Seen):
         return _mixed(first, second)
     if isinstance(first, Seen) and isinstance(second, Seen):
-        return Scores(*_heads(first, second.viewed(lambda one: one.transpose(-1, -2))))
-    raise UndescribedError("a product of values must be queries times keys, or weights of attention times values, and is neither")
+        query, key = _heads(first, second.viewed(lambda one: one.transpose(-1, -2)))
+        return Scores(query, key)
+    raise UndescribedError(
+        "a product of values must be queries times keys, or weights of attention times values, and is neither"
+    )
 
 
 def _heads(*seen: Seen) -> tuple[Seen, ...]:
@@ -61,7 +64,9 @@ def _mixed(scores: Scores, value: Seen) -> Seen:
 @rule("softmax", "_softmax")
 def softmax(reader: Any, operation: Operation, scores: Any, dim: Any = None, *_: Any, **__: Any) -> Scores:
     if not isinstance(scores, Scores) or scores.weights or dim not in (-1, len(scores.shape) - 1):
-        raise UndescribedError("a softmax must be over the scores of attention of each token, and is over something else")
+        raise UndescribedError(
+            "a softmax must be over the scores of attention of each token, and is over something else"
+        )
     return replace(scores, weights=True)
 
 

@@ -20,7 +20,9 @@ _BUILT_IN = {"tanh": "tanh", "erf": "erf", "atan": "arctan", "arctan": "arctan",
 @rule("square", "sqrt", "rsqrt", "reciprocal", "abs", "clamp", "clamp_min", "clamp_max", "pow", "sin", "cos", "expm1")
 def function(reader: Any, operation: Operation, first: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(first, Scores):
-        raise UndescribedError(f"scores of attention must go into the softmax as they are, and {operation.name} acts on them")
+        raise UndescribedError(
+            f"scores of attention must go into the softmax as they are, and {operation.name} acts on them"
+        )
     if not isinstance(first, Seen):
         raise UndescribedError(f"{operation.name} must act on a value by numbers, and does otherwise")
     numbers = [_argument(reader, one) for one in args]

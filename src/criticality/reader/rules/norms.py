@@ -33,16 +33,27 @@ from criticality.reader.terms import (
 
 @rule("layer_norm")
 def layer_norm(
-    reader: Any, operation: Operation, x: Seen, shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5, *_: Any
+    reader: Any,
+    operation: Operation,
+    x: Seen,
+    shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *_: Any,
 ) -> Seen:
     return _gained(reader, normalized(x, shape, float(eps), True), weight, bias)
 
 
 @rule("rms_norm")
-def rms_norm(reader: Any, operation: Operation, x: Seen, shape: Any, weight: Any = None, eps: float | None = None) -> Seen:
+def rms_norm(
+    reader: Any, operation: Operation, x: Seen, shape: Any, weight: Any = None, eps: float | None = None
+) -> Seen:
     given = operation.args[0]
     kind = given.tensor.dtype if isinstance(given, Value) else torch.get_default_dtype()
-    return _gained(reader, normalized(x, shape, torch.finfo(kind).eps if eps is None else float(eps), False), weight, None)
+    return _gained(
+        reader, normalized(x, shape, torch.finfo(kind).eps if eps is None else float(eps), False), weight, None
+    )
 
 
 def normalized(x: Seen, shape: Any, epsilon: float, centred: bool) -> Seen:
@@ -186,7 +197,7 @@ def over_its_size(x: Seen, other: Seen, reciprocal: bool) -> Seen | None:
     variances = torch.tensor([0.0, 1e-3, 0.1, 1.0, 7.0, 1e4], dtype=torch.float64)
     values = function(root.factor * variances)
     values = 1 / values if reciprocal else values
-    size = float((values[-1] * variances[-1].sqrt()))
+    size = float(values[-1] * variances[-1].sqrt())
     epsilon = (size / float(values[0])) ** 2 if math.isfinite(float(values[0])) else 0.0
     for _ in range(3):
         size = float(values[-1] * (variances[-1] + epsilon).sqrt())
@@ -214,7 +225,9 @@ def _rounded(epsilon: float) -> float:
 
 
 @rule("normalize")
-def normalize(reader: Any, operation: Operation, x: Seen, p: Any = 2.0, dim: int = -1, eps: float = 1e-12, **_: Any) -> Seen:
+def normalize(
+    reader: Any, operation: Operation, x: Seen, p: Any = 2.0, dim: int = -1, eps: float = 1e-12, **_: Any
+) -> Seen:
     norm = size(reader, operation, x, p, dim, True)
     least = number_of(reader, eps)
     found = over_its_size(x, _through(norm, lambda v: v.clamp_min(least)), True)

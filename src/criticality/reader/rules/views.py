@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ def view(reader: Any, operation: Operation, first: Any, *args: Any, **kwargs: An
     args, kwargs = mapped(plain_number, (Value, Seen), (args, kwargs))
     if any(isinstance(one, torch.dtype) for one in args):
         raise UndescribedError("numbers must not be read in another format, and are")
-    function = _AS_RESHAPE.get(operation.name, operation.function)
+    function: Callable[..., Any] = _AS_RESHAPE.get(operation.name, operation.function)
 
     def run(tensor: Tensor) -> Any:
         return function(tensor, *args, **kwargs)
@@ -47,7 +47,8 @@ def view(reader: Any, operation: Operation, first: Any, *args: Any, **kwargs: An
     if not operation.several:
         return first.viewed(run)
     parts = [
-        (run(part.index), run(part.coefficient) if isinstance(part.coefficient, Tensor) else None) for part in first.parts
+        (run(part.index), run(part.coefficient) if isinstance(part.coefficient, Tensor) else None)
+        for part in first.parts
     ]
     return tuple(
         Seen(
@@ -61,7 +62,11 @@ def view(reader: Any, operation: Operation, first: Any, *args: Any, **kwargs: An
     )
 
 
-_AS_RESHAPE = {"view": Tensor.reshape, "view_as": Tensor.reshape_as, "mT": lambda tensor: tensor.transpose(-1, -2)}
+_AS_RESHAPE: dict[str, Callable[..., Any]] = {
+    "view": Tensor.reshape,
+    "view_as": Tensor.reshape_as,
+    "mT": lambda tensor: tensor.transpose(-1, -2),
+}
 
 
 def _view_of_scores(scores: Scores, run: Any) -> Scores:
@@ -74,7 +79,9 @@ def _view_of_scores(scores: Scores, run: Any) -> Scores:
     place = heads[..., 0, 0]
 
     def moved(seen: Seen) -> Seen:
-        return seen.viewed(lambda one: one.expand(*shape[:-2], *one.shape[-2:]).flatten(0, -3)[place] if shape[:-2] else one)
+        return seen.viewed(
+            lambda one: one.expand(*shape[:-2], *one.shape[-2:]).flatten(0, -3)[place] if shape[:-2] else one
+        )
 
     allowed = scores.allowed
     if allowed is not None:
@@ -99,7 +106,10 @@ def cat(reader: Any, operation: Operation, tensors: Sequence[Any], dim: int = 0)
         if all(not isinstance(one, Tensor) and one == coefficients[0] for one in coefficients):
             parts.append(Part(index, coefficients[0]))
             continue
-        full = [torch.as_tensor(one, dtype=torch.float64).expand(part.index.shape) for one, part in zip(coefficients, chosen, strict=True)]
+        full = [
+            torch.as_tensor(one, dtype=torch.float64).expand(part.index.shape)
+            for one, part in zip(coefficients, chosen, strict=True)
+        ]
         parts.append(Part(index, put(full, dim)))
     return Seen(seen[0].base, tuple(parts))
 
@@ -117,7 +127,9 @@ def _joined(seen: list[Seen]) -> list[Seen]:
             raise UndescribedError("parts of one field must be scaled alike where they are put together, and are not")
     channels = {base.channels for _, base in bases.values()}
     if len(channels) != 1:
-        raise UndescribedError(f"tokens that are put together must have as many channels each, and have {sorted(channels)}")
+        raise UndescribedError(
+            f"tokens that are put together must have as many channels each, and have {sorted(channels)}"
+        )
     (width,) = channels
     starts, total = {}, 0
     for key, (_, base) in bases.items():
