@@ -150,7 +150,8 @@ def _share(target: str) -> float:
 
 def _sampled(description: ModelDescription, target: str, kind: Kind, seeds: int, seed: int) -> Prescription:
     """Without weights; the target ``preln`` is the same model with LayerNorm, its tokens as they are."""
-    batch, settings = description.inputs(seed), {"points": description.points, "init": description.init}
+    batch = description.inputs(seed)
+    settings: dict[str, Any] = {"points": description.points, "init": description.init}
     if target in (PRE_LAYER_NORM, PRE_LAYER_NORM_TOKENS):
         normed: Any = replace(description, norm="ln", alpha=None)  # type: ignore[type-var]
         wanted = float(predict_sampled(normed.create, batch, range(seed, seed + seeds), **settings).log_apjn[0])
