@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,23 @@ import torch
 from criticality.cli.options import SAMPLES, common, model_changes, model_norm
 from criticality.cli.output import emit, save_json, table
 from criticality.cli.progress import bar
+from criticality.errors import UndescribedError
 from criticality.measurement import measure_ensemble
-from criticality.models import describe_model, write_weights
+from criticality.models import ModelDescription, describe_model, write_weights
 from criticality.prescription.apply import Change, apply_prescription, schedule_from_data
-from criticality.prescription.solve import KINDS, Kind, Prescription, least_amplification, trade_off
+from criticality.prescription.sampled import SampledPrescription, prescribe_sampled
+from criticality.prescription.solve import (
+    KINDS,
+    PRE_LAYER_NORM,
+    PRE_LAYER_NORM_TOKENS,
+    Kind,
+    Prescription,
+    least_amplification,
+    trade_off,
+)
 from criticality.prescription.solve import prescribe as solve
+from criticality.studies.predict import check_way
+from criticality.weightless import predict_sampled
 
 
 @click.command()
@@ -38,6 +51,13 @@ from criticality.prescription.solve import prescribe as solve
 @click.option(
     "--verify", type=click.IntRange(min=0), default=0, help="Weight seeds to measure the prescribed model with."
 )
+@click.option(
+    "--way",
+    default="auto",
+    show_default=True,
+    help="exact (theory of the network), sampled (the model is run without its weights) or auto.",
+)
+@click.option("--seeds", type=int, default=4, show_default=True, help="Of the sampled way, and as many fresh ones.")
 @SAMPLES
 @model_changes
 @common
@@ -48,6 +68,8 @@ def prescribe(
     from_data: bool,
     weights: Path | None,
     verify: int,
+    way: str,
+    seeds: int,
     samples: int,
     as_json: bool,
     seed: int,
@@ -62,20 +84,31 @@ def prescribe(
     """
     if from_data and kind != "schedule":
         raise ValueError(f"kind={kind!r} must be 'schedule' with --from-data")
+    check_way(way)
     description = describe_model(model, **changes)
-    network, inputs = description.describe(seed)
-    if target.startswith("share="):
-        found = least_amplification(network, inputs, _share(target), samples=samples, seed=seed)
+    try:
+        described = None if way == "sampled" else description.describe(seed)
+    except UndescribedError:
+        if way == "exact":
+            raise
+        described = None
+    if described is None:
+        found: Prescription = _sampled(description, target, kind, seeds, seed)
+        curve = [{"value": value, "log_apjn": log_apjn} for value, log_apjn in getattr(found, "tried", ())]
     else:
-        found = solve(network, inputs, target, kind, samples=samples, seed=seed)
-    curve = trade_off(
-        network, inputs, found.kind, [found.value * factor for factor in (0.25, 0.5, 0.71, 1, 1.41, 2, 4)]
-    )
+        network, inputs = described
+        if target.startswith("share="):
+            found = least_amplification(network, inputs, _share(target), samples=samples, seed=seed)
+        else:
+            found = solve(network, inputs, target, kind, samples=samples, seed=seed)
+        curve = trade_off(
+            network, inputs, found.kind, [found.value * factor for factor in (0.25, 0.5, 0.71, 1, 1.41, 2, 4)]
+        )
 
     def build(number: int) -> torch.nn.Module:
         torch.manual_seed(number)
         built = description.build()
-        made = _set(found, built, description.inputs(number) if from_data else None)
+        made = _set(found, built, description.inputs(number if from_data else seed), from_data)
         planned.append(made)
         return built
 
@@ -115,9 +148,26 @@ def _share(target: str) -> float:
         raise ValueError(f"target={target!r} must be share= and a number between 0 and 1") from None
 
 
-def _set(found: Prescription, model: torch.nn.Module, batch: Any) -> list[Change]:
-    """Set it, by the batch if there is one, and return what was changed."""
-    applied = apply_prescription(found, model) if batch is None else schedule_from_data(model, batch, found.value)
+def _sampled(description: ModelDescription, target: str, kind: Kind, seeds: int, seed: int) -> Prescription:
+    """Without weights; the target ``preln`` is the same model with LayerNorm, its tokens as they are."""
+    batch = description.inputs(seed)
+    settings: dict[str, Any] = {"points": description.points, "init": description.init}
+    if target in (PRE_LAYER_NORM, PRE_LAYER_NORM_TOKENS):
+        normed: Any = replace(description, norm="ln", alpha=None)  # type: ignore[type-var]
+        wanted = float(predict_sampled(normed.create, batch, range(seed, seed + seeds), **settings).log_apjn[0])
+    else:
+        try:
+            wanted = float(target)
+        except ValueError:
+            raise ValueError(
+                f"target={target!r} must be a log J, 'preln' or 'preln-tokens' for a model that is run without its weights"
+            ) from None
+    return prescribe_sampled(description.create, batch, wanted, kind, seeds, seed=seed, **settings)
+
+
+def _set(found: Prescription, model: torch.nn.Module, batch: Any, from_data: bool) -> list[Change]:
+    """Set it, by the batch where that is asked for, and return what was changed."""
+    applied = schedule_from_data(model, batch, found.value) if from_data else apply_prescription(found, model, batch)
     return list(applied.changes)
 
 
@@ -127,12 +177,16 @@ def _text(
     shown = (
         rows if len(rows) <= 12 else [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, 12).round().astype(int))]
     )
+    error = f" +- {found.log_apjn_se:.3f} on fresh seeds" if isinstance(found, SampledPrescription) else ""
     parts = [
         f"{found.kind}: {found.value:.4f}. {found.why}.",
-        f"log J(0->L) = {found.log_apjn:.3f} (before: {found.log_apjn_before:.3f}), branch share {found.branch_share:.3f}",
+        f"log J(0->L) = {found.log_apjn:.3f}{error} (before: {found.log_apjn_before:.3f}), branch share {found.branch_share:.3f}",
         table([list(row.values()) for row in shown], ["module", "what", "before", "after"])
         + f"\n({len(rows)} changes)",
-        table([list(row.values()) for row in curve], [found.kind, "log J (quick theory)", "branch share"]),
+        table(
+            [list(row.values()) for row in curve],
+            [found.kind, "log J (quick theory)" if not error else "log J (tried)", "branch share"],
+        ),
     ]
     if measured:
         parts.insert(2, "measured: {log_apjn_measured:.3f} ± {log_apjn_measured_se:.3f}".format(**measured))

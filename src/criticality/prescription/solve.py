@@ -113,7 +113,7 @@ def prescribe(
         return float(cheap.profile(changed).log_apjn[0]) - wanted
 
     low, high = math.log(_LOWEST), math.log(_HIGHEST)
-    start = _root(cheap_at, low, high, kind, wanted)
+    start = root_between(cheap_at, low, high, kind, wanted)
     slope = (cheap_at(start + 0.02) - cheap_at(start - 0.02)) / 0.04
     log_value = start
     for _ in range(8):
@@ -232,7 +232,9 @@ def _cheap_theory(network: Network, kernels: Sequence[Kernel]) -> _Theory:
     return _Theory([symmetric], 2)
 
 
-def _root(function: Callable[[float], float], low: float, high: float, kind: str, wanted: float) -> float:
+def root_between(
+    function: Callable[[float], float], low: float, high: float, kind: str, wanted: float, tolerance: float = 1e-4
+) -> float:
     """By Brent's method, from an interval that grows from one upwards and downwards until it holds the root."""
     left = right = 0.0
     at_left = at_right = function(0.0)
@@ -247,7 +249,7 @@ def _root(function: Callable[[float], float], low: float, high: float, kind: str
             f"target={wanted:.4g} must be within reach of kind={kind!r}: log J from {wanted + at_left:.3g} at value"
             f" {math.exp(left):.2g} to {wanted + at_right:.3g} at {math.exp(right):.2g}"
         )
-    return left if left == right else float(brentq(function, left, right, xtol=1e-4))
+    return left if left == right else float(brentq(function, left, right, xtol=tolerance))
 
 
 def _prescription(
@@ -332,7 +334,7 @@ def least_amplification(
             q = cheap.profile(scaled(log_alpha, log_scale)).q.values
             return float(1 - q[0] / q[-1]) - branch_share
 
-        return _root(excess, math.log(_LOWEST), math.log(_HIGHEST), "branch-scale", branch_share)
+        return root_between(excess, math.log(_LOWEST), math.log(_HIGHEST), "branch-scale", branch_share)
 
     def cost(log_alpha: float) -> float:
         return float(cheap.profile(scaled(log_alpha, scale_for(log_alpha))).log_apjn[0])

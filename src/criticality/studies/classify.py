@@ -1,0 +1,156 @@
+"""How log J grows with depth: by the exact theory where it describes a network, else by running its block to any depth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from criticality.errors import InputsError, NotFiniteError, UndescribedError
+from criticality.models import ModelDescription
+from criticality.phases import Classification, classify, equivalent_tokens
+from criticality.phases.noisy import GEOMETRIC, SampledClassification, classify_profiles
+from criticality.studies.predict import check_way
+from criticality.weightless.deep import Deep, Mode, run_deep
+from criticality.weightless.initializing import Initializer
+from criticality.weightless.prepared import Factory, prepared
+
+SHALLOWEST = 24
+"""Least depth in blocks at which a class can be read."""
+
+
+@dataclass(frozen=True)
+class RepeatedClassification:
+    """A classification with the blocks that were repeated.
+
+    Attributes:
+        found: the classification.
+        blocks: names of the modules, in order.
+        period: calls after which the same kind of block comes again.
+        tied: whether the model gives all of them the same weights, in the place of the fresh ones that each repeat has here.
+        mode: ``forward`` or ``backward``, of the derivatives.
+    """
+
+    found: SampledClassification
+    blocks: tuple[str, ...]
+    period: int
+    tied: bool
+    mode: str
+
+    def record(self) -> dict[str, Any]:
+        """As the command line prints it."""
+        return {
+            **self.found.record(),
+            "blocks": self.blocks,
+            "period": self.period,
+            "tied": self.tied,
+            "mode": self.mode,
+        }
+
+
+def classify_sampled(
+    model: nn.Module | Factory,
+    inputs: Any,
+    seeds: int | Iterable[int] = 4,
+    *,
+    depth: int = 1000,
+    chain: str | None = None,
+    init: str | Initializer = "own",
+    mode: Mode = "auto",
+    progress: Callable[[int], None] | None = None,
+) -> RepeatedClassification:
+    """Classify any model by repeating its blocks with fresh weights, from the value that its own stream has before them.
+
+    Args:
+        model: a function that builds it, or itself, whose weights then stand for their laws.
+        inputs, chain, init: as for ``predict_sampled``.
+        seeds: how many, or which; standard errors are over them.
+        depth: in blocks, to which it is run; less where the stream stops being finite.
+        mode: of the derivatives, see ``run_deep``.
+        progress: called with the number of blocks that were run since the last call, ``depth`` for each seed.
+
+    Raises:
+        InputsError: no seeds, or a depth below 24.
+        StreamNotFoundError: no stream, or no module that takes it and returns it in the same shape.
+        NotFiniteError: a stream that is not finite after a few blocks.
+        ValueError: as ``predict_sampled``.
+    """
+    chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not chosen:
+        raise InputsError(f"seeds={seeds!r} must be at least one seed")
+    if int(depth) != depth or depth < SHALLOWEST:
+        raise InputsError(f"depth={depth!r} must be a whole number, {SHALLOWEST} or above, for a class to be seen")
+    depths = [one for one in GEOMETRIC if one < 0.9 * depth] + [int(depth)]
+    runs: list[Deep] = []
+    for seed in chosen:
+        ready = prepared(
+            model, inputs, seed, init=init, at_least=2
+        )  # small weights, too, are to be fresh at every repeat
+        runs.append(run_deep(ready, depths, chain=chain, mode=mode, progress=progress))
+    common = [one for one in depths if all(one in run.depths for run in runs)]
+    if len(common) < 5:
+        raise NotFiniteError(
+            f"stream of {runs[0].run.names[0]!r} must be finite over {depths[4]} repeats, and is for {max(common, default=0)} only"
+        )
+    log_apjn = np.array([run.log_apjn[[run.depths.index(one) for one in common]] for run in runs])
+    found = classify_profiles(common, log_apjn, steps=all(run.mode == "forward" for run in runs))
+    first = runs[0]
+    return RepeatedClassification(found, first.run.names, first.run.period, first.run.tied, first.mode)
+
+
+def classify_description(
+    description: ModelDescription,
+    *,
+    way: str = "auto",
+    seeds: int = 4,
+    depth: int = 1000,
+    q0: float | None = None,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Classification | RepeatedClassification, dict[str, float]]:
+    """Classify a model by name.
+
+    Args:
+        description: as ``describe_model`` makes it.
+        way: ``exact``, ``sampled`` or ``auto``: exact where the theory describes the network and its tokens are equivalent.
+        seeds, depth, progress: of ``classify_sampled``.
+        q0: variance of the input, of the exact way.
+        seed: the first, and of the inputs.
+
+    Returns:
+        The classification, and of the exact way ``q0``, ``rho0`` and ``tokens`` of the input.
+
+    Raises:
+        ValueError: another ``way``; ``q0`` with the sampled way; ``exact`` for a network that is not described.
+    """
+    check_way(way)
+    if way != "sampled":
+        try:
+            network, inputs = description.describe(seed)
+            mean, rho, tokens = equivalent_tokens(inputs)
+            start = mean if q0 is None else q0
+            found = classify(network, start, rho0=rho, tokens=tokens)
+        except (UndescribedError, ValueError) as refusal:
+            if way == "exact" or not _only_sampled(refusal):
+                raise
+        else:
+            return found, {"q0": start, "rho0": rho, "tokens": tokens}
+    if q0 is not None:
+        raise InputsError(f"q0={q0!r} must be left out where the model is run, which starts from its own input")
+    sampled = classify_sampled(
+        description.create,
+        description.inputs(seed),
+        range(seed, seed + seeds),
+        depth=depth,
+        init=description.init,
+        progress=progress,
+    )
+    return sampled, {}
+
+
+def _only_sampled(refusal: ValueError) -> bool:
+    """Whether the exact theory does not take a network: it is not described, or its tokens are not equivalent."""
+    return isinstance(refusal, UndescribedError) or "tells tokens apart" in str(refusal)

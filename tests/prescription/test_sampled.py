@@ -1,0 +1,67 @@
+"""Alphas that are solved for without weights, set on models with weights and measured there."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from criticality.errors import CriticalityError, InputsError
+from criticality.measurement import measure_ensemble
+from criticality.models import DynamicPointwise
+from criticality.prescription import apply_prescription
+from criticality.prescription.sampled import prescribe_sampled
+
+WIDTH = 128
+
+
+class Gated(nn.Module):
+    """A branch that no adapter knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = DynamicPointwise(WIDTH, "dyt", alpha=1.0)
+        self.both, self.out = nn.Linear(WIDTH, 4 * WIDTH, bias=False), nn.Linear(2 * WIDTH, WIDTH, bias=False)
+        nn.init.normal_(self.both.weight, std=WIDTH**-0.5)
+        nn.init.normal_(self.out.weight, std=(2 * WIDTH) ** -0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.both(self.norm(x)).chunk(2, -1)
+        return x + self.out(torch.sigmoid(a) * b * 2)
+
+
+def model() -> nn.Module:
+    return nn.Sequential(*(Gated() for _ in range(4)))
+
+
+def batch() -> Tensor:
+    return torch.randn(2, 8, WIDTH, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("kind", ["constant", "schedule"])
+def test_the_measured_model_hits_the_target(kind):
+    found = prescribe_sampled(model, batch(), 1.0, kind, seeds=3)
+    assert found.log_apjn_solved == pytest.approx(1.0, abs=0.01)
+    assert found.log_apjn == pytest.approx(1.0, abs=3 * found.log_apjn_se + 0.05)
+    assert abs(found.log_apjn_before - 1.0) > 0.2
+
+    def prescribed(seed: int) -> nn.Module:
+        built = model()
+        apply_prescription(found, built, batch())
+        return built
+
+    measured = measure_ensemble(prescribed, batch(), range(6))
+    error = float(measured.log_apjn_se[0]) + found.log_apjn_se
+    assert float(measured.log_apjn[0]) == pytest.approx(1.0, abs=3 * error + 0.05)
+
+
+def test_what_is_refused():
+    with pytest.raises(InputsError, match="kind='gain'"):
+        prescribe_sampled(model, batch(), 1.0, "gain")
+    with pytest.raises(CriticalityError, match="pointwise norms"):
+        prescribe_sampled(lambda: _without_norms(), batch(), 1.0)
+
+
+def _without_norms() -> nn.Module:
+    built = model()
+    for block in built:
+        block.norm = nn.Identity()
+    return built
