@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -158,6 +159,44 @@ def layer_norm_against(study: Trainings) -> str:
     )
 
 
+ARTICLE = {
+    "log J": ("log_apjn", None),
+    "log J at equal α": ("log_apjn", "log_alpha"),
+    "α": ("log_alpha", None),
+    "α at equal log J": ("log_alpha", "log_apjn"),
+    "nearness of log J to LayerNorm's": ("near_layer_norm", None),
+    "correlation ρ_L of two inputs at the end": ("correlation", None),
+    "log sharpness": ("log_sharpness", None),
+}
+"""Rows of the article's table of rank correlations: predictor, and what is held equal."""
+
+
+def table_of_article(study: Trainings, measured: dict[str, xr.Dataset]) -> str:
+    """What the article shows of one study: results by norm, in the order of log J, and rank correlations."""
+    by_norm: dict[str, list[tuple[float, Any]]] = {}
+    for choice in study.choices:
+        kind = "LayerNorm" if choice.settings["norm"] == "ln" else name_of(choice)
+        kind = "DyT, schedule" if choice.settings.get("schedule") else kind.replace("DyT ", "DyT, α = ")
+        log_apjn = float(study.data["log_apjn"].values[choice.cells[0]])
+        by_norm.setdefault(kind, []).append((log_apjn, choice.result()))
+    lines = ["| Norm | log J at initialization | accuracy | largest stable rate |", "|---|---|---|---|"]
+    for kind in sorted(by_norm):
+        rows = sorted(by_norm[kind], key=lambda row: row[0])
+        cells = [
+            ", ".join(f"{log_apjn:.1f}" for log_apjn, _ in rows),
+            ", ".join(f"{result.quality:.3f}" for _, result in rows),
+            ", ".join(f"{10**result.log_stable:.2g}" for _, result in rows),
+        ]
+        lines.append(f"| {kind} | " + " | ".join(cells) + " |")
+    table = table_of([study], measured)
+    lines += ["", f"Rank correlations over {len(table)} choices, with 95 per cent intervals:", ""]
+    lines += ["| At initialization | accuracy | largest stable rate | loss after 100 steps |", "|---|---|---|---|"]
+    for words, (predictor, given) in ARTICLE.items():
+        cells = [if_enough(lambda p=predictor, t=t, g=given: correlation(table, p, t, g)) for t in TARGETS]
+        lines.append(f"| {words} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def name_of(choice: Choice) -> str:
     return choice.label.replace("dyt", "DyT").replace("derf", "Derf")
 
@@ -259,7 +298,9 @@ def write_claims() -> None:
 
 def write() -> None:
     """The page and its figures from what is kept."""
-    (FOLDER / "training.md").write_text(page(kept_trainings(), initial_studies()))
+    studies, measured = kept_trainings(), initial_studies()
+    (FOLDER / "training.md").write_text(page(studies, measured))
+    (FOLDER / "training_table.md").write_text(table_of_article(studies["factorial_32"], measured))
 
 
 if __name__ == "__main__":
