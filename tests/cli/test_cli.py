@@ -116,12 +116,14 @@ def test_a_module_of_ones_own_is_measured_and_predicted(tmp_path):
     record = run_json("measure", f"module:{tmp_path}/own.py:stream", "--seeds", 4)
     assert len(record["log_apjn_profile"]) == 3
     predicted = run_json("predict", f"module:{tmp_path}/own.py:stream", "--seeds", 4)
-    assert predicted["way"] == "sampled"
+    assert predicted["way"] == "exact"
+    predicted = run_json("predict", f"module:{tmp_path}/own.py:stream", "--seeds", 4, "--way", "sampled")
     error = 0.05 + 3 * math.hypot(record["log_apjn_se"], predicted["log_apjn_se"])
     assert predicted["log_apjn"] == pytest.approx(record["log_apjn"], abs=error)
-    refused = run("predict", f"module:{tmp_path}/own.py:stream", "--way", "exact")
+    (tmp_path / "other.py").write_text(OWN.replace("self.third(torch.tanh(x))", "torch.cumsum(self.third(x), -1)"))
+    refused = run("predict", f"module:{tmp_path}/other.py:stream", "--way", "exact")
     assert refused.exit_code == 2
-    assert "model must be a timm VisionTransformer or Eva, but is a Stream" in refused.stderr
+    assert "call 'cumsum' in 'the model itself' must be one that the exact theory reads" in refused.stderr
     assert "way='no' must be one of" in run("predict", "timm:vit_tiny_patch16_224", "--way", "no").stderr
 
 
