@@ -116,13 +116,16 @@ def test_a_module_of_ones_own_is_measured_and_predicted(tmp_path):
     record = run_json("measure", f"module:{tmp_path}/own.py:stream", "--seeds", 4)
     assert len(record["log_apjn_profile"]) == 3
     predicted = run_json("predict", f"module:{tmp_path}/own.py:stream", "--seeds", 4)
-    assert predicted["way"] == "exact"
-    predicted = run_json("predict", f"module:{tmp_path}/own.py:stream", "--seeds", 4, "--way", "sampled")
+    assert predicted["way"] == "sampled"
     error = 0.05 + 3 * math.hypot(record["log_apjn_se"], predicted["log_apjn_se"])
     assert predicted["log_apjn"] == pytest.approx(record["log_apjn"], abs=error)
-    (tmp_path / "other.py").write_text(OWN.replace("self.third(torch.tanh(x))", "torch.cumsum(self.third(x), -1)"))
-    refused = run("predict", f"module:{tmp_path}/other.py:stream", "--way", "exact")
+    refused = run("predict", f"module:{tmp_path}/own.py:stream", "--way", "exact")
     assert refused.exit_code == 2
+    assert "the sub-layer that ends at 'second' is not read by the exact theory" in refused.stderr
+    (tmp_path / "found.py").write_text(OWN.partition("def points")[0])
+    assert run_json("predict", f"module:{tmp_path}/found.py:stream")["way"] == "exact"
+    (tmp_path / "other.py").write_text(OWN.replace("torch.tanh(x)", "torch.cumsum(x, -1)").partition("def points")[0])
+    refused = run("predict", f"module:{tmp_path}/other.py:stream", "--way", "exact")
     assert "call 'cumsum' in 'the model itself' must be one that the exact theory reads" in refused.stderr
     assert "way='no' must be one of" in run("predict", "timm:vit_tiny_patch16_224", "--way", "no").stderr
 
