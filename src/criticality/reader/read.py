@@ -98,7 +98,7 @@ class Reading:
             ) from error
 
     def _value(self, node: Any, name: str) -> Value:
-        found = [value for (one, _), value in self.tape.by_node.items() if one is node]
+        found = [self.tape.by_node[node, output] for output in range(8) if (node, output) in self.tape.by_node]
         if not found:
             raise UndescribedError(
                 f"the value at {name!r} must be made by a call that is seen, and is made out of sight"
