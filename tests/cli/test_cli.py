@@ -121,7 +121,12 @@ def test_a_module_of_ones_own_is_measured_and_predicted(tmp_path):
     assert predicted["log_apjn"] == pytest.approx(record["log_apjn"], abs=error)
     refused = run("predict", f"module:{tmp_path}/own.py:stream", "--way", "exact")
     assert refused.exit_code == 2
-    assert "model must be a timm VisionTransformer or Eva, but is a Stream" in refused.stderr
+    assert "the sub-layer that ends at 'second' is not read by the exact theory" in refused.stderr
+    (tmp_path / "found.py").write_text(OWN.partition("def points")[0])
+    assert run_json("predict", f"module:{tmp_path}/found.py:stream")["way"] == "exact"
+    (tmp_path / "other.py").write_text(OWN.replace("torch.tanh(x)", "torch.cumsum(x, -1)").partition("def points")[0])
+    refused = run("predict", f"module:{tmp_path}/other.py:stream", "--way", "exact")
+    assert "call 'cumsum' in 'the model itself' must be one that the exact theory reads" in refused.stderr
     assert "way='no' must be one of" in run("predict", "timm:vit_tiny_patch16_224", "--way", "no").stderr
 
 

@@ -118,7 +118,7 @@ class OwnDescription:
         return make(model)
 
     def network(self, model: nn.Module) -> Network:
-        return read_network(model, self._inputs_of(model))
+        return read_network(model, self._inputs_of(model), self.points(model))
 
     def points(self, model: nn.Module) -> Sequence[str] | None:
         """The names that the file gives, if any."""

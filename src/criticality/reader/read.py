@@ -15,7 +15,7 @@ from criticality.reader.start import start_kernels
 from criticality.reader.sublayers import sublayer
 from criticality.reader.tape import Tape, Value, mapped
 from criticality.reader.terms import Seen, Stream, whole
-from criticality.stream import Chain, Trace, trace
+from criticality.stream import Chain, Trace, named_points, trace
 from criticality.stream.recording import tensors_in
 from criticality.stream.untouched import untouched
 from criticality.theory import Network, Sublayer, TokenKernel
@@ -28,13 +28,14 @@ class Reading:
     Args:
         model: with weights, or known by its laws (``build_without_weights``).
         inputs: of any form that ``measure`` takes, with the samples along the first axis.
+        points: names of modules whose outputs (``name:input``: inputs) are the points of the stream, in place of those found.
 
     Raises:
         UndescribedError: it cannot run without numbers.
         ValueError: as ``trace``.
     """
 
-    def __init__(self, model: nn.Module, inputs: Any):
+    def __init__(self, model: nn.Module, inputs: Any, points: Sequence[str] | None = None):
         self.model, self.tape = model, Tape()
         self.samples = next((len(one) for one in tensors_in(inputs) if one.ndim), 1)
         try:
@@ -47,8 +48,12 @@ class Reading:
             raise UndescribedError(
                 f"{self.chain.side_inputs[0]!r} is used along the whole stream, and the exact theory describes no side inputs"
             )
+        self.points = list(self.chain.points)
+        if points is not None:
+            sides = [(one.removesuffix(":input"), "input" if one.endswith(":input") else "output") for one in points]
+            self.points = named_points(self.trace.layout, sides)
         nodes = self.trace.layout.graph.nodes
-        self._values = [self._value(nodes[point.node], point.name) for point in self.chain.points]
+        self._values = [self._value(nodes[point.node], point.name) for point in self.points]
 
     def network(self) -> Network:
         """The sub-layers between the points of the stream, blocks alike being one object.
@@ -61,9 +66,9 @@ class Reading:
         for number, (start, end) in enumerate(zip(self._values, self._values[1:], strict=False)):
             key = _signature(start, end)
             if key not in known:
-                known[key] = self._sublayer(start, end, self.chain.points[number + 1].name)
+                known[key] = self._sublayer(start, end, self.points[number + 1].name)
             sublayers.append(known[key])
-        positions = [point.position for point in self.chain.points]
+        positions = [point.position for point in self.points]
         per_block = [sum(block < one <= block + 1 for one in positions) for block in range(round(positions[-1]))]
         each = per_block[0] if len(set(per_block)) == 1 else 1
         return Network(tuple(sublayers), sublayers_per_block=each, name=type(self.model).__name__)
@@ -93,7 +98,7 @@ class Reading:
             ) from error
 
     def _value(self, node: Any, name: str) -> Value:
-        found = [value for (one, _), value in self.tape.by_node.items() if one is node]
+        found = [self.tape.by_node[node, output] for output in range(8) if (node, output) in self.tape.by_node]
         if not found:
             raise UndescribedError(
                 f"the value at {name!r} must be made by a call that is seen, and is made out of sight"
@@ -109,7 +114,7 @@ class Reading:
         return record.visits[call.visit].name if call is not None and call.visit >= 0 else ""
 
 
-def read_network(model: nn.Module, inputs: Any) -> Network:
+def read_network(model: nn.Module, inputs: Any, points: Sequence[str] | None = None) -> Network:
     """The exact description of a model that is built of calls that the theory knows, whatever its classes are called.
 
     Read from the data flow of one pass in which nothing is computed but what does not depend on the inputs.
@@ -117,12 +122,13 @@ def read_network(model: nn.Module, inputs: Any) -> Network:
     Args:
         model: with weights, whose mean squares are taken, or known by its laws (``build_without_weights``).
         inputs: of any form that ``measure`` takes, with the samples along the first axis.
+        points: as for ``Reading``.
 
     Raises:
         UndescribedError: what is not read, in one sentence that names the call and its module.
         ValueError: as ``measure``.
     """
-    return Reading(model, inputs).network()
+    return Reading(model, inputs, points).network()
 
 
 def _signature(start: Value, end: Value) -> Hashable:
