@@ -227,3 +227,19 @@ def test_a_model_is_left_as_it_was() -> None:
     assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
     assert all(torch.equal(one, before[name]) for name, one in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_model_that_rescales_its_weights_for_evaluation_is_measured_as_it_evaluates_and_left_as_it_was() -> None:
+    net, x = nets.build(nets.Rescaling), nets.vectors()
+    before = {name: one.clone() for name, one in net.state_dict().items()}
+    found = measure(net, x)
+    assert not net.rescaled
+    for name, one in net.state_dict().items():
+        torch.testing.assert_close(one, before[name], atol=0, rtol=0)
+    run_plainly(net, x)  # rescales
+    np.testing.assert_allclose(found.log_apjn, plain_log_apjn(net.seen), atol=2e-5)
+
+
+def test_functions_of_the_models_own_that_hide_the_stream_are_named() -> None:
+    with pytest.raises(StreamNotFoundError, match=r"functions of the model's own \(Hiding\)"):
+        stream(nets.build(nets.Hidden), nets.vectors())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import takewhile
@@ -20,6 +20,7 @@ from criticality.stream.graph import graph_of
 from criticality.stream.inputs import call, differentiable
 from criticality.stream.points import ADDITIONS, Layout, Point, Step, additions_on_skip, points, steps, weighted_joins
 from criticality.stream.recording import Observe, Record, Recording, tensors_in
+from criticality.stream.untouched import at_the_end
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ def _run(
         ready, sources, tokens = differentiable(inputs)
         recording = Recording(model, tokens, observe, computed)
         recording.enter(ready)
-        with _written_back(recording), eager(), under or nullcontext(), recording.watching() as record:
+        restored = at_the_end(_written_back(recording, model), under is None)
+        with restored, eager(), under or nullcontext(), recording.watching() as record:
             returned = call(model, ready, recording.where)
         record.sources[:0] = sources
         if record.sources or not tokens:
@@ -170,14 +172,22 @@ def eager() -> AbstractContextManager[Any]:
     return stance
 
 
-@contextmanager
-def _written_back(recording: Recording) -> Iterator[None]:
-    """Put parameters and buffers back that the model wrote to in its forward pass."""
-    try:
-        yield
-    finally:
+def _written_back(recording: Recording, model: nn.Module) -> Callable[[], None]:
+    """What puts parameters, buffers, flags and numbers back that the model writes to in its forward pass."""
+    plain = [(module, _plain(module)) for module in model.modules()]
+
+    def restore() -> None:
         for tensor, before in recording.saved.values():
             tensor.data.copy_(before)
+        for module, values in plain:
+            module.__dict__.update(values)
+
+    return restore
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    """Attributes that say in which state a module is, such as whether it has rescaled its weights."""
+    return {name: value for name, value in module.__dict__.items() if isinstance(value, (bool, int, float))}
 
 
 def _chains(layout: Layout, sources: list[Tensor], output: Tensor, missed: list[str]) -> list[Chain]:
@@ -193,7 +203,7 @@ def _chains(layout: Layout, sources: list[Tensor], output: Tensor, missed: list[
             complaint = _hidden(layout, part)
             if not part_steps or complaint:
                 nothing = f"{len(part.joins)} joins were found, at none of which something is added to a stream"
-                missed.append((complaint or nothing) + _blocked(layout))
+                missed.append((complaint or nothing) + _unseen(layout, part) + _blocked(layout))
                 continue
             key = tuple(step.join for step in part_steps)
             if key not in found:
@@ -240,6 +250,17 @@ def _hidden(layout: Layout, flow: Flow) -> str:
     return (
         f"{len(flow.joins)} joins were found, and between {places[0]!r} and {places[1]!r} there is none for"
         f" {len(inside)} of {len(flow.nodes)} operations, as values go around every one (dense or nested skips, several lanes)"
+    )
+
+
+def _unseen(layout: Layout, flow: Flow) -> str:
+    """Functions of somebody's own, whose inside is not in the graph."""
+    own = [node for node in flow.nodes if layout.is_own(node)]
+    if not own:
+        return ""
+    return (
+        f", and at {len(own)} operations, first at {layout.label(own[0])!r}, values go through functions of the model's own"
+        f" ({layout.name(own[0]).removesuffix('Backward')}), inside which nothing is recorded"
     )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from torch.autograd.function import BackwardCFunction
+
 from criticality.errors import StreamNotFoundError
 from criticality.stream.flow import Flow
 from criticality.stream.graph import Graph
@@ -107,6 +109,10 @@ class Layout:
         if call.parameters or call.function != name or name.endswith(_OF_TORCH):
             return call.parameters
         return () if call.visit < 0 else tuple(self.of_module.get(self.record.visits[call.visit].name, {}))
+
+    def is_own(self, node: int) -> bool:
+        """Whether a value was made by a function of somebody's own."""
+        return isinstance(self.graph.nodes[node], BackwardCFunction)
 
     def heavy(self, node: int) -> bool:
         """Whether a node's call took a weight matrix: a parameter with two axes or more that are longer than 1."""

@@ -241,9 +241,13 @@ class Recording(TorchFunctionMode):
         return found
 
     def _keep(self, tensor: Any) -> None:
-        """A copy of a parameter or a buffer before it is written to."""
+        """A copy of a parameter or a buffer before it is written to; of a weight that holds no numbers there is none."""
         if isinstance(tensor, Tensor) and id(tensor) in self._state and id(tensor) not in self.saved:
-            self.saved[id(tensor)] = (tensor, tensor.detach().clone())
+            before = tensor.detach().clone()
+            with torch._C.DisableTorchFunction():
+                same = before.is_meta == tensor.is_meta
+            if same:
+                self.saved[id(tensor)] = (tensor, before)
 
     def _unseen(self, value: Any) -> None:
         """Note what a module returns and no call was seen to make, such as the output of a function of somebody's own."""
@@ -359,10 +363,15 @@ def _writes(name: str) -> bool:
 
 
 def node_of(tensor: Tensor) -> Node | None:
-    """The node of a tensor that depends on the sources; of a source the node that its gradient goes to."""
+    """The node of a tensor that depends on the sources; of a source the node that its gradient goes to.
+
+    ``None`` inside a function of somebody's own, where nothing is recorded.
+    """
     if tensor.grad_fn is not None:
         return tensor.grad_fn
-    return torch.autograd.graph.get_gradient_edge(tensor).node if tensor.requires_grad else None
+    if not tensor.requires_grad or not torch.is_grad_enabled():
+        return None
+    return torch.autograd.graph.get_gradient_edge(tensor).node
 
 
 def _nodes(value: Any) -> tuple[Node, ...]:
