@@ -136,3 +136,11 @@ def test_models_of_ones_own(tmp_path):
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
             describe_model(name)
+
+
+def test_a_width_takes_along_what_the_config_derives_from_it(tmp_path):
+    config = describe_model("hf:mamba", width=96).config()
+    assert (config.hidden_size, config.intermediate_size, config.time_step_rank) == (96, 192, 6)
+    type(config)(hidden_size=64, intermediate_size=80).save_pretrained(tmp_path)
+    kept = describe_model(f"hf:{tmp_path}", width=96).config()
+    assert (kept.hidden_size, kept.intermediate_size, kept.time_step_rank) == (96, 80, 6)

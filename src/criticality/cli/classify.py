@@ -10,16 +10,17 @@ import click
 
 from criticality.cli.options import INIT, common, model_changes
 from criticality.cli.output import emit, save_json, table
-from criticality.phases import Classification, ResidualStep, equivalent_tokens, zoo_function
+from criticality.phases import Classification, ResidualStep, equivalent_tokens
 from criticality.phases import classify as classify_network
-from criticality.pointwise import Pointwise, PointwiseFunction, pointwise_function
-from criticality.python_file import load_name
+from criticality.pointwise import Pointwise
 from criticality.theory.norms import LAYER_NORMS, RMS_NORMS, PointwiseNorm, make_norm
 
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("--function", "name", help="Without MODEL: ln, a built-in function, one of the zoo, or PATH.py:NAME.")
+@click.option(
+    "--function", "name", help="Without MODEL: ln, a built-in function, one of the zoo, or PATH.py:NAME[@kinks=0,1]."
+)
 @click.option("--norm", help="Of MODEL: ln, rms, dyt, derf, ... [default: its own].")
 @click.option("--alpha", type=float, help="Of a pointwise function [default: 1].")
 @click.option("--sigma-w", type=float, default=1.0, show_default=True, help="Weights are N(0, sigma_w^2/n).")
@@ -66,7 +67,7 @@ def _classify_function(name: str, alpha: float, sigma_w: float, sigma_b: float, 
     if name.lower() in (*LAYER_NORMS, *RMS_NORMS):
         norm: Any = make_norm(name, epsilon=0.0)
     else:
-        norm = PointwiseNorm(Pointwise(_function(name), alpha=alpha))
+        norm = PointwiseNorm(Pointwise(name, alpha=alpha))
     found = classify_network(ResidualStep(norm, sigma_w**2, sigma_b**2), q0)
     return {"function": name, "alpha": alpha, **_record(found)}
 
@@ -94,13 +95,6 @@ def _record(found: Classification) -> dict[str, Any]:
     if found.analytic is not None:
         record["analytic"] = dict(zip(("class", "exponent", "coefficient"), found.analytic, strict=True))
     return record
-
-
-def _function(name: str) -> PointwiseFunction:
-    if ".py:" not in name:
-        return zoo_function(name)
-    found = load_name(name)
-    return found if isinstance(found, PointwiseFunction) else pointwise_function(found, name=name.rpartition(":")[2])
 
 
 def _text(value: Any) -> str:

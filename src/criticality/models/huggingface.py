@@ -237,7 +237,11 @@ def _shrink_vocabulary(config: Any) -> None:
 
 
 def _resize(config: Any, width: int, heads: int | None) -> None:
-    old_width, old_heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    old_width = _size(config, "hidden_size")
+    if heads is None and not hasattr(config, "num_attention_heads"):
+        _widen(config, old_width, width)
+        return
+    old_heads = _size(config, "num_attention_heads")
     head_dim = getattr(config, "head_dim", None) or old_width // old_heads
     heads = heads or max(1, width * old_heads // old_width)
     if width % heads:
@@ -255,6 +259,14 @@ def _resize(config: Any, width: int, heads: int | None) -> None:
             config.num_key_value_heads = heads
     if getattr(config, "head_dim", None) is not None:
         config.head_dim = head_dim if width == heads * head_dim or head_dim * old_heads != old_width else width // heads
+
+
+def _widen(config: Any, old_width: int, width: int) -> None:
+    """Width of a config without attention, with all that its class derives from a width and nobody set otherwise."""
+    before, after = (vars(type(config)(hidden_size=size)) for size in (old_width, width))
+    for name, derived in after.items():
+        if before[name] != derived and getattr(config, name) == before[name]:
+            setattr(config, name, derived)
 
 
 def huggingface_network(model: nn.Module, second_moment: SecondMoment = actual_second_moment) -> Network:

@@ -153,8 +153,14 @@ class Layout:
         return f"{inside} after {last}" if inside else f"after {last}"
 
     def _left_before(self, visit: int, node: int) -> bool:
-        made = [self.graph.number[one] for one in self.record.visits[visit].made if one in self.graph.number]
-        return bool(made) and max(made) < node
+        values = self.record.visits[visit].made
+        made = [self.graph.number[one] for one in values if one in self.graph.number]
+        if made:
+            return max(made) < node
+        # What was changed in place afterwards is not in the graph as it was returned.
+        calls = [self.record.calls[one].number for one in values if one in self.record.calls]
+        mine = self.call(node)
+        return bool(calls) and mine is not None and max(calls) < mine.number
 
 
 def steps(layout: Layout, flow: Flow) -> list[Step]:
