@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parent
+sys.path.append(str(DOCS.parent / "benchmarks" / "families"))
 LIBRARIES = {"hf": "transformers", "timm": "timm"}
 
 _GROUPS = {
@@ -20,8 +22,8 @@ _GROUPS = {
     "No floating input that the output depends on: refused": r"InputsError",
     "Not finite, or too small for single precision: refused": r"NotFiniteError",
     "Law of a weight unknown: refused": r"UnknownLawError",
-    "The model's own code fails": r"ModelFailedError",
     "Past the limit of time or memory": r"took more than|process ended|memory",
+    "The model's own code fails": r"ModelFailedError",
 }
 
 
@@ -184,6 +186,7 @@ def _not_tried(store: list[dict[str, Any]]) -> Iterator[str]:
         return
     yield "## Not compared"
     yield ""
+    yield from _untried(store)
     yield (
         f"{len(left_out)} models could not be built small by the names of their fields, or not be run on random inputs, by"
         " `benchmarks/families`. This says nothing of the library."
@@ -194,6 +197,19 @@ def _not_tried(store: list[dict[str, Any]]) -> Iterator[str]:
         if names:
             yield f"- {result}: {', '.join(names)}."
     yield ""
+
+
+def _untried(store: list[dict[str, Any]]) -> Iterator[str]:
+    """What the libraries have and the store has not."""
+    from sources import timm_modules, transformers_types
+
+    done = {(row["source"], row["name"].partition(":")[0]) for row in store}
+    there = {"hf": transformers_types(), "timm": list(timm_modules())}
+    for source, names in there.items():
+        missing = [name for name in names if (source, name) not in done]
+        if missing:
+            yield f"Of {len(names)} in {LIBRARIES[source]}, {len(missing)} were not tried yet: {', '.join(missing)}."
+            yield ""
 
 
 def _exact(record: dict[str, Any]) -> Iterator[str]:

@@ -352,48 +352,6 @@ class Rotary(Net):
         self.blocks = nn.ModuleList(RotaryBlock() for _ in range(depth))
 
 
-class Rescaling(Net):
-    """The first forward pass halves the weights, as RWKV does for evaluation."""
-
-    block = staticmethod(lambda: MLP(norm=True))  # type: ignore[assignment]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rescaled = False
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.seen = [x]
-        if not self.rescaled:
-            self.rescaled = True
-            for block in self.blocks:
-                with torch.no_grad():
-                    block[3].weight.div_(2)
-        for block in self.blocks:
-            x = self.note(x + block(x))
-        return x
-
-
-class Hiding(torch.autograd.Function):
-    """Blocks whose inside the graph does not show, as those of reversible networks."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, blocks: nn.ModuleList) -> Tensor:
-        for block in blocks:
-            x = x + block(x)
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return gradient, None
-
-
-class Hidden(Net):
-    block = staticmethod(lambda: MLP(norm=True))  # type: ignore[assignment]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return Hiding.apply(x, self.blocks)
-
-
 class Hashed(Net):
     """Ids are hashed before they are looked up, as CANINE does; what tells padding apart is looked up too."""
 
