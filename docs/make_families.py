@@ -257,7 +257,8 @@ def _exact(record: dict[str, Any]) -> Iterator[str]:
 
 _TIED = (
     "- **ALBERT, one block tied six times, agrees here with 3 seeds and does not with 48** (width 256, 2 × 16 tokens):",
-    "  log J 3.060 ± 0.011 predicted, 2.901 ± 0.009 measured, and so at every point. The difference grows with depth and with tokens: 2.951 and 2.888",
+    "  log J 3.060 ± 0.011 predicted, 2.901 ± 0.009 measured, and so at every point. The difference grows",
+    "  with depth and with tokens: 2.951 and 2.888",
     "  at 8 tokens and 24 seeds (2.8 standard errors), none at depth 2 (2.969 and 2.957) or with the two blocks untied (2.973 and",
     "  2.970). The cause is in how a weight that is used several times is conditioned, and not found yet.",
     "",
