@@ -260,7 +260,7 @@ _TIED = (
     "  log J 3.060 ± 0.011 predicted, 2.901 ± 0.009 measured, and so at every point. The difference grows",
     "  with depth and with tokens: 2.951 and 2.888",
     "  at 8 tokens and 24 seeds (2.8 standard errors), none at depth 2 (2.969 and 2.957) or with the two blocks untied (2.973 and",
-    "  2.970). The cause is in how a weight that is used several times is conditioned, and not found yet.",
+    "  2.970). The cause is not found yet; untied blocks were tried at depth 2 only.",
     "",
 )
 """A miss that the scan's few seeds do not show; measured with commit 0fc9e11."""
