@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parent
+sys.path.append(str(DOCS.parent / "benchmarks" / "families"))
 LIBRARIES = {"hf": "transformers", "timm": "timm"}
 
 _GROUPS = {
@@ -20,8 +22,8 @@ _GROUPS = {
     "No floating input that the output depends on: refused": r"InputsError",
     "Not finite, or too small for single precision: refused": r"NotFiniteError",
     "Law of a weight unknown: refused": r"UnknownLawError",
-    "The model's own code fails": r"ModelFailedError",
     "Past the limit of time or memory": r"took more than|process ended|memory",
+    "The model's own code fails": r"ModelFailedError",
 }
 
 
@@ -82,6 +84,8 @@ def _summary(store: list[dict[str, Any]]) -> Iterator[str]:
             f" ({_percent(number['agree'], number['predicted'])}) | {number['without a stream']} |"
         )
     yield ""
+    for source, library in LIBRARIES.items():
+        yield from _against_goals(library, [row for row in store if row["source"] == source])
     compared = [row for row in store if "excess" in row]
     errors = sorted(max(map(abs, _errors(row))) for row in compared)
     differences = sorted(
@@ -94,6 +98,21 @@ def _summary(store: list[dict[str, Any]]) -> Iterator[str]:
             f" largest combined standard error is {_quantile(errors, 0.5):.3f} and {_quantile(errors, 0.9):.3f}."
         )
         yield ""
+
+
+def _against_goals(library: str, of: list[dict[str, Any]]) -> Iterator[str]:
+    """What was aimed at before the scan, beside what came out; models without a stream are refused, and count as not measured."""
+    number = counts(of)
+    seconds = sorted(row["seconds"] for row in of)
+    apart = number["measured"], number["ran"] - number["without a stream"]
+    yield (
+        f"- {library}, aimed at / reached: measured 98 % / {_percent(number['measured'], number['ran'])}, or"
+        f" {_percent(*apart)} of those that have a stream; predicted 90 % / {_percent(number['predicted'], number['ran'])};"
+        f" agreeing 90 % / {_percent(number['agree'], number['predicted'])} of those predicted. A model took"
+        f" {_quantile(seconds, 0.5):.0f} s in the median and {_quantile(seconds, 0.9):.0f} s at the 90th percentile, with"
+        " building, finding its stream, 3 measurements and 3 predictions, on a part of one core."
+    )
+    yield ""
 
 
 def _errors(row: dict[str, Any]) -> list[float]:
@@ -111,6 +130,8 @@ def _percent(part: int, whole: int) -> str:
 def _misses(store: list[dict[str, Any]]) -> Iterator[str]:
     yield "## What misses or is refused, and why"
     yield ""
+    yield "In brackets how far it came; then the commit with which it was tried, which may be older than a cure of it."
+    yield ""
     missed = [row for row in store if row["result"] == "misses"]
     if missed:
         yield "Predicted and measured differ by more than is allowed, also with more seeds:"
@@ -123,6 +144,7 @@ def _misses(store: list[dict[str, Any]]) -> Iterator[str]:
                 f"{' ' + row['reason'] if row.get('reason') else ''}"
             )
         yield ""
+    yield from _TIED
     failed = [row for row in store if row["result"] in ("raised", "timeout", "crashed")]
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in failed:
@@ -132,7 +154,7 @@ def _misses(store: list[dict[str, Any]]) -> Iterator[str]:
         if name in groups:
             yield f"### {name}"
             yield ""
-            yield from (f"- {_name(row)}{_stage(row)}: {_clean(row['error'])}" for row in groups[name])
+            yield from (f"- {_name(row)}{_stage(row)}, {row['commit']}: {_clean(row['error'])}" for row in groups[name])
             yield ""
 
 
@@ -184,6 +206,7 @@ def _not_tried(store: list[dict[str, Any]]) -> Iterator[str]:
         return
     yield "## Not compared"
     yield ""
+    yield from _untried(store)
     yield (
         f"{len(left_out)} models could not be built small by the names of their fields, or not be run on random inputs, by"
         " `benchmarks/families`. This says nothing of the library."
@@ -194,6 +217,19 @@ def _not_tried(store: list[dict[str, Any]]) -> Iterator[str]:
         if names:
             yield f"- {result}: {', '.join(names)}."
     yield ""
+
+
+def _untried(store: list[dict[str, Any]]) -> Iterator[str]:
+    """What the libraries have and the store has not."""
+    from sources import timm_modules, transformers_types
+
+    done = {(row["source"], row["name"].partition(":")[0]) for row in store}
+    there = {"hf": transformers_types(), "timm": list(timm_modules())}
+    for source, names in there.items():
+        missing = [name for name in names if (source, name) not in done]
+        if missing:
+            yield f"Of {len(names)} in {LIBRARIES[source]}, {len(missing)} were not tried yet: {', '.join(missing)}."
+            yield ""
 
 
 def _exact(record: dict[str, Any]) -> Iterator[str]:
@@ -218,6 +254,16 @@ def _exact(record: dict[str, Any]) -> Iterator[str]:
     yield from _EXACT_MISSES
     yield from _llama(record["llama_70b"])
 
+
+_TIED = (
+    "- **ALBERT, one block tied six times, agrees here with 3 seeds and does not with 48** (width 256, 2 × 16 tokens):",
+    "  log J 3.060 ± 0.011 predicted, 2.901 ± 0.009 measured, and so at every point. The difference grows",
+    "  with depth and with tokens: 2.951 and 2.888",
+    "  at 8 tokens and 24 seeds (2.8 standard errors), none at depth 2 (2.969 and 2.957) or with the two blocks untied (2.973 and",
+    "  2.970). The cause is not found yet; untied blocks were tried at depth 2 only.",
+    "",
+)
+"""A miss that the scan's few seeds do not show; measured with commit 0fc9e11."""
 
 _EXACT_MISSES = (
     "- **BERT with a pointwise function in the place of its post-norm.** After such a norm the stream is no sum of many",

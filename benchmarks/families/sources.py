@@ -151,7 +151,8 @@ def timm_model(name: str) -> Ready:
             model = timm.create_model(name, **settings).eval()
             channels, height, width = model.default_cfg.get("input_size", (3, 224, 224))
             size = (height, width) if side is None else (side, side)
-            image = torch.randn(1, channels, *size, generator=torch.Generator().manual_seed(0))
+            alone = not any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in model.modules())
+            image = torch.randn(1 if alone else 2, channels, *size, generator=torch.Generator().manual_seed(0))
             with torch.no_grad():
                 model(image)
         except Exception as error:

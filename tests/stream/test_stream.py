@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from criticality.errors import InputsError, StreamNotFoundError
+from criticality.errors import InputsError, ModelFailedError, StreamNotFoundError
 from criticality.measurement import measure, measure_chains
 from criticality.measurement.profile import normal_probe
 from criticality.stream import stream
@@ -241,3 +241,9 @@ def test_a_value_that_is_scaled_in_place_keeps_the_name_of_the_module_before_it(
             return self.inner(x)
 
     assert stream(nets.build(Scaled), nets.vectors()).chains[0].points[0].name == "after embed"
+
+
+def test_a_batch_norm_that_gets_one_value_is_said_to_need_two_samples() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    with pytest.raises(ModelFailedError, match="give two samples or more"):
+        stream(net, torch.ones(1, 4))

@@ -88,7 +88,11 @@ def call(model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]], where
     except (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, ImportError) as error:
         said = str(error).strip().splitlines()
         place = f" in {where()!r}" if where() else ""
+        alone = said and "more than 1 value per channel" in said[0]
+        advice = (
+            "; a batch norm that has seen no data normalizes by the batch: give two samples or more" if alone else ""
+        )
         raise ModelFailedError(
             f"model {type(model).__name__} must run on these inputs, and its own code raised{place}"
-            f" {type(error).__name__}: {said[0] if said else 'without a message'}"
+            f" {type(error).__name__}: {said[0] if said else 'without a message'}{advice}"
         ) from error
