@@ -95,6 +95,25 @@ class Side:
         found = coefficients[:, count:] @ self.directions.to(coefficients.dtype)
         return found.index_copy(1, self.units, coefficients[:, :count])
 
+    def refine(self) -> None:
+        """Double precision from now on: what is left of further rows outside of what is known may be a small part of them."""
+        if self.directions.dtype == torch.float64:
+            return
+        directions, values, count = self.directions.double(), self.values.double(), len(self.units)
+        gram = directions @ directions.mT
+        gram.diagonal()[gram.diagonal() == 0] = 1.0
+        lower = torch.linalg.cholesky(gram)  # near 1: rounding left them not quite orthonormal
+        self.directions = torch.linalg.solve_triangular(lower, directions, upper=False)
+        along = torch.linalg.solve_triangular(lower, values[count:], upper=False)
+        self.values = torch.cat([values[:count], along])
+
+    def divided(self, rows: Float[Tensor, "rows n"]) -> tuple[Float[Tensor, "rows uk"], Float[Tensor, "rows n"]]:
+        """The rows' components along what is known, and what is left of them, orthogonal to it."""
+        first = self.coefficients(rows)
+        left = rows - self.combination(first)
+        second = self.coefficients(left)  # twice is enough (Kahan, Parlett)
+        return first + second, left - self.combination(second)
+
     def learn(self, directions: Float[Tensor, "k n"], values: Float[Tensor, "k m"]) -> None:
         """Note the matrix along further directions."""
         self.directions = torch.cat([self.directions, directions])
@@ -148,25 +167,27 @@ class RevealedMatrix:
         if self.std == 0 or not len(rows):
             return known.expand(-1, self.shape[1 - side])
         if len(told):
+            told.refine()
             exact = rows.double()
-            components = told.coefficients(exact)
-            known = known + components.to(rows.dtype) @ told.values
-            span = Span.of(exact - told.combination(components), torch.linalg.vector_norm(exact, dim=1)).to(rows.dtype)
+            components, left = told.divided(exact)
+            known = known + (components @ told.values).to(rows.dtype)
+            span = Span.of(left, torch.linalg.vector_norm(exact, dim=1))
         elif span is None:
             span = Span.of(rows)
         values = self._free(span.directions, across)
         if keep:
             told.learn(span.directions, values)
-        found = span.root @ values
-        return found.add_(known)
+        return (span.root.to(values.dtype) @ values).to(rows.dtype).add_(known)
 
     def _free(self, directions: Float[Tensor, "k n"], across: Side) -> Float[Tensor, "k m"]:
         """The matrix along new orthonormal directions, given what is known from the other side."""
         shape = (len(directions), across.directions.shape[1])
         self.asked += 1
-        values = self.std * normal(shape, (*self.seed, self.asked), self.like)
+        values = (self.std * normal(shape, (*self.seed, self.asked), self.like)).to(directions.dtype)
         if len(across):
-            values += across.combination(directions @ across.values.mT - across.coefficients(values))
+            precision = torch.promote_types(directions.dtype, across.values.dtype)
+            values, wanted = values.to(precision), directions.to(precision) @ across.values.to(precision).mT
+            values += across.combination(wanted - across.coefficients(values))
         return values
 
     def rows(self, indices: Int[Tensor, " rows"], side: int = LEFT) -> Float[Tensor, "rows m"]:
@@ -184,7 +205,7 @@ class RevealedMatrix:
             values = entries(self.law, (len(new), self.shape[1 - side]), (*self.seed, self.asked), self.like)
             told.learn_units(new, values - self.mean)
         units, order = told.units.sort()
-        return told.values[order[torch.searchsorted(units, indices)]] + self.mean
+        return (told.values[order[torch.searchsorted(units, indices)]] + self.mean).to(self.like.dtype)
 
     def settle(self, how: str) -> None:
         """From now on draw the whole matrix where it is needed, always the same, in agreement with what is known.
@@ -197,14 +218,16 @@ class RevealedMatrix:
         """The whole matrix; drawn anew, and the same, at each call after ``settle``."""
         if self.drawn == "law":
             return entries(self.law, self.shape, (*self.seed, "whole"), self.like)
-        matrix = normal(self.shape, (*self.seed, "whole"), self.like).mul_(self.std)
+        precision = torch.promote_types(self.sides[LEFT].values.dtype, self.sides[RIGHT].values.dtype)
+        matrix = normal(self.shape, (*self.seed, "whole"), self.like).mul_(self.std).to(precision)
         for side, view in ((self.sides[RIGHT], matrix.mT), (self.sides[LEFT], matrix)):
             if len(side):
                 count = len(side.units)
-                missing = side.values - torch.cat([view[side.units], side.directions @ view])
+                directions = side.directions.to(precision)
+                missing = side.values - torch.cat([view[side.units], directions @ view])
                 view[side.units] += missing[:count]
-                view += side.directions.mT @ missing[count:]
-        return matrix.add_(self.mean)
+                view += directions.mT @ missing[count:]
+        return matrix.add_(self.mean).to(self.like.dtype)
 
     def _cheaper_revealed(self, count: int, side: int) -> bool:
         """Whether revealing costs fewer operations than drawing the matrix twice, forward and backward.
