@@ -32,7 +32,7 @@ def points_asked_for(
     """
     points, _ = resolved(model, points)
     if points is None or points == "sublayers":
-        of = _chain(model, found, chain)
+        of = chain_named(model, found, chain)
         return [point for point in of.points if points == "sublayers" or point.boundary], of
     if isinstance(points, str) or len(points) < 2:
         raise StreamNotFoundError(f"points={points!r} must name at least two modules of the residual stream")
@@ -60,7 +60,7 @@ def named_modules(model: nn.Module, points: Sequence[Any]) -> list[tuple[str, st
     return named
 
 
-def _chain(model: nn.Module, found: Trace, name: str | None) -> Chain:
+def chain_named(model: nn.Module, found: Trace, name: str | None) -> Chain:
     if name is None:
         return found.chains[0]
     for chain in found.chains:

@@ -12,7 +12,7 @@ from criticality.errors import UndescribedError
 from criticality.models import ModelDescription
 from criticality.theory import propagate
 from criticality.weightless import predict_sampled
-from criticality.weightless.predict import Factory
+from criticality.weightless.prepared import Factory
 
 Way = Literal["auto", "exact", "sampled"]
 

@@ -5,24 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 import xarray as xr
-from torch import Tensor, nn
+from torch import nn
 
 from criticality.errors import InputsError
 from criticality.measurement import Points, Profile, ensemble_dataset, profile
-from criticality.stream import trace
 from criticality.stream.untouched import untouched
-from criticality.stream.weights import branch_weights
-from criticality.weightless.building import build_without_weights
 from criticality.weightless.entries import AT_LEAST
-from criticality.weightless.initializing import Initializer, initialize
-from criticality.weightless.laws import measured_law, require_known_laws
-from criticality.weightless.sampling import WeightsIntegratedOut
-from criticality.weightless.weight import RandomWeight
-
-Factory = Callable[[], nn.Module]
-"""Makes a model; its large weights are never allocated."""
+from criticality.weightless.initializing import Initializer
+from criticality.weightless.prepared import Factory, prepared
 
 
 def predict_sampled(
@@ -66,60 +57,12 @@ def predict_sampled(
     chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not chosen:
         raise InputsError(f"seeds={seeds!r} must be at least one seed")
-    profiles = []
+    profiles: list[Profile] = []
     for seed in chosen:
-        profiles.append(_profile(model, inputs, seed, points, chain, probes, init, at_least))
+        ready = prepared(model, inputs, seed, init=init, at_least=at_least)
+        with untouched(ready.model):
+            profiles.append(profile(ready.model, ready.inputs, points, chain, probes, seed, ready.under))
         if progress is not None:
             progress(seed)
     about = {"source": "theory", "way": "sampled", "probes": probes, "seeds": len(chosen), "seed": chosen[0]}
     return ensemble_dataset(profiles, **about)
-
-
-def _profile(
-    model: nn.Module | Factory,
-    inputs: Any,
-    seed: int,
-    points: Points,
-    chain: str | None,
-    probes: int,
-    init: str | Initializer,
-    at_least: int,
-) -> Profile:
-    if isinstance(model, nn.Module):
-        if init != "own":
-            raise InputsError(f"init={init!r} must be 'own' for a model that is built already: initialize it before")
-        built = model
-        laws = {p: measured_law(p) for p in large_weights(model, at_least)}
-    else:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            built = build_without_weights(model, at_least=at_least, seed=seed)
-        require_known_laws(built)
-        laws = {}
-    ready = inputs(built) if callable(inputs) and not isinstance(inputs, (Tensor, nn.Module)) else inputs
-    if init not in ("own", "timm"):
-        _initialize(built, init, ready, seed)
-    with untouched(built):
-        return profile(built, ready, points, chain, probes, seed, lambda: WeightsIntegratedOut(laws, seed=seed))
-
-
-def _initialize(model: nn.Module, init: str | Initializer, inputs: Any, seed: int) -> None:
-    """Give the weights of all branches another law; what they sum over is read from the data flow."""
-    with untouched(model):
-        found = trace(model, inputs, under=WeightsIntegratedOut(seed=seed))
-    axes: dict[str, Any] = {}
-    for chain in found.chains:
-        axes |= branch_weights(model, found, chain)
-    initialize(model, init, axes=axes, seed=seed)
-
-
-def large_weights(model: nn.Module, at_least: int = AT_LEAST) -> list[Tensor]:
-    """Random weights of a model that hold numbers: floating parameters of many entries that are not all alike."""
-    return [
-        parameter
-        for parameter in model.parameters()
-        if parameter.is_floating_point()
-        and parameter.numel() >= at_least
-        and not isinstance(parameter, RandomWeight)
-        and bool((parameter.detach() != parameter.detach().flatten()[0]).any())
-    ]

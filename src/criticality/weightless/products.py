@@ -19,7 +19,7 @@ class Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, operand: Operand, dtype: torch.dtype, span: Span | None) -> Tensor:
-        ctx.operand, ctx.dtype = operand, rows.dtype
+        ctx.operand, ctx.dtype, ctx.result = operand, rows.dtype, dtype
         operand.use()
         found = _product(rows, operand, dtype, span=span)
         return found.clone() if found._is_view() else found  # models write to it in place, to which a view would object
@@ -28,6 +28,10 @@ class Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         return _product(gradient, ctx.operand, ctx.dtype, back=True), None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
+        return _product(tangent, ctx.operand, ctx.result)
 
 
 def _product(

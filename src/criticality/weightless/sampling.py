@@ -56,13 +56,13 @@ class WeightsIntegratedOut(TorchFunctionMode):
         self._depth = 0
         self.renew()
 
-    def renew(self) -> None:
-        """Forget all that is known of the weights: what runs next has fresh ones."""
+    def renew(self, generation: int | None = None) -> None:
+        """Forget all that is known of the weights: what runs next has fresh ones, of the next generation or of one by number."""
         with torch._C.DisableTorchFunction():  # the mode itself would take the weights for random ones here
-            self._renew()
+            self._renew(self.generation + 1 if generation is None else generation)
 
-    def _renew(self) -> None:
-        self.generation += 1
+    def _renew(self, generation: int) -> None:
+        self.generation = generation
         self._roots: dict[int, Root] = {}
         self._memories: dict[int, Root | None] = {}
         self._last: tuple[Tensor, int, Span] | None = None

@@ -1,0 +1,310 @@
+"""The blocks of a stream as calls of modules, and the run of them that repeats itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from copy import copy
+from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from criticality.errors import StreamNotFoundError
+from criticality.stream.find import Chain, Trace, original, watch
+from criticality.stream.points import VIEWS, Layout
+from criticality.stream.recording import node_of, tensors_in
+
+TraitOfParameter = Callable[[Tensor], Hashable]
+"""What of a parameter, beside its shape, tells one block from another, such as the law that it is drawn from."""
+
+
+@dataclass
+class BlockCall:
+    """One call of a module that takes a value of the stream and returns a later one of the same shape.
+
+    Attributes:
+        name: of the module.
+        module: itself.
+        time: how many calls of the module came before in the pass.
+        start, end: nodes of the two values.
+        blocks: boundaries of blocks from the one to the other.
+        shape: of the value.
+        takes, gives: which of the tensors that go in and come out the values are.
+        args, kwargs, value: what the call is given, and of that the stream.
+    """
+
+    name: str
+    module: nn.Module
+    time: int
+    start: int
+    end: int
+    blocks: int
+    shape: tuple[int, ...]
+    takes: int
+    gives: int
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    value: Tensor | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The block's value for another value of the stream, all other arguments as they were."""
+        args, kwargs = _exchanged((self.args, self.kwargs), self.takes, x)
+        return list(tensors_in(self.module(*args, **kwargs)))[self.gives]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Blocks that are repeated, in order.
+
+    Attributes:
+        calls: a whole number of periods.
+        period: calls after which the same kind of block comes again.
+        seen: how many calls of one shape follow each other in the model.
+        tied: whether one module is called more than once.
+    """
+
+    calls: tuple[BlockCall, ...]
+    period: int
+    seen: int
+    tied: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the modules, in order."""
+        return tuple(one.name or "the model itself" for one in self.calls)
+
+
+def repeated_blocks(
+    model: nn.Module,
+    inputs: Any,
+    found: Trace,
+    chain: Chain,
+    trait: TraitOfParameter,
+    under: AbstractContextManager[Any] | None = None,
+) -> Run:
+    """The longest run of blocks of one shape, without those before its period begins, such as a first dense layer.
+
+    Blocks are alike that have the same modules, numbers, shapes and laws of parameters, and that are given the same arguments
+    beside the stream.  Numbers that grow or fall from block to block, such as an index, say where a block is and not what it is.
+
+    Args:
+        model, inputs: as they were traced.
+        found, chain: the trace, and which of its streams.
+        trait: of a parameter.
+        under: context in which the model is run once more for the arguments of its blocks.
+
+    Raises:
+        StreamNotFoundError: no module is called with a value of the stream and returns one of the same shape.
+    """
+    runs = _runs(found.layout, chain, _candidates(model, found, chain))
+    if not runs:
+        raise StreamNotFoundError(
+            f"blocks of {type(model).__name__} must be modules that take the stream and return it in the same shape for one to be"
+            f" repeated, and of the {len(chain.points) - 1} points of {chain.name or 'the stream'!r} none is returned by such a"
+            " module: measure models of several depths instead"
+        )
+    longest = max(reversed(runs), key=lambda run: sum(one.blocks for one in run))
+    _watch_arguments(model, inputs, longest, under)
+    period, length = periodic(_traits(longest, trait))
+    kept = longest[len(longest) - length :]
+    modules = [id(one.module) for one in kept]
+    return Run(tuple(kept), period, len(longest), len(set(modules)) < len(modules))
+
+
+def periodic(kinds: Sequence[Hashable | dict[str, Hashable]]) -> tuple[int, int]:
+    """Smallest period of the end of a sequence, and how many of its last entries make whole periods of it.
+
+    Of all periods that one with which most of the last entries are as those one period before; a sequence whose last entry
+    comes once is one period.
+
+    >>> periodic("dmmmmm"), periodic("abab"), periodic("lllllg"), periodic("lllfll")
+    ((1, 5), (2, 4), (6, 6), (4, 4))
+    """
+    size = len(kinds)
+    best = (size, size)
+    longest = 0
+    for period in range(1, size):
+        begin = size - period
+        while begin > 0 and kinds[begin - 1] == kinds[begin - 1 + period]:
+            begin -= 1
+        if begin < size - period and size - begin > longest:
+            longest = size - begin
+            best = (period, longest // period * period)
+    return best
+
+
+def _candidates(model: nn.Module, found: Trace, chain: Chain) -> list[BlockCall]:
+    """Calls that take a cut vertex and return a boundary of blocks of the same shape, of those of one boundary the shortest."""
+    layout = found.layout
+    cuts = set(chain.flow.cuts)
+    boundaries = [point.node for point in chain.points if point.boundary]
+    joins = [step.join for step in chain.steps]
+    best: dict[int, BlockCall] = {}
+    times: dict[str, int] = {}
+    for visit in layout.record.visits:
+        time = times.get(visit.name, 0)
+        times[visit.name] = time + 1
+        entered = [layout.graph.number.get(node, -1) for node in visit.entered]
+        left = [layout.graph.number.get(node, -1) for node in visit.left]
+        ends = [node for node in left if _viewed(layout, chain, node) in boundaries]
+        if not ends:
+            continue
+        end = ends[-1]
+        for start in entered:
+            shape = layout.shape(end)
+            if start not in cuts or start >= end or layout.shape(start) != shape:
+                continue
+            inside = sum(start < node <= end for node in boundaries)
+            before = max((node for node in boundaries if node <= start), default=-1)
+            if any(before < join <= start for join in joins) or not any(start < join <= end for join in joins):
+                continue
+            if end in best and best[end].blocks <= inside:
+                continue
+            module = model.get_submodule(visit.name)
+            takes, gives = entered.index(start), left.index(end)
+            best[end] = BlockCall(visit.name, module, time, start, end, inside, shape, takes, gives)
+    return [best[end] for end in sorted(best)]
+
+
+def _runs(layout: Layout, chain: Chain, calls: Sequence[BlockCall]) -> list[list[BlockCall]]:
+    """Calls of one shape each of which takes what the one before returns, or a view of it."""
+    runs: list[list[BlockCall]] = []
+    for one in calls:
+        last = runs[-1][-1] if runs else None
+        if last is not None and last.start < one.start < last.end:
+            continue
+        follows = last is not None and last.shape == one.shape and _same_value(layout, chain, last.end, one.start)
+        if follows:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    return runs
+
+
+def _same_value(layout: Layout, chain: Chain, end: int, start: int) -> bool:
+    return end <= start and _viewed(layout, chain, end) == _viewed(layout, chain, start)
+
+
+def _viewed(layout: Layout, chain: Chain, node: int) -> int:
+    """The value that a value is a view of."""
+    joined = chain.flow.joined
+    while node >= 0 and layout.name(node).startswith(VIEWS) and len(joined.get(node, ())) == 1:
+        node = joined[node][0]
+    return node
+
+
+def _watch_arguments(
+    model: nn.Module, inputs: Any, calls: Sequence[BlockCall], under: AbstractContextManager[Any] | None
+) -> None:
+    """Fill in what each call is given, and where in it and in what comes out the stream is, in one pass."""
+    wanted = {(id(one.module), one.time): one for one in calls}
+    times: dict[int, int] = {}
+    places = {id(one): (one.takes, one.gives) for one in calls}
+
+    def begin(module: nn.Module, args: Any) -> None:
+        times.clear()
+
+    def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        one = wanted.get((id(module), times.get(id(module), 0)))
+        given = list(tensors_in((args, kwargs)))
+        differentiable = [number for number, tensor in enumerate(given) if node_of(tensor) is not None]
+        if one is not None and differentiable:
+            one.takes = differentiable[places[id(one)][0]]
+            one.value = given[one.takes].detach().clone()
+            one.args, one.kwargs = _changed(args, Tensor.detach), _changed(kwargs, Tensor.detach)
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        one = wanted.get((id(module), times.get(id(module), 0)))
+        times[id(module)] = times.get(id(module), 0) + 1
+        differentiable = [number for number, tensor in enumerate(tensors_in(output)) if node_of(tensor) is not None]
+        if one is not None and differentiable:
+            one.gives = differentiable[places[id(one)][1]]
+
+    hooks = [original(model).register_forward_pre_hook(begin, prepend=True)]
+    for module in {id(one.module): one.module for one in calls}.values():
+        hooks += [module.register_forward_pre_hook(before, with_kwargs=True), module.register_forward_hook(after)]
+    try:
+        watch(model, inputs, lambda call, tensor: None, under)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The same nesting with every tensor changed; what holds none that changes is the very same object."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, Mapping):
+        entries = {key: _changed(entry, change) for key, entry in value.items()}
+        return entries if any(entries[key] is not value[key] for key in value) else value
+    if isinstance(value, (tuple, list)):
+        parts = [_changed(entry, change) for entry in value]
+        if all(part is entry for part, entry in zip(parts, value, strict=True)):
+            return value
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if is_dataclass(value) and not isinstance(value, type):
+        held = {name.name: _changed(getattr(value, name.name, None), change) for name in fields(value)}
+        changed = {name: part for name, part in held.items() if part is not getattr(value, name, None)}
+        return value if not changed else _with(value, changed)
+    return value
+
+
+def _with(value: Any, changed: dict[str, Any]) -> Any:
+    new = copy(value)
+    for name, part in changed.items():
+        object.__setattr__(new, name, part)
+    return new
+
+
+def _exchanged(value: Any, place: int, x: Tensor) -> Any:
+    """The same nesting with the tensor of one number in the place of another."""
+    numbers = iter(range(10**9))
+    return _changed(value, lambda tensor: x if next(numbers) == place else tensor)
+
+
+def _traits(calls: Sequence[BlockCall], trait: TraitOfParameter) -> list[dict[str, Hashable]]:
+    """What each block is, without what says where it is: numbers that grow or fall from block to block."""
+    rows = [dict(_traits_of(one, trait)) for one in calls]
+    for key in {key for row in rows for key in row}:
+        column = [row[key] for row in rows if key in row]
+        numbers = [value for value in column if isinstance(value, (int, float)) and not isinstance(value, bool)]
+        steps = [b - a for a, b in pairwise(numbers)]
+        if len(numbers) == len(column) and (all(step > 0 for step in steps) or all(step < 0 for step in steps)):
+            for row in rows:
+                row.pop(key, None)
+    return rows
+
+
+def _traits_of(one: BlockCall, trait: TraitOfParameter) -> Iterator[tuple[str, Hashable]]:
+    yield "blocks", str(one.blocks)
+    for path, module in one.module.named_modules():
+        yield f"{path} class", cast("Hashable", type(module))
+        for name, value in vars(module).items():
+            if isinstance(value, _SCALARS):
+                yield f"{path}.{name}", value
+            elif isinstance(value, (tuple, list)) and all(isinstance(entry, _SCALARS) for entry in value):
+                yield f"{path}.{name}", tuple(value)
+    for name, parameter in one.module.named_parameters():
+        yield f"{name} shape", tuple(parameter.shape)
+        yield f"{name} law", trait(parameter)
+    for number, tensor in enumerate(tensors_in((one.args, one.kwargs))):
+        yield f"tensor {number}", None if number == one.takes else _fingerprint(tensor)
+    for key, value in (*enumerate(one.args), *one.kwargs.items()):
+        if isinstance(value, _SCALARS) or value is None:
+            yield f"argument {key!r}", value
+
+
+_SCALARS = (bool, int, float, str)
+
+
+def _fingerprint(tensor: Tensor) -> Hashable:
+    """Of the numbers of a tensor; its shape where it has none."""
+    shape = tuple(tensor.shape)
+    if tensor.is_meta or type(tensor) not in (Tensor, nn.Parameter):
+        return shape
+    raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+    return shape, hashlib.sha256(raw).hexdigest()

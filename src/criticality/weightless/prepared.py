@@ -1,0 +1,102 @@
+"""A model ready to be run without its weights: built by the laws of its initialization, or there and read by them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from criticality.errors import InputsError
+from criticality.stream import trace
+from criticality.stream.untouched import untouched
+from criticality.stream.weights import branch_weights
+from criticality.weightless.building import build_without_weights
+from criticality.weightless.entries import AT_LEAST
+from criticality.weightless.initializing import Initializer, initialize
+from criticality.weightless.law import Law
+from criticality.weightless.laws import measured_law, require_known_laws
+from criticality.weightless.sampling import WeightsIntegratedOut
+from criticality.weightless.weight import RandomWeight
+
+Factory = Callable[[], nn.Module]
+"""Makes a model; its large weights are never allocated."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One model for one seed.
+
+    Attributes:
+        model: itself.
+        inputs: a batch.
+        laws: of weights that hold numbers; empty where the model has none.
+        seed: of what is random in it.
+    """
+
+    model: nn.Module
+    inputs: Any
+    laws: dict[Tensor, Law]
+    seed: int
+
+    def under(self) -> WeightsIntegratedOut:
+        """The mode that it is run in, a new one for each pass; its numbers are the same for the same seed."""
+        return WeightsIntegratedOut(self.laws, seed=self.seed)
+
+
+def prepared(
+    model: nn.Module | Factory, inputs: Any, seed: int, *, init: str | Initializer = "own", at_least: int = AT_LEAST
+) -> Prepared:
+    """Build a model without its weights, or read the laws of one that is there.
+
+    Args:
+        model: a function that builds it, or itself.
+        inputs: as for ``measure``, or a function of the model that makes them.
+        seed: of the small parameters, and of the runs.
+        init: as for ``predict_sampled``.
+        at_least: entries that make a weight large.
+
+    Raises:
+        UnknownLawError: an initialization that could not be followed.
+        InputsError: ``init`` for a model that is built.
+        ValueError: as ``trace``, where ``init`` is another than the model's own.
+    """
+    if isinstance(model, nn.Module):
+        if init != "own":
+            raise InputsError(f"init={init!r} must be 'own' for a model that is built already: initialize it before")
+        built = model
+        laws = {p: measured_law(p) for p in large_weights(model, at_least)}
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            built = build_without_weights(model, at_least=at_least, seed=seed)
+        require_known_laws(built)
+        laws = {}
+    ready = inputs(built) if callable(inputs) and not isinstance(inputs, (Tensor, nn.Module)) else inputs
+    if init not in ("own", "timm"):
+        _initialize(built, init, ready, seed)
+    return Prepared(built, ready, laws, seed)
+
+
+def _initialize(model: nn.Module, init: str | Initializer, inputs: Any, seed: int) -> None:
+    """Give the weights of all branches another law; what they sum over is read from the data flow."""
+    with untouched(model):
+        found = trace(model, inputs, under=WeightsIntegratedOut(seed=seed))
+    axes: dict[str, Any] = {}
+    for chain in found.chains:
+        axes |= branch_weights(model, found, chain)
+    initialize(model, init, axes=axes, seed=seed)
+
+
+def large_weights(model: nn.Module, at_least: int = AT_LEAST) -> list[Tensor]:
+    """Random weights of a model that hold numbers: floating parameters of many entries that are not all alike."""
+    return [
+        parameter
+        for parameter in model.parameters()
+        if parameter.is_floating_point()
+        and parameter.numel() >= at_least
+        and not isinstance(parameter, RandomWeight)
+        and bool((parameter.detach() != parameter.detach().flatten()[0]).any())
+    ]
