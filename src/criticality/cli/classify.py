@@ -10,7 +10,8 @@ import click
 
 from criticality.cli.options import INIT, common, model_changes
 from criticality.cli.output import emit, save_json, table
-from criticality.phases import Classification, ResidualStep, equivalent_tokens, zoo_function
+from criticality.cli.progress import bar
+from criticality.phases import Classification, ResidualStep, zoo_function
 from criticality.phases import classify as classify_network
 from criticality.pointwise import Pointwise, PointwiseFunction, pointwise_function
 from criticality.python_file import load_name
@@ -25,6 +26,11 @@ from criticality.theory.norms import LAYER_NORMS, RMS_NORMS, PointwiseNorm, make
 @click.option("--sigma-w", type=float, default=1.0, show_default=True, help="Weights are N(0, sigma_w^2/n).")
 @click.option("--sigma-b", type=float, default=0.0, show_default=True, help="Biases are N(0, sigma_b^2).")
 @click.option("--q0", type=float, help="Variance of the input [default: 1, or that of MODEL's input].")
+@click.option(
+    "--way", default="auto", show_default=True, help="Of MODEL: exact (theory), sampled (a block is repeated) or auto."
+)
+@click.option("--seeds", type=int, default=4, show_default=True, help="Of the sampled way.")
+@click.option("--to-depth", type=int, default=1000, show_default=True, help="Blocks of the sampled way.")
 @INIT
 @model_changes
 @common
@@ -36,6 +42,9 @@ def classify(
     sigma_w: float,
     sigma_b: float,
     q0: float | None,
+    way: str,
+    seeds: int,
+    to_depth: int,
     as_json: bool,
     seed: int,
     out: Path | None,
@@ -43,8 +52,9 @@ def classify(
 ) -> None:
     """How gradients grow with depth, to depth 10^9, by the tail of the norm and by the profile itself.
 
-    With --function: x + W phi(alpha x) + b. With MODEL (see predict): its last block, repeated, all tokens alike. Only
-    the kernels of a MODEL's input depend on --seed; nothing else is random.
+    With --function: x + W phi(alpha x) + b. With MODEL (see predict): its last block, repeated, all tokens alike. What the
+    theory does not describe is sampled: the blocks that repeat themselves are run again and again on MODEL's input, each
+    time with fresh weights; growth is then read to --to-depth, with standard errors over --seeds.
     """
     if (model is None) == (name is None):
         raise ValueError(f"MODEL={model!r} and --function={name!r}: give one of the two")
@@ -53,7 +63,7 @@ def classify(
             str(name), 1.0 if alpha is None else alpha, sigma_w, sigma_b, 1.0 if q0 is None else q0
         )
     else:
-        record = _classify_model(model, q0, seed, norm=norm, alpha=alpha, **changes)
+        record = _classify_model(model, q0, seed, way, seeds, to_depth, norm=norm, alpha=alpha, **changes)
     save_json(record, out)
     rows = [[key, _text(record[key])] for key in record]
     emit(record, as_json, table(rows, ["", ""]))
@@ -71,22 +81,27 @@ def _classify_function(name: str, alpha: float, sigma_w: float, sigma_b: float, 
     return {"function": name, "alpha": alpha, **_record(found)}
 
 
-def _classify_model(model: str, q0: float | None, seed: int, **changes: Any) -> dict[str, Any]:
+def _classify_model(
+    model: str, q0: float | None, seed: int, way: str, seeds: int, to_depth: int, **changes: Any
+) -> dict[str, Any]:
     from criticality.models import describe_model  # slow: torch
+    from criticality.studies.classify import classify_description
+    from criticality.studies.predict import check_way
 
-    network, inputs = describe_model(model, **changes).describe(seed)
-    mean, rho, tokens = equivalent_tokens(inputs)
-    q = mean if q0 is None else q0
-    found = classify_network(network, q, rho0=rho, tokens=tokens)
-    described = {
-        "model": model,
-        "norm": changes["norm"],
-        "alpha": changes["alpha"],
-        "q0": q,
-        "rho0": rho,
-        "tokens": tokens,
-    }
-    return {**described, **_record(found)}
+    check_way(way)
+    if seeds < 1:
+        raise ValueError(f"seeds={seeds!r} must be at least 1")
+    with bar(seeds * to_depth, "classify") as advance:
+        found, ground = classify_description(
+            describe_model(model, **changes),
+            way=way,
+            q0=q0,
+            seeds=seeds,
+            seed=seed,
+            depth=to_depth,
+            progress=lambda blocks: advance("blocks", blocks),
+        )
+    return {"model": model, "norm": changes["norm"], "alpha": changes["alpha"], **ground, **_record(found)}
 
 
 def _record(found: Classification) -> dict[str, Any]:
