@@ -121,6 +121,8 @@ def _function(name: str) -> PointwiseFunction:
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}: {_text(entry)}" for key, entry in value.items())
+    if isinstance(value, tuple) and value and isinstance(value[0], str):
+        return ", ".join(value if len(value) <= 4 else (*value[:2], "...", value[-1]))
     if isinstance(value, tuple):
         return " to ".join(_text(entry) for entry in value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -112,8 +112,7 @@ def prescribe(
         changed = changed_network(network, cheap.inputs, kind, math.exp(log_value))
         return float(cheap.profile(changed).log_apjn[0]) - wanted
 
-    low, high = math.log(_LOWEST), math.log(_HIGHEST)
-    start = _root(cheap_at, low, high, kind, wanted)
+    start = root(cheap_at, kind, wanted)
     slope = (cheap_at(start + 0.02) - cheap_at(start - 0.02)) / 0.04
     log_value = start
     for _ in range(8):
@@ -127,7 +126,7 @@ def prescribe(
         raise ValueError(f"target={target!r} must be reached by kind={kind!r}, but the search ends {miss:+.3f} from it")
     value = math.exp(log_value)
     before = float(exact(network).log_apjn[0])
-    return _prescription(network, changed, profile, kind, value, before, wanted, _why(kind, value, target, wanted))
+    return _prescription(network, changed, profile, kind, value, before, wanted, why(kind, value, target, wanted))
 
 
 def _listed(inputs: Kernel | Sequence[Kernel]) -> list[Kernel]:
@@ -232,8 +231,13 @@ def _cheap_theory(network: Network, kernels: Sequence[Kernel]) -> _Theory:
     return _Theory([symmetric], 2)
 
 
-def _root(function: Callable[[float], float], low: float, high: float, kind: str, wanted: float) -> float:
-    """By Brent's method, from an interval that grows from one upwards and downwards until it holds the root."""
+def root(function: Callable[[float], float], kind: str, wanted: float, *, tolerance: float = 1e-4) -> float:
+    """Logarithm of a value, by Brent's method, from an interval that grows from one upwards and downwards until it holds it.
+
+    Raises:
+        ValueError: no root between values of 0.001 and 100.
+    """
+    low, high = math.log(_LOWEST), math.log(_HIGHEST)
     left = right = 0.0
     at_left = at_right = function(0.0)
     while at_left > 0 and left > low:
@@ -247,7 +251,7 @@ def _root(function: Callable[[float], float], low: float, high: float, kind: str
             f"target={wanted:.4g} must be within reach of kind={kind!r}: log J from {wanted + at_left:.3g} at value"
             f" {math.exp(left):.2g} to {wanted + at_right:.3g} at {math.exp(right):.2g}"
         )
-    return left if left == right else float(brentq(function, left, right, xtol=1e-4))
+    return left if left == right else float(brentq(function, left, right, xtol=tolerance))
 
 
 def _prescription(
@@ -276,7 +280,8 @@ def alphas_of(network: Network) -> tuple[float, ...]:
     return tuple(part.norm.pointwise.alpha for part in network.sublayers if isinstance(part.norm, PointwiseNorm))
 
 
-def _why(kind: Kind, value: float, target: float | str, wanted: float) -> str:
+def why(kind: Kind, value: float, target: float | str, wanted: float) -> str:
+    """A prescription in a sentence."""
     aim = f"log J(0->L) = {wanted:.2f}" + (
         ", that of the same network with LayerNorm" if target in (PRE_LAYER_NORM, PRE_LAYER_NORM_TOKENS) else ""
     )
@@ -332,7 +337,7 @@ def least_amplification(
             q = cheap.profile(scaled(log_alpha, log_scale)).q.values
             return float(1 - q[0] / q[-1]) - branch_share
 
-        return _root(excess, math.log(_LOWEST), math.log(_HIGHEST), "branch-scale", branch_share)
+        return root(excess, "branch-scale", branch_share)
 
     def cost(log_alpha: float) -> float:
         return float(cheap.profile(scaled(log_alpha, scale_for(log_alpha))).log_apjn[0])
