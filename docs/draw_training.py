@@ -15,6 +15,8 @@ from criticality.studies.plane import read_panels
 from criticality.studies.training import Choice, Trainings
 
 ALPHAS = (0.3, 0.6, 1.2, 2.4)
+SPREAD = 1.1
+"""Factor between symbols that would lie on one another: rates are half decades apart."""
 
 
 def style(choice: Choice) -> tuple[str, int]:
@@ -33,20 +35,23 @@ def draw_overview(studies: dict[str, Trainings]) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.4 * len(shown) + 0.8, 5.2), layout="constrained")
         rows = figure.subplots(2, len(shown), sharex="col", squeeze=False)
+        entries: dict[str, object] = {}
         for column, (name, study) in enumerate(shown.items()):
             labelled: set[str] = set()
-            for choice in study.choices:
+            for choice in sorted(study.choices, key=lambda one: style(one)[1]):
                 label, i = style(choice)
                 x = [float(study.data["log_apjn"].values[choice.cells[0]])]
                 marks = {"marker": MARKERS[i], "color": COLOURS[i], "mfc": "white", "ls": "", "ms": 6}
                 result = choice.result()
                 rows[0][column].plot(x, [result.quality], label=None if label in labelled else label, **marks)
-                rows[1][column].plot(x, [10**result.log_stable], **marks)
+                beside = SPREAD ** ((i - 3) / 2)  # of the same rate and log J several
+                rows[1][column].plot(x, [beside * 10**result.log_stable], **marks)
                 labelled.add(label)
             rows[0][column].set_title(f"{name}\n{study.progress}", fontsize=8.5)
-            rows[0][column].legend(fontsize=7)
             rows[1][column].set(xlabel=r"$\log\,J(0 \to L)$ at initialization", yscale="log")
-        rows[0][0].set_ylabel("test accuracy at the best rate")
+            entries |= dict(zip(*reversed(rows[0][column].get_legend_handles_labels()), strict=True))
+        figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=4, fontsize=8)
+        rows[0][0].set_ylabel("test accuracy, best rate")
         rows[1][0].set_ylabel("largest stable rate")
     return figure
 
@@ -67,7 +72,11 @@ def draw_runs(study: Trainings) -> Figure | None:
             _draw_run(study, (above, below), f"{words}: {_name(study, cell)}", cell, run, i)
         above.set(ylabel="training loss", ylim=(0, 4), xlabel="step")
         below.set(
-            ylabel=r"$E\,\varphi'^2 / \varphi'(0)^2$, mean over layers", xlabel="step", yscale="log", xscale="symlog"
+            ylabel=r"$E\,\varphi'^2 / \varphi'(0)^2$, mean over layers",
+            xlabel="step",
+            yscale="log",
+            xscale="symlog",
+            xlim=(-0.2, 1.5 * float(study.data.steps.values.max())),
         )
         above.legend(fontsize=7)
     return figure
@@ -90,7 +99,7 @@ def _best(study: Trainings) -> tuple[int, int]:
 def _name(study: Trainings, cell: int) -> str:
     choice = next(choice for choice in study.begun if cell in choice.cells)
     rate = float(study.data.learning_rate.values[cell])
-    return f"{choice.label}, σ_w {choice.settings['sigma_w']:.2g}, rate {rate:.0e}"
+    return rf"{choice.label}, $\sigma_w$ = {choice.settings['sigma_w']:.2g}, rate {rate:.0e}"
 
 
 def draw_plane(data: xr.Dataset) -> Figure:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import architectures
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import LogNorm
@@ -183,4 +184,5 @@ FIGURES: dict[str, PaperFigure] = {
         draw_phases,
     ),
     "alpha": PaperFigure([{"alpha": float(alpha)} for alpha in ALPHAS], alpha_curve, draw_alpha),
+    "architectures": PaperFigure(architectures.SETTINGS, architectures.curve, architectures.draw),
 }

@@ -13,7 +13,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 from criticality.measurement import input_kernels
-from criticality.models import describe_model, huggingface_network, random_tokens, source_bytes
+from criticality.models import describe_model, random_tokens, source_bytes
+from criticality.reader import read_network
 from criticality.theory import propagate
 
 SMALL = {"depth": 2, "width": 256, "heads": 4, "tokens": 24}
@@ -63,7 +64,8 @@ def test_gpt2_scores_by_layer(tmp_path):
 @pytest.mark.slow
 def test_a_model_with_a_head_is_read_as_its_body():
     model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=32, n_head=2, vocab_size=50, bos_token_id=0, eos_token_id=0))
-    assert huggingface_network(model).sublayers == huggingface_network(model.transformer).sublayers
+    batch = torch.randint(0, 50, (2, 8), generator=torch.Generator().manual_seed(0))
+    assert read_network(model, batch).sublayers == read_network(model.transformer, batch).sublayers
 
 
 def test_a_llama_of_70_billion_is_predicted_in_seconds_and_a_gigabyte(tmp_path):
@@ -100,7 +102,7 @@ def test_repeated_tokens_start_alike():
         (lambda: describe_model("hf:nope"), "model 'hf:nope' must be a path of a config.json or a model type"),
         (
             lambda: describe_model("hf:t5").describe(),
-            "model 'hf:t5' must be of a family that the exact theory reads (bert, gpt2",
+            "call 'where' in 'decoder.block.0.layer.0.SelfAttention' is not read by the exact theory: a mask must",
         ),
         (lambda: describe_model("hf:/no/config.json"), "must be a config.json with a model_type"),
         (lambda: describe_model("hf:gpt2", width=100, heads=3), "width=100 must be divisible by heads=3"),
@@ -136,3 +138,11 @@ def test_models_of_ones_own(tmp_path):
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
             describe_model(name)
+
+
+def test_a_width_takes_along_what_the_config_derives_from_it(tmp_path):
+    config = describe_model("hf:mamba", width=96).config()
+    assert (config.hidden_size, config.intermediate_size, config.time_step_rank) == (96, 192, 6)
+    type(config)(hidden_size=64, intermediate_size=80).save_pretrained(tmp_path)
+    kept = describe_model(f"hf:{tmp_path}", width=96).config()
+    assert (kept.hidden_size, kept.intermediate_size, kept.time_step_rank) == (96, 80, 6)

@@ -14,10 +14,8 @@ from criticality.models import (
     InitializationRecorder,
     ViTDescription,
     describe_model,
-    embedding_kernels,
     initialize,
     photographs,
-    vit_network,
 )
 from criticality.pointwise import FUNCTIONS
 from criticality.theory import Attention
@@ -32,7 +30,7 @@ def test_the_meta_device_tells_what_real_weights_tell(norm, init):
     description = ViTDescription("vit_tiny_patch16_224", norm=norm, alpha=alpha, init=init, **SMALL)
     expected, _ = description.describe()
     torch.manual_seed(0)
-    actual = vit_network(description.build())
+    actual = description.network(description.build())
     assert len(actual.sublayers) == 4
     for a, b in zip(expected.sublayers, actual.sublayers, strict=True):
         assert a.norm == b.norm
@@ -54,12 +52,6 @@ def test_input_kernels_are_expected_without_weights():
         mean = np.mean([m[index] for m in measured], axis=0)
         error = np.std([m[index] for m in measured], axis=0, ddof=1) / np.sqrt(8)
         assert np.mean(np.abs(kernel.entries - mean) <= 4 * error + 1e-3) > 0.98
-
-
-def test_actual_weights_give_the_input_kernels_of_the_embedding():
-    model = ViTDescription("vit_tiny_patch16_224", image_size=64).build()
-    kernels = embedding_kernels(model, photographs(64))
-    assert [kernel.tokens for kernel in kernels] == [17, 17]
 
 
 def test_a_large_model_is_described_without_allocating_it():
@@ -108,17 +100,13 @@ def test_photographs_are_real_and_normalized():
     assert not np.allclose(images[0], images[1])
 
 
-def _tiny():
-    return ViTDescription("vit_tiny_patch16_224", depth=1).build()
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: ViTDescription("vit_nope"), "model 'timm:vit_nope' must be a model of timm"),
         (
             lambda: ViTDescription("resnet18").describe(),
-            "must be a VisionTransformer or Eva for the exact theory, and is none",
+            "call 'conv2d' in 'layer1.0.conv1' is not read by the exact theory: a convolution must be of patches",
         ),
         (lambda: ViTDescription("vit_tiny_patch16_224", depth=0), "depth=0 must be a whole number"),
         (lambda: ViTDescription("vit_tiny_patch16_224", norm="dyt", alpha=-1.0), "alpha=-1.0"),
@@ -126,15 +114,10 @@ def _tiny():
         (lambda: ViTDescription("vit_tiny_patch16_224", width=100, heads=3), "width=100 must be divisible by heads=3"),
         (lambda: ViTDescription("vit_tiny_patch16_224", init="xavier"), "init 'xavier' is unknown"),
         (lambda: initialize([], "no"), "init 'no' is unknown; allowed are own, timm, fan-in"),
-        (lambda: vit_network(nn.Linear(2, 2)), "model must be a timm VisionTransformer"),
         (lambda: describe_model("vit_tiny"), "model 'vit_tiny' must be given as 'timm:NAME'"),
         (lambda: describe_model("timm:vit_tiny_patch16_224", tokens=4), "tokens=4 must be left out"),
         (lambda: photographs(0), "size=0 must be one or two whole numbers, at least 1"),
         (lambda: DynamicPointwise(4, "dyt", alpha=float("nan")), "alpha=nan must be a finite number above 0"),
-        (
-            lambda: embedding_kernels(_tiny(), photographs(64)),
-            "images must have the shape (images, channels, 224, 224)",
-        ),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(call, message):

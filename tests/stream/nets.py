@@ -307,6 +307,51 @@ class WrittenBlock(nn.Module):
         return branch
 
 
+class TransposedBlock(nn.Module):
+    """Weights that enter by an attribute, as ``weight.T``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.first = nn.Parameter(torch.randn(2 * WIDTH, WIDTH) / 4)
+        self.second = nn.Parameter(torch.randn(WIDTH, 2 * WIDTH) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + functional.gelu(self.norm(x) @ self.first.T) @ self.second.mT
+
+
+class Transposed(Net):
+    block = TransposedBlock
+
+
+class RotaryBlock(nn.Module):
+    """Rotated and normalized queries and keys, written out, of a stream that no norm stands before, as in OLMo-2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.norms = nn.ModuleList(nn.RMSNorm(WIDTH) for _ in range(4))
+        self.out, self.mlp = nn.Linear(WIDTH, WIDTH), MLP()
+
+    def forward(self, x: Tensor) -> Tensor:
+        angle = torch.arange(float(x.shape[1]))[:, None].expand(-1, WIDTH)
+        q, k = (
+            h * angle.cos() + torch.cat([-h[..., WIDTH // 2 :], h[..., : WIDTH // 2]], -1) * angle.sin()
+            for h in (norm(weight(x)) for norm, weight in zip(self.norms, self.qkv[:2], strict=False))
+        )
+        scores = (q @ k.mT / WIDTH**0.5 + torch.ones(x.shape[1], x.shape[1]).tril().log()).softmax(-1)
+        x = x + self.norms[2](self.out(scores @ self.qkv[2](x)))
+        return x + self.norms[3](self.mlp(x))
+
+
+class Rotary(Net):
+    """Of ``depth`` blocks."""
+
+    def __init__(self, depth: int) -> None:
+        nn.Module.__init__(self)
+        self.blocks = nn.ModuleList(RotaryBlock() for _ in range(depth))
+
+
 class Hashed(Net):
     """Ids are hashed before they are looked up, as CANINE does; what tells padding apart is looked up too."""
 

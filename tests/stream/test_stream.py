@@ -71,6 +71,7 @@ CASES = {
         ("blocks.{}.0.out.weight blocks.{}.0.out.bias", "blocks.{}.1.3.weight blocks.{}.1.3.bias"),
     ),
     "branch blocks": Case(nets.BranchBlocks, ("pre-norm",), ("blocks.{}.0",), ("blocks.{}.3.weight blocks.{}.3.bias",)),
+    "transposed weights": Case(nets.Transposed, ("pre-norm",), ("blocks.{}.norm",), ("blocks.{}.second",)),
     "norm written out": Case(nets.Written, ("pre-norm",), ("rsqrt",), (SECOND,)),
 }
 
@@ -112,6 +113,17 @@ def test_a_value_mixed_into_every_block_is_held_fixed_and_named() -> None:
     assert found.side_inputs == ["input"]
     np.testing.assert_allclose(found.log_apjn.values[-3:], expected[-3:], atol=2e-5)
     np.testing.assert_allclose(found.log_apjn.values[0], expected[0], atol=2e-5)
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_rotations_inside_attention_are_no_points_of_a_shallow_stream(depth: int) -> None:
+    net, x = nets.build(nets.Rotary, depth), nets.vectors()
+    run_plainly(net, x)
+    expected = plain_log_apjn(net.seen)
+    found = measure(net, x, points="sublayers")
+    assert list(found.block.values) == [place / 2 for place in range(2 * depth + 1)]
+    assert "side_inputs" not in found.attrs
+    np.testing.assert_allclose(found.log_apjn.values[::2], expected, atol=2e-5)
 
 
 def test_a_block_that_is_applied_again_and_again_has_a_point_for_each_time() -> None:
@@ -215,3 +227,17 @@ def test_a_model_is_left_as_it_was() -> None:
     assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
     assert all(torch.equal(one, before[name]) for name, one in net.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_value_that_is_scaled_in_place_keeps_the_name_of_the_module_before_it() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.inner = nn.Linear(nets.WIDTH, nets.WIDTH), nets.PreNorm()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x)  # a view of a product
+            x.mul_(2.0)
+            return self.inner(x)
+
+    assert stream(nets.build(Scaled), nets.vectors()).chains[0].points[0].name == "after embed"

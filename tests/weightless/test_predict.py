@@ -176,3 +176,64 @@ def test_unknown_law() -> None:
     assert build_without_weights(factory) is not None
     with pytest.raises(UnknownLawError, match=r"branches\.1\.up\.weight"):
         predict_sampled(factory, _inputs(), 1)
+
+
+class RescaledOnce(Gated):
+    """Halves its last weight in its first pass for evaluation, as RWKV does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.halved = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training or self.halved):
+            with torch.no_grad():
+                self.down.weight.div_(2)
+            self.halved = True
+        return super().forward(x)
+
+
+def test_a_model_that_rescales_its_weights_when_it_is_run() -> None:
+    factory = partial(Residual, lambda: [RescaledOnce() for _ in range(DEPTH)])
+    built = factory()
+    before = built.branches[0].down.weight.clone()
+    full = measure_ensemble(lambda seed: MODELS["gated"](), _inputs(), SEEDS).log_apjn.values[0]
+    halved = measure_ensemble(lambda seed: factory(), _inputs(), SEEDS)
+    predicted = predict_sampled(factory, _inputs(), SEEDS)
+    error = float(np.hypot(predicted.log_apjn_se.values[0], halved.log_apjn_se.values[0]))
+    assert abs(predicted.log_apjn.values[0] - halved.log_apjn.values[0]) < 3 * error + 0.02
+    assert predicted.log_apjn.values[0] < full - 0.5
+    predict_sampled(built, _inputs(), 1)
+    assert torch.equal(built.branches[0].down.weight, before)
+    assert built.branches[0].halved is False
+
+
+def test_a_model_that_maps_over_positions() -> None:
+    class Mapped(Gated):
+        def forward(self, x: Tensor) -> Tensor:
+            weights = torch.vmap(lambda i: (i >= torch.arange(TOKENS)).float())(torch.arange(TOKENS))
+            return (weights / weights.sum(-1, keepdim=True)) @ super().forward(x)
+
+    factory = partial(Residual, lambda: [Mapped() for _ in range(DEPTH)])
+    measured = measure_ensemble(lambda seed: factory(), _inputs(), SEEDS)
+    predicted = predict_sampled(factory, _inputs(), SEEDS)
+    error = np.hypot(predicted.log_apjn_se.values, measured.log_apjn_se.values)
+    assert (np.abs(predicted.log_apjn.values - measured.log_apjn.values) <= 3 * error + 0.02).all()
+
+
+def test_functions_of_ones_own_are_named_where_they_hide_the_stream() -> None:
+    class Triple(torch.autograd.Function):
+        @staticmethod
+        def forward(context: object, x: Tensor) -> Tensor:
+            return 3 * x
+
+        @staticmethod
+        def backward(context: object, gradient: Tensor) -> Tensor:
+            return 3 * gradient
+
+    class Hidden(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return Triple.apply(x)
+
+    with pytest.raises(StreamNotFoundError, match=r"functions of the model's own \(Triple\)"):
+        predict_sampled(lambda: nn.Sequential(Hidden(), nn.Linear(WIDTH, WIDTH)), _inputs(), 1)

@@ -11,26 +11,30 @@ import click
 from criticality.cli.options import INIT, common, model_changes
 from criticality.cli.output import emit, save_json, table
 from criticality.cli.progress import bar
-from criticality.phases import Classification, ResidualStep, zoo_function
+from criticality.phases import Classification, ResidualStep
 from criticality.phases import classify as classify_network
-from criticality.pointwise import Pointwise, PointwiseFunction, pointwise_function
-from criticality.python_file import load_name
+from criticality.pointwise import Pointwise
 from criticality.theory.norms import LAYER_NORMS, RMS_NORMS, PointwiseNorm, make_norm
 
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("--function", "name", help="Without MODEL: ln, a built-in function, one of the zoo, or PATH.py:NAME.")
+@click.option(
+    "--function", "name", help="Without MODEL: ln, a built-in function, one of the zoo, or PATH.py:NAME[@kinks=0,1]."
+)
 @click.option("--norm", help="Of MODEL: ln, rms, dyt, derf, ... [default: its own].")
 @click.option("--alpha", type=float, help="Of a pointwise function [default: 1].")
 @click.option("--sigma-w", type=float, default=1.0, show_default=True, help="Weights are N(0, sigma_w^2/n).")
 @click.option("--sigma-b", type=float, default=0.0, show_default=True, help="Biases are N(0, sigma_b^2).")
 @click.option("--q0", type=float, help="Variance of the input [default: 1, or that of MODEL's input].")
 @click.option(
-    "--way", default="auto", show_default=True, help="Of MODEL: exact (theory), sampled (a block is repeated) or auto."
+    "--way",
+    default="auto",
+    show_default=True,
+    help="Of MODEL: exact (theory of its last block), sampled (its blocks are run without their weights) or auto.",
 )
 @click.option("--seeds", type=int, default=4, show_default=True, help="Of the sampled way.")
-@click.option("--to-depth", type=int, default=1000, show_default=True, help="Blocks of the sampled way.")
+@click.option("--to-depth", type=int, default=1000, show_default=True, help="Of the sampled way, in blocks.")
 @INIT
 @model_changes
 @common
@@ -52,9 +56,9 @@ def classify(
 ) -> None:
     """How gradients grow with depth, to depth 10^9, by the tail of the norm and by the profile itself.
 
-    With --function: x + W phi(alpha x) + b. With MODEL (see predict): its last block, repeated, all tokens alike. What the
-    theory does not describe is sampled: the blocks that repeat themselves are run again and again on MODEL's input, each
-    time with fresh weights; growth is then read to --to-depth, with standard errors over --seeds.
+    With --function: x + W phi(alpha x) + b. With MODEL (see predict): its last block, repeated, all tokens alike; or, where the
+    exact theory does not describe it or tells its tokens apart, the blocks of its stream run on its own input to --to-depth,
+    with fresh weights at every repeat and standard errors over --seeds.
     """
     if (model is None) == (name is None):
         raise ValueError(f"MODEL={model!r} and --function={name!r}: give one of the two")
@@ -76,7 +80,7 @@ def _classify_function(name: str, alpha: float, sigma_w: float, sigma_b: float, 
     if name.lower() in (*LAYER_NORMS, *RMS_NORMS):
         norm: Any = make_norm(name, epsilon=0.0)
     else:
-        norm = PointwiseNorm(Pointwise(_function(name), alpha=alpha))
+        norm = PointwiseNorm(Pointwise(name, alpha=alpha))
     found = classify_network(ResidualStep(norm, sigma_w**2, sigma_b**2), q0)
     return {"function": name, "alpha": alpha, **_record(found)}
 
@@ -91,17 +95,21 @@ def _classify_model(
     check_way(way)
     if seeds < 1:
         raise ValueError(f"seeds={seeds!r} must be at least 1")
-    with bar(seeds * to_depth, "classify") as advance:
-        found, ground = classify_description(
-            describe_model(model, **changes),
+    description = describe_model(model, **changes)
+    with bar(seeds * to_depth, "blocks") as advance:
+        found, start = classify_description(
+            description,
             way=way,
-            q0=q0,
             seeds=seeds,
-            seed=seed,
             depth=to_depth,
-            progress=lambda blocks: advance("blocks", blocks),
+            q0=q0,
+            seed=seed,
+            progress=lambda blocks: advance("", blocks),
         )
-    return {"model": model, "norm": changes["norm"], "alpha": changes["alpha"], **ground, **_record(found)}
+    described = {"model": model, "norm": changes["norm"], "alpha": changes["alpha"], **start}
+    if isinstance(found, Classification):
+        return {**described, **_record(found), "way": "exact"}
+    return {**described, **found.record()}
 
 
 def _record(found: Classification) -> dict[str, Any]:
@@ -111,18 +119,11 @@ def _record(found: Classification) -> dict[str, Any]:
     return record
 
 
-def _function(name: str) -> PointwiseFunction:
-    if ".py:" not in name:
-        return zoo_function(name)
-    found = load_name(name)
-    return found if isinstance(found, PointwiseFunction) else pointwise_function(found, name=name.rpartition(":")[2])
-
-
 def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}: {_text(entry)}" for key, entry in value.items())
     if isinstance(value, tuple) and value and isinstance(value[0], str):
-        return ", ".join(value if len(value) <= 4 else (*value[:2], "...", value[-1]))
+        return value[0] if len(value) == 1 else f"{value[0]} to {value[-1]}"
     if isinstance(value, tuple):
         return " to ".join(_text(entry) for entry in value)
     return f"{value:.6g}" if isinstance(value, float) else str(value)

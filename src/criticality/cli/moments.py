@@ -14,7 +14,12 @@ from criticality.pointwise import Pointwise
 
 
 @click.command()
-@click.option("--function", "name", required=True, help="A built-in function, such as tanh, erf, dyt, derf, gelu.")
+@click.option(
+    "--function",
+    "name",
+    required=True,
+    help="tanh, erf, dyt, derf, ..., one of the zoo, or PATH.py:NAME[@kinks=0,1].",
+)
 @click.option("--alpha", type=float, default=1.0, show_default=True)
 @click.option("--shift", type=float, default=0.0, show_default=True, help="s of phi(alpha x + s).")
 @click.option("--gamma", type=float, default=1.0, show_default=True)

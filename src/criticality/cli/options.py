@@ -76,7 +76,9 @@ def model_norm(function: F) -> F:
     for option in (
         INIT,
         click.option("--alpha", type=float, help="Of a pointwise norm [default: 1]."),
-        click.option("--norm", help="ln, rms, none, dyt, derf or any built-in function [default: the model's own]."),
+        click.option(
+            "--norm", help="ln, rms, none, dyt, derf, any function of the zoo or PATH.py:NAME [default: its own]."
+        ),
     ):
         function = option(function)
     return function

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,23 @@ import torch
 from criticality.cli.options import SAMPLES, common, model_changes, model_norm
 from criticality.cli.output import emit, save_json, table
 from criticality.cli.progress import bar
-from criticality.errors import InputsError, UndescribedError
+from criticality.errors import UndescribedError
 from criticality.measurement import measure_ensemble
 from criticality.models import ModelDescription, describe_model, write_weights
 from criticality.prescription.apply import Change, apply_prescription, schedule_from_data
 from criticality.prescription.sampled import SampledPrescription, prescribe_sampled
-from criticality.prescription.solve import KINDS, Kind, Prescription, least_amplification, trade_off
+from criticality.prescription.solve import (
+    KINDS,
+    PRE_LAYER_NORM,
+    PRE_LAYER_NORM_TOKENS,
+    Kind,
+    Prescription,
+    least_amplification,
+    trade_off,
+)
 from criticality.prescription.solve import prescribe as solve
 from criticality.studies.predict import check_way
+from criticality.weightless import predict_sampled
 
 
 @click.command()
@@ -46,9 +55,9 @@ from criticality.studies.predict import check_way
     "--way",
     default="auto",
     show_default=True,
-    help="exact (theory), sampled (run without weights) or auto: exact where described.",
+    help="exact (theory of the network), sampled (the model is run without its weights) or auto.",
 )
-@click.option("--seeds", type=click.IntRange(min=1), default=4, show_default=True, help="Of the sampled way.")
+@click.option("--seeds", type=int, default=4, show_default=True, help="Of the sampled way, and as many fresh ones.")
 @SAMPLES
 @model_changes
 @common
@@ -75,15 +84,31 @@ def prescribe(
     """
     if from_data and kind != "schedule":
         raise ValueError(f"kind={kind!r} must be 'schedule' with --from-data")
-    description = describe_model(model, **changes)
     check_way(way)
-    found, curve, sampled = _solved(description, target, kind, way, seeds, samples, seed)
+    description = describe_model(model, **changes)
+    try:
+        described = None if way == "sampled" else description.describe(seed)
+    except UndescribedError:
+        if way == "exact":
+            raise
+        described = None
+    if described is None:
+        found: Prescription = _sampled(description, target, kind, seeds, seed)
+        curve = [{"value": value, "log_apjn": log_apjn} for value, log_apjn in getattr(found, "tried", ())]
+    else:
+        network, inputs = described
+        if target.startswith("share="):
+            found = least_amplification(network, inputs, _share(target), samples=samples, seed=seed)
+        else:
+            found = solve(network, inputs, target, kind, samples=samples, seed=seed)
+        curve = trade_off(
+            network, inputs, found.kind, [found.value * factor for factor in (0.25, 0.5, 0.71, 1, 1.41, 2, 4)]
+        )
 
     def build(number: int) -> torch.nn.Module:
         torch.manual_seed(number)
         built = description.build()
-        batch = description.inputs(number) if from_data or sampled else None
-        made = _set(found, built, batch, from_data)
+        made = _set(found, built, description.inputs(number if from_data else seed), from_data)
         planned.append(made)
         return built
 
@@ -111,7 +136,7 @@ def prescribe(
             build(seed)
     rows = [{"name": c.name, "what": c.what, "before": c.before, "after": c.after} for c in planned[0]]
     record = {"model": model, **{k: changes[k] for k in ("norm", "init", "depth")}, **found.record(), **measured}
-    record |= {"way": "sampled" if sampled else "exact", "changes": rows, "trade_off": curve}
+    record |= {"changes": rows, "trade_off": curve}
     save_json(record, out)
     emit(record, as_json, _text(found, rows, curve, measured))
 
@@ -123,46 +148,25 @@ def _share(target: str) -> float:
         raise ValueError(f"target={target!r} must be share= and a number between 0 and 1") from None
 
 
-def _solved(
-    description: ModelDescription, target: str, kind: Kind, way: str, seeds: int, samples: int, seed: int
-) -> tuple[Prescription, list[dict[str, float]], bool]:
-    """The prescription, what values around it give, and whether it was sampled."""
-    try:
-        if way == "sampled":
-            raise UndescribedError("way='sampled' does not ask for the exact theory")
-        network, inputs = description.describe(seed)
-    except UndescribedError:
-        if way == "exact":
-            raise
-        if target.startswith("share="):
-            raise InputsError(
-                f"target={target!r} must be a log J or 'preln' for a model that is run without its weights"
-            ) from None
-        reference = dataclasses.replace(description, norm="ln", alpha=None)  # type: ignore[type-var]
-        with bar(12, "prescribe") as advance:
-            found, curve = prescribe_sampled(
-                description.create,
-                description.inputs(seed),
-                target,
-                kind,
-                seeds=seeds,
-                seed=seed,
-                reference=reference.create,
-                init=description.init,
-                points=description.points,
-                progress=lambda number: advance(f"try {number}", 1),
-            )
-        return found, curve, True
-    if target.startswith("share="):
-        solved = least_amplification(network, inputs, _share(target), samples=samples, seed=seed)
+def _sampled(description: ModelDescription, target: str, kind: Kind, seeds: int, seed: int) -> Prescription:
+    """Without weights; the target ``preln`` is the same model with LayerNorm, its tokens as they are."""
+    batch = description.inputs(seed)
+    settings: dict[str, Any] = {"points": description.points, "init": description.init}
+    if target in (PRE_LAYER_NORM, PRE_LAYER_NORM_TOKENS):
+        normed: Any = replace(description, norm="ln", alpha=None)  # type: ignore[type-var]
+        wanted = float(predict_sampled(normed.create, batch, range(seed, seed + seeds), **settings).log_apjn[0])
     else:
-        solved = solve(network, inputs, target, kind, samples=samples, seed=seed)
-    values = [solved.value * factor for factor in (0.25, 0.5, 0.71, 1, 1.41, 2, 4)]
-    return solved, trade_off(network, inputs, solved.kind, values), False
+        try:
+            wanted = float(target)
+        except ValueError:
+            raise ValueError(
+                f"target={target!r} must be a log J, 'preln' or 'preln-tokens' for a model that is run without its weights"
+            ) from None
+    return prescribe_sampled(description.create, batch, wanted, kind, seeds, seed=seed, **settings)
 
 
 def _set(found: Prescription, model: torch.nn.Module, batch: Any, from_data: bool) -> list[Change]:
-    """Set it, by the batch if the data are to, and return what was changed."""
+    """Set it, by the batch where that is asked for, and return what was changed."""
     applied = schedule_from_data(model, batch, found.value) if from_data else apply_prescription(found, model, batch)
     return list(applied.changes)
 
@@ -173,21 +177,17 @@ def _text(
     shown = (
         rows if len(rows) <= 12 else [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, 12).round().astype(int))]
     )
-    quick = "" if isinstance(found, SampledPrescription) else " (quick theory)"
+    error = f" +- {found.log_apjn_se:.3f} on fresh seeds" if isinstance(found, SampledPrescription) else ""
     parts = [
         f"{found.kind}: {found.value:.4f}. {found.why}.",
-        f"log J(0->L) = {found.log_apjn:.3f} (before: {found.log_apjn_before:.3f}), branch share {found.branch_share:.3f}",
+        f"log J(0->L) = {found.log_apjn:.3f}{error} (before: {found.log_apjn_before:.3f}), branch share {found.branch_share:.3f}",
         table([list(row.values()) for row in shown], ["module", "what", "before", "after"])
         + f"\n({len(rows)} changes)",
         table(
             [list(row.values()) for row in curve],
-            [found.kind, f"log J{quick}", "branch share"],
+            [found.kind, "log J (quick theory)" if not error else "log J (tried)", "branch share"],
         ),
     ]
-    if isinstance(found, SampledPrescription):
-        parts[1] += (
-            f"\nwith {found.seeds} seeds that were not solved with: {found.log_apjn_fresh:.3f} ± {found.log_apjn_fresh_se:.3f}"
-        )
     if measured:
         parts.insert(2, "measured: {log_apjn_measured:.3f} ± {log_apjn_measured_se:.3f}".format(**measured))
     return "\n\n".join(parts)

@@ -23,7 +23,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 def _running(function: F) -> F:
     for option in (
         click.option(
-            "--retry", is_flag=True, help="Compute cells that failed, returned nan or ran out of memory again."
+            "--retry",
+            is_flag=True,
+            help="Compute cells again that failed, returned nan, ran out of memory or are damaged.",
         ),
         click.option(
             "--workers",
@@ -74,8 +76,10 @@ def _run(study: Study, store: Path, as_json: bool, options: dict[str, Any]) -> N
                 advance("resumed", counts["done"] if options["retry"] else total - counts["open"])
             report = run_study(study, store, progress=lambda steps, status: advance(status, steps), **options)
     except KeyboardInterrupt:
-        click.echo(f"finished cells are in {store}; criticality sweep resume {store}", err=True)
-        raise
+        click.echo(
+            f"criticality: interrupted; finished cells are in {store}: criticality sweep resume {store}", err=True
+        )
+        raise click.exceptions.Exit(130) from None
     _emit(study, store, report, as_json)
 
 
@@ -90,6 +94,14 @@ def _emit(study: Study, store: Path, report: Report, as_json: bool) -> None:
     emit(record, as_json, table([[key, value] for key, value in record.items()], ["", ""]))
     if report.not_written:
         raise ValueError(f"store {str(store)!r} must have room, but {report.not_written} cells could not be written")
+    if report.damaged:
+        raise ValueError(report.damaged)
+    if not report.counts["done"] and not report.counts["open"]:
+        index, why = next(iter(Store(store).messages().items()))
+        raise ValueError(
+            f"study {study.name!r} must have cells that can be computed, but all {sum(report.counts.values())} failed;"
+            f" the first ({Store(store).cells[index]}): {why}"
+        )
 
 
 @sweep.command()
@@ -100,11 +112,14 @@ def status(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
     found = Store(store)
     messages = found.messages()
     failed = [{"cell": found.cells[i], "status": STATES[found.status()[i]], "why": why} for i, why in messages.items()]
+    damaged = [{"cell": found.cells[i], "status": "damaged", "why": why} for i, why in found.damage().items()]
     record = {"study": found.study.name, **found.counts(), "failed_cells": failed}
+    if damaged:
+        record["damaged_cells"] = damaged
     if found.study.search:
         record["searches_ended"], record["searches"] = progress_of(found.study, found)
-    lines = [[key, value] for key, value in record.items() if key != "failed_cells"]
-    lines += [[entry["status"], f"{entry['cell']}: {entry['why']}"] for entry in failed[:10]]
+    lines = [[key, value] for key, value in record.items() if not key.endswith("_cells")]
+    lines += [[entry["status"], f"{entry['cell']}: {entry['why']}"] for entry in [*failed[:10], *damaged[:10]]]
     emit(record, as_json, table(lines, ["", ""]))
 
 

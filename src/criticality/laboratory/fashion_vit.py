@@ -24,7 +24,7 @@ def fashion_vit_task(data_root: str | os.PathLike[str] | None = None) -> Task:
         ValueError: as ``fashion_mnist``.
     """
     from criticality.measurement import input_kernels
-    from criticality.models.timm_vit import vit_network
+    from criticality.reader import read_network
 
     data = fashion_mnist(data_root)
     surprises = surprise(data.train.labels, 10)
@@ -44,7 +44,7 @@ def fashion_vit_task(data_root: str | os.PathLike[str] | None = None) -> Task:
         constant_loss=lambda images: float(surprises[images[1]].mean()),
         score=score,
         read=lambda model, images: (
-            vit_network(model),
+            read_network(model, images[0][:2]),
             [TokenKernel.of(np.mean(input_kernels(model, images[0][:16]), axis=0))],
         ),
         inputs=lambda images: images[0],

@@ -129,7 +129,7 @@ def accuracy(model: nn.Module, batch: tuple[Tensor, Tensor]) -> float:
 
 def _digits_task() -> Task:
     from criticality.measurement import input_kernels
-    from criticality.models.timm_vit import vit_network
+    from criticality.reader import read_network
 
     return Task(
         build=_vit,
@@ -139,7 +139,7 @@ def _digits_task() -> Task:
         constant_loss=lambda batch: float(_digits_surprise()[batch[1]].mean()),
         score=accuracy,
         read=lambda model, batch: (
-            vit_network(model),
+            read_network(model, batch[0][:2]),
             [TokenKernel.of(np.mean(input_kernels(model, batch[0][:16]), axis=0))],
         ),
         inputs=lambda batch: batch[0],
@@ -204,7 +204,7 @@ def _code_loss(model: nn.Module, batch: Tensor) -> Tensor:
 
 def _code_task() -> Task:
     from criticality.measurement import input_kernels
-    from criticality.models.huggingface import huggingface_network
+    from criticality.reader import read_network
 
     return Task(
         build=_gpt,
@@ -214,7 +214,7 @@ def _code_task() -> Task:
         constant_loss=lambda batch: float(_code_surprise()[batch[:, 1:]].mean()),
         score=lambda model, batch: -float(_code_loss(model, batch)) / np.log(2),
         read=lambda model, batch: (
-            huggingface_network(model),
+            read_network(model, {"input_ids": batch[:2, :-1]}),
             [TokenKernel.of(k) for k in input_kernels(model, {"input_ids": batch[:2, :-1]})],
         ),
         inputs=lambda batch: {"input_ids": batch[:, :-1]},

@@ -12,24 +12,24 @@ from criticality.lazy import lazy_names
 if TYPE_CHECKING:
     from criticality.models.conversion import Conversion, Kept, Replacement, replace_norms, write_weights
     from criticality.models.description import ModelDescription, OwnDescription, describe_model
-    from criticality.models.huggingface import HuggingFaceDescription, huggingface_network
+    from criticality.models.huggingface import HuggingFaceDescription
     from criticality.models.images import photographs
     from criticality.models.initialization import INITS, InitializationRecorder, initialize
     from criticality.models.normalizers import DynamicPointwise
     from criticality.models.residual import ResidualNetwork, gaussian_inputs
     from criticality.models.text import random_tokens, source_bytes
-    from criticality.models.timm_vit import ViTDescription, embedding_kernels, vit_network
+    from criticality.models.timm_vit import ViTDescription
 
 _MODULES = {
     "conversion": ("Conversion", "Kept", "Replacement", "replace_norms", "write_weights"),
     "description": ("ModelDescription", "OwnDescription", "describe_model"),
-    "huggingface": ("HuggingFaceDescription", "huggingface_network"),
+    "huggingface": ("HuggingFaceDescription",),
     "images": ("photographs",),
     "initialization": ("INITS", "InitializationRecorder", "initialize"),
     "normalizers": ("DynamicPointwise",),
     "residual": ("ResidualNetwork", "gaussian_inputs"),
     "text": ("random_tokens", "source_bytes"),
-    "timm_vit": ("ViTDescription", "embedding_kernels", "vit_network"),
+    "timm_vit": ("ViTDescription",),
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
@@ -46,14 +46,11 @@ __all__ = [
     "ResidualNetwork",
     "ViTDescription",
     "describe_model",
-    "embedding_kernels",
     "gaussian_inputs",
-    "huggingface_network",
     "initialize",
     "photographs",
     "random_tokens",
     "replace_norms",
     "source_bytes",
-    "vit_network",
     "write_weights",
 ]

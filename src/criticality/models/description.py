@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
@@ -12,11 +11,11 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from criticality.errors import CriticalityError, InputsError, ModelFailedError, UndescribedError
+from criticality.errors import CriticalityError, InputsError, ModelFailedError
 from criticality.models.conversion import check_norm, replace_norms
-from criticality.models.initialization import SecondMoment, actual_second_moment, initialize, initialize_branches
-from criticality.models.reading import reading
+from criticality.models.initialization import initialize, initialize_branches
 from criticality.python_file import load_file
+from criticality.reader import read_network
 from criticality.theory import Network, TokenKernel
 from criticality.weightless.building import build_without_weights
 
@@ -47,7 +46,7 @@ class ModelDescription(Protocol):
         """Names of the points of the residual stream; ``None`` where they are found by themselves."""
         ...
 
-    def network(self, model: nn.Module, second_moment: SecondMoment = actual_second_moment) -> Network:
+    def network(self, model: nn.Module) -> Network:
         """Read a model that ``build`` made."""
         ...
 
@@ -118,14 +117,8 @@ class OwnDescription:
             raise InputsError(f"model 'module:{self.name}' must come with a function inputs(model) in the same file")
         return make(model)
 
-    def network(self, model: nn.Module, second_moment: SecondMoment = actual_second_moment) -> Network:
-        module = "huggingface" if hasattr(getattr(model, "config", None), "model_type") else "timm_vit"
-        if module == "timm_vit" and "timm" not in sys.modules:
-            raise UndescribedError(f"model must be a timm VisionTransformer or Eva, but is a {type(model).__name__}")
-        read = {"huggingface": "huggingface_network", "timm_vit": "vit_network"}[module]
-        with reading(f"model 'module:{self.name}'"):
-            network: Network = getattr(_adapter(module), read)(model, second_moment)
-        return network
+    def network(self, model: nn.Module) -> Network:
+        return read_network(model, self._inputs_of(model))
 
     def points(self, model: nn.Module) -> Sequence[str] | None:
         """The names that the file gives, if any."""

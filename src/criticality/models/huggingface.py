@@ -1,43 +1,24 @@
-"""Hugging Face transformers: built from a config with random weights, and read as a ``Network``."""
+"""Hugging Face transformers: built from a config with random weights."""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from criticality.errors import InputsError, ModelFailedError, UndescribedError
+from criticality.errors import InputsError, ModelFailedError
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.example_inputs import transformers_inputs
-from criticality.models.images import patch_kernels
-from criticality.models.initialization import (
-    InitializationRecorder,
-    SecondMoment,
-    actual_second_moment,
-    initialize,
-    initialize_branches,
-)
-from criticality.models.reading import (
-    make_attention,
-    make_gated_mlp,
-    read_activation,
-    read_fused,
-    read_head_norm,
-    read_linear,
-    read_mlp,
-    read_norm,
-    reading,
-)
+from criticality.models.initialization import initialize, initialize_branches
+from criticality.models.reading import described
 from criticality.models.text import random_tokens, source_bytes
-from criticality.theory import Network, Rotary, Sublayer, TokenKernel
+from criticality.reader import read_network
+from criticality.theory import Network, TokenKernel
 from criticality.theory.network import check_whole
 
 BYTES = 256
@@ -130,10 +111,8 @@ class HuggingFaceDescription:
         Raises:
             ValueError: as ``create``; with ``fan-in`` a model whose residual stream is not found.
         """
-        model: Any = self.create(device)
-        if model.config.model_type in FAMILIES:
-            initialize(FAMILIES[model.config.model_type].blocks(model), self.init)
-        elif self.init == "fan-in":
+        model = self.create(device)
+        if self.init == "fan-in":
             initialize_branches(model, self.init, self.inputs())
         return model
 
@@ -151,29 +130,17 @@ class HuggingFaceDescription:
     def points(self, model: nn.Module) -> None:
         """Found by themselves."""
 
-    def network(self, model: nn.Module, second_moment: SecondMoment = actual_second_moment) -> Network:
+    def network(self, model: nn.Module) -> Network:
         """Read a model that ``build`` made."""
-        with reading(f"model 'hf:{self.name}'"):
-            return huggingface_network(model, second_moment)
+        return read_network(model, self.inputs())
 
     def describe(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
         """The network and the expected kernels at its start; allocates no weight.
 
         Raises:
-            ValueError: when the model has a part that the theory does not describe.
+            UndescribedError: when the model has a part that the theory does not describe.
         """
-        kind = self.config().model_type
-        if kind not in FAMILIES:
-            raise UndescribedError(
-                f"model 'hf:{self.name}' must be of a family that the exact theory reads ({', '.join(sorted(FAMILIES))}), but is"
-                f" {kind!r}"
-            )
-        recorder = InitializationRecorder()
-        with recorder:
-            model = self.build(device="meta")
-        with reading(f"model 'hf:{self.name}'"):
-            kernels = FAMILIES[kind].start(model, self.inputs(seed), recorder.second_moment)
-        return self.network(model, recorder.second_moment), kernels
+        return described(self.create, self.init, self.inputs(seed))
 
 
 def _load_config(name: str) -> Any:
@@ -237,7 +204,11 @@ def _shrink_vocabulary(config: Any) -> None:
 
 
 def _resize(config: Any, width: int, heads: int | None) -> None:
-    old_width, old_heads = _size(config, "hidden_size"), _size(config, "num_attention_heads")
+    old_width = _size(config, "hidden_size")
+    if heads is None and not hasattr(config, "num_attention_heads"):
+        _widen(config, old_width, width)
+        return
+    old_heads = _size(config, "num_attention_heads")
     head_dim = getattr(config, "head_dim", None) or old_width // old_heads
     heads = heads or max(1, width * old_heads // old_width)
     if width % heads:
@@ -257,165 +228,9 @@ def _resize(config: Any, width: int, heads: int | None) -> None:
         config.head_dim = head_dim if width == heads * head_dim or head_dim * old_heads != old_width else width // heads
 
 
-def huggingface_network(model: nn.Module, second_moment: SecondMoment = actual_second_moment) -> Network:
-    """Read a Hugging Face model, or its body if it has a head, as sub-layers with the variances of their own weights.
-
-    Raises:
-        ValueError: another family, or a part that the theory does not describe.
-    """
-    kind = getattr(getattr(model, "config", None), "model_type", None)
-    if kind not in FAMILIES:
-        raise UndescribedError(
-            f"model must be of a family that the exact theory reads ({', '.join(sorted(FAMILIES))}), but is {kind!r}"
-        )
-    family = FAMILIES[str(kind)]
-    body = getattr(model, "base_model", model)
-    sublayers = [sublayer for block in family.blocks(body) for sublayer in family.read(body, block, second_moment)]
-    return Network(tuple(sublayers), sublayers_per_block=2, name=type(model).__name__)
-
-
-@dataclass(frozen=True)
-class Family:
-    """How one family of models is read: its blocks, one block as two sub-layers, and the kernels at its start."""
-
-    blocks: Callable[[Any], list[nn.Module]]
-    read: Callable[[Any, Any, SecondMoment], tuple[Sublayer, Sublayer]]
-    start: Callable[[Any, dict[str, Tensor], SecondMoment], list[TokenKernel]]
-
-
-def _gpt2_block(model: Any, block: Any, second: SecondMoment) -> tuple[Sublayer, Sublayer]:
-    config, attention, mlp = model.config, block.attn, block.mlp
-    query, key, value = read_fused(
-        attention.c_attn.weight, attention.c_attn.bias, 3, config.hidden_size, second, axis=1
-    )
-    scale = 1.0 if config.scale_attn_weights else math.sqrt(attention.head_dim)
-    if config.scale_attn_by_inverse_layer_idx:
-        scale /= attention.layer_idx + 1
-    branch = make_attention(
-        query,
-        key,
-        value,
-        read_linear(attention.c_proj, second),
-        heads=attention.num_heads,
-        head_dim=attention.head_dim,
-        causal=True,
-        score_scale=scale,
-    )
-    feed_forward = read_mlp(mlp.c_fc, mlp.c_proj, read_activation(mlp.act), second)
-    return Sublayer(branch, read_norm(block.ln_1, second)), Sublayer(feed_forward, read_norm(block.ln_2, second))
-
-
-def _llama_block(model: Any, block: Any, second: SecondMoment) -> tuple[Sublayer, Sublayer]:
-    attention, mlp = block.self_attn, block.mlp
-    query, key, value, output = (read_linear(getattr(attention, f"{part}_proj"), second) for part in "qkvo")
-    branch = make_attention(
-        query,
-        key,
-        value,
-        output,
-        heads=attention.q_proj.out_features // attention.head_dim,
-        key_value_heads=attention.k_proj.out_features // attention.head_dim,
-        head_dim=attention.head_dim,
-        causal=True,
-        window=getattr(attention, "sliding_window", None),
-        rotary=_rotary(model),
-        query_norm=read_head_norm(getattr(attention, "q_norm", None), second),
-        key_norm=read_head_norm(getattr(attention, "k_norm", None), second),
-        score_scale=float(attention.scaling) * math.sqrt(attention.head_dim),
-    )
-    gate, up, down = (read_linear(getattr(mlp, f"{part}_proj"), second) for part in ("gate", "up", "down"))
-    ratio = mlp.gate_proj.out_features / mlp.gate_proj.in_features
-    gated = make_gated_mlp(read_activation(mlp.act_fn), gate, up, down, ratio)
-    return (
-        Sublayer(branch, read_norm(block.input_layernorm, second)),
-        Sublayer(gated, read_norm(block.post_attention_layernorm, second)),
-    )
-
-
-def _bert_block(model: Any, block: Any, second: SecondMoment) -> tuple[Sublayer, Sublayer]:
-    inner = block.attention.self
-    projections = (inner.query, inner.key, inner.value, block.attention.output.dense)
-    query, key, value, output = (read_linear(projection, second) for projection in projections)
-    attention = make_attention(
-        query, key, value, output, heads=inner.num_attention_heads, head_dim=inner.attention_head_size
-    )
-    activation = read_activation(block.intermediate.intermediate_act_fn)
-    mlp = read_mlp(block.intermediate.dense, block.output.dense, activation, second)
-    return (
-        Sublayer(attention, read_norm(block.attention.output.LayerNorm, second), placement="post"),
-        Sublayer(mlp, read_norm(block.output.LayerNorm, second), placement="post"),
-    )
-
-
-def _vit_block(model: Any, block: Any, second: SecondMoment) -> tuple[Sublayer, Sublayer]:
-    config, inner = model.config, block.attention
-    query, key, value, output = (read_linear(getattr(inner, f"{part}_proj"), second) for part in "qkvo")
-    head_dim = config.hidden_size // config.num_attention_heads
-    attention = make_attention(query, key, value, output, heads=config.num_attention_heads, head_dim=head_dim)
-    mlp = read_mlp(block.mlp.fc1, block.mlp.fc2, read_activation(block.mlp.activation_fn), second)
-    return (
-        Sublayer(attention, read_norm(block.layernorm_before, second)),
-        Sublayer(mlp, read_norm(block.layernorm_after, second)),
-    )
-
-
-def _rotary(model: Any) -> Rotary:
-    """Frequencies as the model's own module computes them, with any scaling of long contexts."""
-    embedding = model.rotary_emb
-    if embedding.inv_freq.is_meta:
-        embedding = type(embedding)(config=model.config)
-    if abs(float(embedding.attention_scaling) - 1.0) > 1e-12:
-        raise ValueError("attention_scaling of rotary embeddings must be 1: the theory does not describe others yet")
-    return Rotary(tuple(embedding.inv_freq.double().tolist()))
-
-
-def _equal_tokens(ids: Tensor) -> np.ndarray:
-    numbers = ids.numpy()
-    return (numbers[:, :, None] == numbers[:, None, :]).astype(float)
-
-
-def _embedding_start(*tables: str) -> Callable[[Any, dict[str, Tensor], SecondMoment], list[TokenKernel]]:
-    """Kernels of summed embeddings: token tables tell tokens apart by number, position tables by place, type tables
-    not at all."""
-
-    def start(model: Any, inputs: dict[str, Tensor], second: SecondMoment) -> list[TokenKernel]:
-        same = _equal_tokens(inputs["input_ids"])
-        kernel = np.zeros_like(same)
-        for table in tables:
-            moment = second(model.get_submodule(table).weight)
-            place = np.eye(same.shape[1]) if "position" in table or table == "wpe" else 1.0
-            kernel = kernel + moment * (place if "type" in table or "position" in table or table == "wpe" else same)
-        norm = getattr(getattr(model, "embeddings", None), "LayerNorm", None)
-        kernels = [TokenKernel.of(matrix) for matrix in kernel]
-        return kernels if norm is None else [read_norm(norm, second).forward(matrix) for matrix in kernels]
-
-    return start
-
-
-def _vit_start(model: Any, inputs: dict[str, Tensor], second: SecondMoment) -> list[TokenKernel]:
-    embeddings = model.embeddings
-    projection = embeddings.patch_embeddings.projection
-    gram = patch_kernels(inputs["pixel_values"].numpy(), projection, second)
-    kernels = np.zeros((len(gram), gram.shape[1] + 1, gram.shape[1] + 1))
-    kernels[:, 1:, 1:] = gram
-    kernels[:, 0, 0] = second(embeddings.cls_token)
-    kernels += second(embeddings.position_embeddings) * np.eye(kernels.shape[1])
-    return [TokenKernel.of(kernel) for kernel in kernels]
-
-
-_LLAMA = Family(lambda model: list(model.layers), _llama_block, _embedding_start("embed_tokens"))
-FAMILIES: dict[str, Family] = {
-    "gpt2": Family(lambda model: list(model.h), _gpt2_block, _embedding_start("wte", "wpe")),
-    "llama": _LLAMA,
-    "mistral": _LLAMA,
-    "qwen2": _LLAMA,
-    "qwen3": _LLAMA,
-    "bert": Family(
-        lambda model: list(model.encoder.layer),
-        _bert_block,
-        _embedding_start(
-            "embeddings.word_embeddings", "embeddings.position_embeddings", "embeddings.token_type_embeddings"
-        ),
-    ),
-    "vit": Family(lambda model: list(model.layers), _vit_block, _vit_start),
-}
+def _widen(config: Any, old_width: int, width: int) -> None:
+    """Width of a config without attention, with all that its class derives from a width and nobody set otherwise."""
+    before, after = (vars(type(config)(hidden_size=size)) for size in (old_width, width))
+    for name, derived in after.items():
+        if before[name] != derived and getattr(config, name) == before[name]:
+            setattr(config, name, derived)

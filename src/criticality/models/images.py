@@ -1,15 +1,12 @@
-"""Real pictures that ship with packages, and the kernels of their patches."""
+"""Real pictures that ship with packages."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
-
-from criticality.models.initialization import SecondMoment
 
 # Channel means and deviations of ImageNet, the normalization of timm's vision transformers.
 _MEAN = np.array([0.485, 0.456, 0.406])
@@ -40,17 +37,3 @@ def photographs(size: int | Sequence[int] = 224) -> Float[np.ndarray, "2 3 heigh
         images.append(((pixels - _MEAN) / _DEVIATION).transpose(2, 0, 1))
     top, left = (size - height) // 2, (size - width) // 2
     return np.array(images, dtype=np.float32)[..., top : top + height, left : left + width]
-
-
-def patch_kernels(
-    images: np.ndarray, projection: Any, second_moment: SecondMoment
-) -> Float[np.ndarray, "images patches patches"]:
-    """``Var(W) x_a . x_b + Var(b)`` for the patches ``x_a`` of images, ``projection`` one convolution without overlap."""
-    height, width = projection.kernel_size
-    count, channels = images.shape[:2]
-    rows, columns = images.shape[2] // height, images.shape[3] // width
-    patches = images.reshape(count, channels, rows, height, columns, width).transpose(0, 2, 4, 1, 3, 5)
-    patches = patches.reshape(count, rows * columns, -1).astype(float)
-    bias = 0.0 if projection.bias is None else second_moment(projection.bias)
-    kernels: np.ndarray = second_moment(projection.weight) * patches @ patches.transpose(0, 2, 1) + bias
-    return kernels

@@ -1,4 +1,4 @@
-"""Torch modules of pointwise normalizers: Dynamic Tanh, Dynamic erf, and any built-in function in their place.
+"""Torch modules of pointwise normalizers: Dynamic Tanh, Dynamic erf, and any pointwise function in their place.
 
 Parameters carry the names of the published code: ``alpha``, ``weight`` (gamma), ``bias`` (beta) and, for Derf,
 ``shift`` (arXiv:2503.10622, arXiv:2512.10938).
@@ -7,36 +7,14 @@ Parameters carry the names of the published code: ``alpha``, ``weight`` (gamma),
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from criticality.models.functions import is_own, torch_function
 from criticality.models.fused import FUSED, dynamic
 from criticality.pointwise import get_function
-
-_TORCH_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "erf": torch.erf,
-    "arctan": torch.atan,
-    "isru": lambda x: x * torch.rsqrt(1 + x * x),
-    "gelu": functional.gelu,
-    "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
-    "silu": functional.silu,
-    "relu": functional.relu,
-    "identity": lambda x: x,
-}
-
-
-def torch_function(name: str) -> Callable[[Tensor], Tensor]:
-    """A built-in function on torch tensors.
-
-    Raises:
-        ValueError: for an unknown name.
-    """
-    return _TORCH_FUNCTIONS[get_function(name).name]
 
 
 class DynamicPointwise(nn.Module):
@@ -44,7 +22,7 @@ class DynamicPointwise(nn.Module):
 
     Args:
         width: channels.
-        function: name or alias of a built-in function: ``dyt`` (tanh) has no shift, ``derf`` (erf) has one, as
+        function: name of any function of ``get_function``: ``dyt`` (tanh) has no shift, ``derf`` (erf) has one, as
             published; the others have none.
         alpha: its initial value.
         affine: whether there are ``weight`` and ``bias``.
@@ -71,7 +49,8 @@ class DynamicPointwise(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.function = get_function(function).name
+        self.function = str(function) if is_own(function) else get_function(function).name
+        torch_function(self.function)  # refuses what there is not
         if not (math.isfinite(alpha) and alpha > 0):
             raise ValueError(f"alpha={alpha!r} must be a finite number above 0")
         if int(width) < 1:
@@ -100,7 +79,7 @@ class DynamicPointwise(nn.Module):
         if fused and self.weight is not None and self.bias is not None:
             return dynamic(self.function, x, self.alpha, self.shift, self.weight, self.bias)
         u = self.alpha * x
-        y = _TORCH_FUNCTIONS[self.function](u if self.shift is None else u + self.shift)
+        y = torch_function(self.function)(u if self.shift is None else u + self.shift)
         if self.weight is None or self.bias is None:
             return y
         trailing = (1,) * (x.ndim - 2) if self.channels_first else ()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from criticality.models.probing import Probe
 from criticality.models.roles import Gain, agree, biases_of
-from criticality.pointwise.library import FUNCTIONS
+from criticality.pointwise import FUNCTIONS, ZOO
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _function(
     values, step = probe(grid, plain).double().numpy(), torch.full_like(grid, 1e-2)
     rise = float((probe(step, plain) - probe(-step, plain)).double().mean() / 2e-2)
     at = grid.double().numpy()
-    for name, function in FUNCTIONS.items():
+    for name, function in {**FUNCTIONS, **ZOO}.items():
         flat = float(function.derivative(np.zeros(1))[0])
         alpha = 1.0 if alphas or flat == 0.0 else rise / flat
         if alpha > 0 and np.allclose(values, function.value(alpha * at), rtol=1e-3, atol=1e-4):

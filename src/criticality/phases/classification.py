@@ -15,7 +15,7 @@ from criticality.theory.kernels import Kernel
 from criticality.theory.network import Network
 from criticality.theory.norms import LayerNorm, NoNorm, Norm, PointwiseNorm
 
-Class = Literal["exponential", "stretched", "power", "decaying", "divergent", "undetermined"]
+Class = Literal["exponential", "stretched", "power", "decaying", "divergent"]
 
 DEPTHS = (12, 48, 192, 1000)
 """Depths at which ``log J`` is given."""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from criticality.pointwise.closed_forms import KernelFormula
-from criticality.pointwise.quadrature import ArrayFunction
+from criticality.pointwise.kinks import RoughError, find_kinks, singular_or_not
+from criticality.pointwise.quadrature import ArrayFunction, Singular
 
 _PROBES = np.array([-3.0, -0.4, 0.0, 1e-3, 0.7, 25.0])
 
@@ -40,7 +41,7 @@ def pointwise_function(
     derivative: Callable[[np.ndarray], np.ndarray] | None = None,
     *,
     name: str | None = None,
-    kinks: tuple[float, ...] = (),
+    kinks: tuple[float, ...] | None = None,
 ) -> PointwiseFunction:
     """Declare a function of one's own.
 
@@ -49,10 +50,12 @@ def pointwise_function(
             ``kinks``, are resolved by the quadrature.
         derivative: likewise; taken by differences when not given.
         name: defaults to the callable's own name.
-        kinks: places where the function or its derivative jumps.
+        kinks: places where the function or one of its derivatives jumps; found by a scan (``kinks.find_kinks``, between -32 and 32,
+            to a relative 1e-10) when not given.
 
     Raises:
-        ValueError: when the callable does not map arrays to finite arrays of the same shape.
+        ValueError: when the callable does not map arrays to finite arrays of the same shape, raises, jumps itself, or has more
+            places that are not smooth than the scan can tell apart; the message carries the callable's own.
 
     >>> import numpy as np
     >>> softsign = pointwise_function(lambda x: x / (1 + np.abs(x)), name="softsign", kinks=(0.0,))
@@ -60,21 +63,44 @@ def pointwise_function(
     'softsign'
     """
     label = name or str(getattr(value, "__name__", "function"))
-    if not all(np.isfinite(kink) for kink in kinks):
+    if kinks is not None and not all(isinstance(kink, (int, float)) and np.isfinite(kink) for kink in kinks):
         raise ValueError(f"kinks={kinks!r} of function {label!r} must be finite numbers")
+    if not callable(value):
+        raise ValueError(f"value={value!r} of function {label!r} must be a function of a float64 array")
     checked = _checked(value, label, "value")
-    slope = _checked(derivative, label, "derivative") if derivative is not None else differences(checked, kinks)
-    for probe in (checked, slope):
-        probe(_PROBES)
-    return PointwiseFunction(label, checked, slope, tuple(float(k) for k in kinks))
+    checked(_PROBES)
+    places = _found(checked, label) if kinks is None else tuple(singular_or_not(checked, float(kink)) for kink in kinks)
+    slope = _checked(derivative, label, "derivative") if derivative is not None else differences(checked, places)
+    slope(_PROBES)
+    return PointwiseFunction(label, checked, slope, places)
+
+
+def _found(value: ArrayFunction, label: str) -> tuple[float, ...]:
+    """Kinks of a function of one's own."""
+    try:
+        places = find_kinks(value)
+    except RoughError:
+        raise ValueError(
+            f"function {label!r} must be smooth but for a few kinks, but is rough at more places than can be told apart;"
+            " declare kinks=... where they are (on the command line FILE.py:NAME@kinks=0,1)"
+        ) from None
+    for kink in places:
+        near, nearer = (float(np.diff(value(kink + np.array([-d, d])))[0]) for d in (1e-8, 1e-11))
+        if abs(nearer) > 0.5 * abs(near) and abs(nearer) > 1e-6:
+            raise ValueError(
+                f"function {label!r} must be continuous, but jumps by {nearer:.3g} at x = {kink:g}, where it has no gradient"
+            )
+    return tuple(singular_or_not(value, kink) for kink in places)
 
 
 def _checked(call: Callable[[np.ndarray], np.ndarray], label: str, part: str) -> ArrayFunction:
     def evaluate(x: np.ndarray) -> np.ndarray:
         try:
             y = np.asarray(call(x), dtype=float)
-        except (TypeError, AttributeError, IndexError) as error:
-            raise ValueError(f"{part} of function {label!r} must take a float64 array, but raised: {error}") from error
+        except Exception as error:
+            raise ValueError(
+                f"{part} of function {label!r} must take a float64 array, but raised {type(error).__name__}: {error}"
+            ) from error
         if y.shape != x.shape:
             raise ValueError(
                 f"{part} of function {label!r} must keep the shape {x.shape} of its argument, got {y.shape}"
@@ -89,10 +115,13 @@ def _checked(call: Callable[[np.ndarray], np.ndarray], label: str, part: str) ->
 
 def differences(value: ArrayFunction, kinks: tuple[float, ...] = ()) -> ArrayFunction:
     """``phi'`` by differences of order eight with a step of 0.02 sqrt(1 + x^2): central, and one-sided where the
-    stencil would reach over a kink (the derivative from the right at a kink)."""
+    stencil would reach over a kink (the derivative from the right at a kink); shorter steps next to a ``Singular`` one."""
 
     def derivative(x: np.ndarray) -> np.ndarray:
         step = 0.02 * np.sqrt(1 + x * x)
+        for kink in kinks:
+            if isinstance(kink, Singular):
+                step = np.minimum(step, np.maximum(np.abs(x - kink) / 32, 1e-6 * abs(kink) + 1e-150))
         slope = _stencil(value, x, step, np.arange(-4, 5))
         for kink in kinks:
             for near, sign in (((x >= kink) & (x - 4 * step < kink), 1), ((x < kink) & (x + 4 * step > kink), -1)):

@@ -71,20 +71,3 @@ _ENTRIES = (
 )
 FUNCTIONS = {entry.name: replace(entry, verified=True) for entry in _ENTRIES}
 ALIASES = {"dyt": "tanh", "derf": "erf", "swish": "silu", "linear": "identity"}
-
-
-def get_function(name: str) -> PointwiseFunction:
-    """The built-in function of that name, or of an alias (``dyt`` is tanh, ``derf`` erf, ``swish`` silu).
-
-    Raises:
-        ValueError: for an unknown name.
-
-    >>> get_function("dyt").name
-    'tanh'
-    """
-    key = str(name).lower()
-    key = ALIASES.get(key, key)
-    if key not in FUNCTIONS:
-        allowed = ", ".join(sorted([*FUNCTIONS, *ALIASES]))
-        raise ValueError(f"function {name!r} is unknown; allowed are {allowed}")
-    return FUNCTIONS[key]

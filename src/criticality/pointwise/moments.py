@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from criticality.pointwise.function import PointwiseFunction
 from criticality.pointwise.hermite import ORDERS, grid_resolves, hermite_coefficients, hermite_series
-from criticality.pointwise.library import get_function
+from criticality.pointwise.named import get_function
 from criticality.pointwise.quadrature import ArrayFunction, gaussian_average, gaussian_pair_average, unresolved
 
 EXACT = 1e-12
@@ -134,7 +134,7 @@ class Pointwise:
         function = self.phi.derivative if derivative else self.phi.value
         kinks = self.phi.kinks
         if np.all((rho == 1.0) & (s_a == s_b)):
-            return self._one_point(lambda u: function(u) ** 2, s_a)
+            return self._one_point(lambda u: function(u) ** 2, s_a, function)
         distinct, index = np.unique(np.concatenate([s_a, s_b]), return_inverse=True)
         self._check_resolved(function, distinct)
         left, right = index[: len(s_a)], index[len(s_a) :]
@@ -168,14 +168,17 @@ class Pointwise:
             return
         bad = unresolved(function, np.sqrt(s[s > 0]), self.shift, self.phi.kinks)
         if len(bad):
+            kinks = ", ".join(f"{kink:g}" for kink in self.phi.kinks) or "none"
             raise ValueError(
-                f"function {self.phi.name!r} must be smooth at scale one away from its declared kinks, but the"
-                f" quadrature does not resolve it at alpha^2 q = {bad[0] ** 2:g}"
+                f"function {self.phi.name!r} must be smooth at scale one away from its kinks ({kinks}), with finite second moments"
+                f" of value and slope, but the quadrature does not resolve it at alpha^2 q = {bad[0] ** 2:g}; kinks that the"
+                " scan did not find are declared as kinks=(0.0, 1.0), on the command line FILE.py:NAME@kinks=0,1"
             )
 
-    def _one_point(self, function: ArrayFunction, s: np.ndarray) -> np.ndarray:
+    def _one_point(self, function: ArrayFunction, s: np.ndarray, root: ArrayFunction | None = None) -> np.ndarray:
+        """``E function``; ``root`` is what it is the square of, if it is one."""
         flat = np.atleast_1d(s).ravel()
-        self._check_resolved(function, flat)
+        self._check_resolved(root or function, flat)
         value = np.empty_like(flat)
         zero = flat == 0.0
         value[zero] = function(np.array([self.shift]))[0]

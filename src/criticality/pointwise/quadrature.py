@@ -19,6 +19,13 @@ from jaxtyping import Float
 
 ArrayFunction = Callable[[np.ndarray], np.ndarray]
 
+
+class Singular(float):
+    """A kink about which the function is like a broken power of the distance: panels shrink towards it."""
+
+
+_FINE = 4.0 ** np.arange(-30, 0)
+
 _GAUSSIAN_EDGES = np.array([0.0, 0.75, 1.5, 2.5, 3.5, 4.5, 6.0, 7.5, 9.0, 10.5, 12.0])
 _RANGE = float(_GAUSSIAN_EDGES[-1])
 _PANEL_ORDER = 16
@@ -57,7 +64,10 @@ def gaussian_panels(
     dyadic = 2.0 ** np.arange(-1, max(0, int(np.ceil(np.log2(max(reach, 1e-300))))) + 1)
     parts = [mean + sigma * _GAUSSIAN_EDGES, mean - sigma * _GAUSSIAN_EDGES[1:]]
     for centre in centres:
-        around = np.concatenate([[0.0], dyadic, -dyadic]) + centre if reach > 0.5 else np.array([centre])
+        steps = dyadic if reach > 0.5 else np.zeros(0)
+        if isinstance(centre, Singular):
+            steps = np.concatenate([_FINE, steps])
+        around = np.concatenate([[0.0], steps, -steps]) + centre
         parts.append(np.broadcast_to(around, (len(mean), len(around))))
     if edges is not None:
         parts.append(edges)

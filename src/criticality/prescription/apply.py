@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,7 +89,7 @@ def block_norms(model: nn.Module, inputs: Any = None) -> list[tuple[str, nn.Modu
     Raises:
         ValueError: a stream without pointwise norms; as ``measure``.
     """
-    return [(site.name, site.module) for site in _sites(Handles(model, inputs)) if not site.final]
+    return [(site.name, site.module) for site in alpha_sites(Handles(model, inputs)) if not site.final]
 
 
 def final_norms(model: nn.Module, inputs: Any = None) -> list[tuple[str, nn.Module]]:
@@ -153,10 +154,10 @@ def schedule_from_data(model: nn.Module, inputs: Any, c: float, *, device: torch
     if not (math.isfinite(c) and c > 0):
         raise ValueError(f"c={c!r} must be a finite number above 0")
     handles = Handles(model, inputs)
-    sites = _sites(handles)
+    sites = alpha_sites(handles)
     before = {site.parameter: parameter_of(handles.model, site.parameter).detach().clone() for site in sites}
     with put_back_on_failure(parameter_of(handles.model, name) for name in before) as saved:
-        found = _alphas_on_the_way(handles, sites, c, device)
+        found = alphas_from_data(handles, sites, c, device)
         changes = [
             Change(site.name, "alpha", float(before[site.parameter].double().mean()), found[site.name],
                    ((site.parameter, torch.full_like(before[site.parameter], found[site.name])),))
@@ -166,10 +167,18 @@ def schedule_from_data(model: nn.Module, inputs: Any, c: float, *, device: torch
     return Applied(tuple(changes), tuple(_other_norms(handles)), saved)
 
 
-def _alphas_on_the_way(
-    handles: Handles, sites: Sequence[AlphaSite], c: float, device: torch.device | str | None
+def alphas_from_data(
+    handles: Handles,
+    sites: Sequence[AlphaSite],
+    c: float,
+    device: torch.device | str | None = None,
+    under: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> dict[str, float]:
-    """Set each alpha as soon as its input is there; what was set, by the name of the norm."""
+    """Set each alpha to ``c / sqrt(q)`` as soon as its input is there; what was set, by the name of the norm.
+
+    Raises:
+        CriticalityError: a norm that is not reached once, or whose input is 0 or not finite.
+    """
     found: dict[str, float] = {}
 
     def at(site: AlphaSite) -> Callable[..., None]:
@@ -197,6 +206,7 @@ def _alphas_on_the_way(
             untouched(handles.model),
             torch.no_grad(),
             eager(),
+            under(),
         ):
             call(handles.model, arguments(ready))
     finally:
@@ -213,7 +223,7 @@ def _planned(prescription: Prescription, handles: Handles) -> tuple[list[Change]
     changes: list[Change] = []
     left: list[Untouched] = []
     if prescription.alphas:
-        sites = _sites(handles)
+        sites = alpha_sites(handles)
         inner, final = ([site for site in sites if site.final is last] for last in (False, True))
         if len(inner) != len(prescription.alphas):
             raise CriticalityError(
@@ -271,7 +281,12 @@ def _unscaled(branch: BranchHandle, rules: dict[str, Scaled]) -> str:
     return f"twice {tried[0]!r} is not twice the branch, nor is twice 1 more than it" if tried else ""
 
 
-def _sites(handles: Handles) -> tuple[AlphaSite, ...]:
+def alpha_sites(handles: Handles) -> tuple[AlphaSite, ...]:
+    """Pointwise norms of the streams, final ones last.
+
+    Raises:
+        CriticalityError: there is none.
+    """
     if not any(not site.final for site in handles.alphas):
         raise CriticalityError(
             f"model {type(handles.model).__name__} must have pointwise norms in its blocks, and has none: see replace_norms"

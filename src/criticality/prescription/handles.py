@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -63,13 +64,16 @@ class Handles:
     Args:
         model: any that ``measure`` takes.
         inputs: as for ``measure``; by default those that the model says itself that it takes.
+        under: makes the context that it is run in, such as a mode that takes its weights' place.
 
     Raises:
         InputsError: no inputs, for a model that does not say what it takes.
         ValueError: as ``measure``.
     """
 
-    def __init__(self, model: nn.Module, inputs: Any = None):
+    def __init__(
+        self, model: nn.Module, inputs: Any = None, under: Callable[[], AbstractContextManager[Any]] | None = None
+    ):
         self.model = original(model)
         held = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
         self.frozen = (
@@ -78,7 +82,7 @@ class Handles:
         given = inputs_of(self.model) if inputs is None else inputs
         with placed(self.model, given, None, None) as ready, untouched(self.model):
             self.inputs = ready
-            self.found: Trace = trace(self.model, ready)
+            self.found: Trace = trace(self.model, ready, under=under() if under else None)
         self.readers = [Reader(self.found.layout, chain.flow) for chain in self.found.chains]
 
     @cached_property

@@ -112,7 +112,8 @@ def prescribe(
         changed = changed_network(network, cheap.inputs, kind, math.exp(log_value))
         return float(cheap.profile(changed).log_apjn[0]) - wanted
 
-    start = root(cheap_at, kind, wanted)
+    low, high = math.log(_LOWEST), math.log(_HIGHEST)
+    start = root_between(cheap_at, low, high, kind, wanted)
     slope = (cheap_at(start + 0.02) - cheap_at(start - 0.02)) / 0.04
     log_value = start
     for _ in range(8):
@@ -126,7 +127,7 @@ def prescribe(
         raise ValueError(f"target={target!r} must be reached by kind={kind!r}, but the search ends {miss:+.3f} from it")
     value = math.exp(log_value)
     before = float(exact(network).log_apjn[0])
-    return _prescription(network, changed, profile, kind, value, before, wanted, why(kind, value, target, wanted))
+    return _prescription(network, changed, profile, kind, value, before, wanted, _why(kind, value, target, wanted))
 
 
 def _listed(inputs: Kernel | Sequence[Kernel]) -> list[Kernel]:
@@ -231,13 +232,10 @@ def _cheap_theory(network: Network, kernels: Sequence[Kernel]) -> _Theory:
     return _Theory([symmetric], 2)
 
 
-def root(function: Callable[[float], float], kind: str, wanted: float, *, tolerance: float = 1e-4) -> float:
-    """Logarithm of a value, by Brent's method, from an interval that grows from one upwards and downwards until it holds it.
-
-    Raises:
-        ValueError: no root between values of 0.001 and 100.
-    """
-    low, high = math.log(_LOWEST), math.log(_HIGHEST)
+def root_between(
+    function: Callable[[float], float], low: float, high: float, kind: str, wanted: float, tolerance: float = 1e-4
+) -> float:
+    """By Brent's method, from an interval that grows from one upwards and downwards until it holds the root."""
     left = right = 0.0
     at_left = at_right = function(0.0)
     while at_left > 0 and left > low:
@@ -280,8 +278,7 @@ def alphas_of(network: Network) -> tuple[float, ...]:
     return tuple(part.norm.pointwise.alpha for part in network.sublayers if isinstance(part.norm, PointwiseNorm))
 
 
-def why(kind: Kind, value: float, target: float | str, wanted: float) -> str:
-    """A prescription in a sentence."""
+def _why(kind: Kind, value: float, target: float | str, wanted: float) -> str:
     aim = f"log J(0->L) = {wanted:.2f}" + (
         ", that of the same network with LayerNorm" if target in (PRE_LAYER_NORM, PRE_LAYER_NORM_TOKENS) else ""
     )
@@ -337,7 +334,7 @@ def least_amplification(
             q = cheap.profile(scaled(log_alpha, log_scale)).q.values
             return float(1 - q[0] / q[-1]) - branch_share
 
-        return root(excess, "branch-scale", branch_share)
+        return root_between(excess, math.log(_LOWEST), math.log(_HIGHEST), "branch-scale", branch_share)
 
     def cost(log_alpha: float) -> float:
         return float(cheap.profile(scaled(log_alpha, scale_for(log_alpha))).log_apjn[0])

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -282,12 +282,12 @@ def _traits(calls: Sequence[BlockCall], trait: TraitOfParameter) -> list[dict[st
 def _traits_of(one: BlockCall, trait: TraitOfParameter) -> Iterator[tuple[str, Hashable]]:
     yield "blocks", str(one.blocks)
     for path, module in one.module.named_modules():
-        yield f"{path} class", cast("Hashable", type(module))
+        yield f"{path} class", str(id(type(module)))
         for name, value in vars(module).items():
-            if isinstance(value, _SCALARS):
-                yield f"{path}.{name}", value
-            elif isinstance(value, (tuple, list)) and all(isinstance(entry, _SCALARS) for entry in value):
-                yield f"{path}.{name}", tuple(value)
+            if isinstance(value, _SCALARS) or (
+                isinstance(value, (tuple, list)) and all(isinstance(entry, _SCALARS) for entry in value)
+            ):
+                yield f"{path}.{name}", tuple(value) if isinstance(value, (tuple, list)) else value
     for name, parameter in one.module.named_parameters():
         yield f"{name} shape", tuple(parameter.shape)
         yield f"{name} law", trait(parameter)

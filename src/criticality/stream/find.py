@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
@@ -17,8 +18,9 @@ from criticality.errors import InputsError, StreamNotFoundError
 from criticality.stream.flow import Flow, SideInput, hides_much, hold_side_inputs, largest_region
 from criticality.stream.graph import graph_of
 from criticality.stream.inputs import call, differentiable
-from criticality.stream.points import ADDITIONS, Layout, Point, Step, additions_on_skip, points, steps
+from criticality.stream.points import ADDITIONS, Layout, Point, Step, additions_on_skip, points, steps, weighted_joins
 from criticality.stream.recording import Observe, Record, Recording, tensors_in
+from criticality.stream.untouched import at_the_end
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,8 @@ def _run(
         ready, sources, tokens = differentiable(inputs)
         recording = Recording(model, tokens, observe, computed)
         recording.enter(ready)
-        with _written_back(recording), eager(), under or nullcontext(), recording.watching() as record:
+        restored = at_the_end(_written_back(recording, model), under is None)
+        with restored, eager(), under or nullcontext(), recording.watching() as record:
             returned = call(model, ready, recording.where)
         record.sources[:0] = sources
         if record.sources or not tokens:
@@ -169,14 +172,22 @@ def eager() -> AbstractContextManager[Any]:
     return stance
 
 
-@contextmanager
-def _written_back(recording: Recording) -> Iterator[None]:
-    """Put parameters and buffers back that the model wrote to in its forward pass."""
-    try:
-        yield
-    finally:
+def _written_back(recording: Recording, model: nn.Module) -> Callable[[], None]:
+    """What puts parameters, buffers, flags and numbers back that the model writes to in its forward pass."""
+    plain = [(module, _plain(module)) for module in model.modules()]
+
+    def restore() -> None:
         for tensor, before in recording.saved.values():
             tensor.data.copy_(before)
+        for module, values in plain:
+            module.__dict__.update(values)
+
+    return restore
+
+
+def _plain(module: nn.Module) -> dict[str, Any]:
+    """Attributes that say in which state a module is, such as whether it has rescaled its weights."""
+    return {name: value for name, value in module.__dict__.items() if isinstance(value, (bool, int, float))}
 
 
 def _chains(layout: Layout, sources: list[Tensor], output: Tensor, missed: list[str]) -> list[Chain]:
@@ -187,12 +198,12 @@ def _chains(layout: Layout, sources: list[Tensor], output: Tensor, missed: list[
     flows = [flow for flow in flows if flow.nodes]
     for number, flow in enumerate(flows):
         others = [one for index, one in enumerate(flows) if index != number]
-        for part, held in _parts(flow, others):
+        for part, held in _parts(layout, flow, others):
             part_steps = steps(layout, part)
             complaint = _hidden(layout, part)
             if not part_steps or complaint:
                 nothing = f"{len(part.joins)} joins were found, at none of which something is added to a stream"
-                missed.append((complaint or nothing) + _blocked(layout))
+                missed.append((complaint or nothing) + _unseen(layout, part) + _blocked(layout))
                 continue
             key = tuple(step.join for step in part_steps)
             if key not in found:
@@ -210,7 +221,7 @@ def _chains(layout: Layout, sources: list[Tensor], output: Tensor, missed: list[
     return kept
 
 
-def _parts(flow: Flow, others: list[Flow]) -> Iterator[tuple[Flow, tuple[SideInput, ...]]]:
+def _parts(layout: Layout, flow: Flow, others: list[Flow]) -> Iterator[tuple[Flow, tuple[SideInput, ...]]]:
     """A flow as it is, or, where its longest region has no cut vertex, up to that region and, with side inputs held, over it."""
     start, end = largest_region(flow)
     if start < 0 or not hides_much(flow, (start, end)):
@@ -223,7 +234,7 @@ def _parts(flow: Flow, others: list[Flow]) -> Iterator[tuple[Flow, tuple[SideInp
         yield Flow(flow.inputs, flow.sources, start), ()
         if any(len(set(other.joins) & set(range(start + 1, end + 1))) >= 2 for other in others):
             return
-    held_flow, held = hold_side_inputs(flow)
+    held_flow, held = hold_side_inputs(flow, count=partial(weighted_joins, layout))
     yield held_flow, held
 
 
@@ -239,6 +250,17 @@ def _hidden(layout: Layout, flow: Flow) -> str:
     return (
         f"{len(flow.joins)} joins were found, and between {places[0]!r} and {places[1]!r} there is none for"
         f" {len(inside)} of {len(flow.nodes)} operations, as values go around every one (dense or nested skips, several lanes)"
+    )
+
+
+def _unseen(layout: Layout, flow: Flow) -> str:
+    """Functions of somebody's own, whose inside is not in the graph."""
+    own = [node for node in flow.nodes if layout.is_own(node)]
+    if not own:
+        return ""
+    return (
+        f", and at {len(own)} operations, first at {layout.label(own[0])!r}, values go through functions of the model's own"
+        f" ({layout.name(own[0]).removesuffix('Backward')}), inside which nothing is recorded"
     )
 
 

@@ -7,7 +7,7 @@ edges, but for the search for side inputs, which is linear for each candidate.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -129,13 +129,18 @@ def hides_much(flow: Flow, region: tuple[int, int]) -> bool:
     return flow.meetings(*region) > _SHARE * sum(len(before) > 1 for before in flow.joined.values())
 
 
-def hold_side_inputs(flow: Flow, fixed: Collection[int] = ()) -> tuple[Flow, tuple[SideInput, ...]]:
+def hold_side_inputs(
+    flow: Flow, fixed: Collection[int] = (), count: Callable[[Flow], int] = lambda flow: len(flow.joins)
+) -> tuple[Flow, tuple[SideInput, ...]]:
     """Hold values fixed that hide the cut vertices, one after the other, as long as that gives more joins.
 
     Tried are values of four or more consumers that span most of the largest region without a cut vertex, when that
     holds more than a third of the nodes in which paths meet; kept are the nearest consumers that give most joins.
-    Nodes in ``fixed`` are
-    not tried.
+
+    Args:
+        flow: all paths.
+        fixed: nodes that are not tried.
+        count: how many joins of a flow are worth having, by default all.
     """
     held: list[SideInput] = []
     for _ in range(_ROUNDS):
@@ -146,10 +151,10 @@ def hold_side_inputs(flow: Flow, fixed: Collection[int] = ()) -> tuple[Flow, tup
             break
         best = max(
             _candidates(flow, start, end, fixed),
-            key=lambda candidate: (len(candidate[0].joins), -candidate[1].kept),
+            key=lambda candidate: (count(candidate[0]), len(candidate[0].joins), -candidate[1].kept),
             default=None,
         )
-        if best is None or len(best[0].joins) <= len(flow.joins) + 1:
+        if best is None or count(best[0]) <= count(flow) + 1:
             break
         flow = best[0]
         held.append(best[1])

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from torch.autograd.function import BackwardCFunction
+
 from criticality.errors import StreamNotFoundError
 from criticality.stream.flow import Flow
 from criticality.stream.graph import Graph
@@ -108,6 +110,10 @@ class Layout:
             return call.parameters
         return () if call.visit < 0 else tuple(self.of_module.get(self.record.visits[call.visit].name, {}))
 
+    def is_own(self, node: int) -> bool:
+        """Whether a value was made by a function of somebody's own."""
+        return isinstance(self.graph.nodes[node], BackwardCFunction)
+
     def heavy(self, node: int) -> bool:
         """Whether a node's call took a weight matrix: a parameter with two axes or more that are longer than 1."""
         return any(self.is_matrix(parameter) for parameter in self.parameters(node))
@@ -147,8 +153,14 @@ class Layout:
         return f"{inside} after {last}" if inside else f"after {last}"
 
     def _left_before(self, visit: int, node: int) -> bool:
-        made = [self.graph.number[one] for one in self.record.visits[visit].made if one in self.graph.number]
-        return bool(made) and max(made) < node
+        values = self.record.visits[visit].made
+        made = [self.graph.number[one] for one in values if one in self.graph.number]
+        if made:
+            return max(made) < node
+        # What was changed in place afterwards is not in the graph as it was returned.
+        calls = [self.record.calls[one].number for one in values if one in self.record.calls]
+        mine = self.call(node)
+        return bool(calls) and mine is not None and max(calls) < mine.number
 
 
 def steps(layout: Layout, flow: Flow) -> list[Step]:
@@ -218,6 +230,16 @@ def additions_on_skip(layout: Layout, flow: Flow, start: int, end: int) -> int |
         if before and (name.startswith((*ADDITIONS, *VIEWS)) or scales or name == OPAQUE):
             fewest[node] = min(before) + (name.startswith(ADDITIONS) and len(flow.joined[node]) > 1)
     return fewest[end] - (layout.name(end).startswith(ADDITIONS)) if end in fewest else None
+
+
+def weighted_joins(layout: Layout, flow: Flow) -> int:
+    """How many joins add something that was made with a parameter: a rotation, too, adds a value to itself."""
+    place = {node: number for number, node in enumerate(flow.cuts)}
+    return sum(
+        any(layout.parameters(one) for one in flow.inside(flow.cuts[place[node] - 1] if place[node] else -1, node))
+        for node in flow.joins
+        if _adds(layout, flow, node)
+    )
 
 
 def _adds(layout: Layout, flow: Flow, node: int) -> bool:

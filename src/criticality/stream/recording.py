@@ -137,8 +137,10 @@ class Recording(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", str(func))
-        if name == "__get__" or name in _QUESTIONS:
+        if name in _QUESTIONS:
             return func(*args, **kwargs)
+        if name == "__get__":
+            return self._attribute(func, args)
         if composite(func):
             with self:
                 return opened(func)(*args, **kwargs)
@@ -153,6 +155,14 @@ class Recording(TorchFunctionMode):
             return self._source(output)
         replaced = self._note(name, given, output)
         return output if replaced is None else replaced
+
+    def _attribute(self, func: Any, args: Any) -> Any:
+        """What an attribute of a tensor is; one that is a tensor, such as ``weight.T``, is followed as a call is."""
+        value = func(*args)
+        if not isinstance(value, Tensor):
+            return value
+        replaced = self._note(getattr(func.__self__, "__name__", "__get__"), list(tensors_in(args)), value)
+        return value if replaced is None else replaced
 
     def _note(self, name: str, given: list[Tensor], output: Any) -> Tensor | None:
         """Record a call; what is to take the place of its output, if anything."""
@@ -231,9 +241,13 @@ class Recording(TorchFunctionMode):
         return found
 
     def _keep(self, tensor: Any) -> None:
-        """A copy of a parameter or a buffer before it is written to."""
+        """A copy of a parameter or a buffer before it is written to; of a weight that holds no numbers there is none."""
         if isinstance(tensor, Tensor) and id(tensor) in self._state and id(tensor) not in self.saved:
-            self.saved[id(tensor)] = (tensor, tensor.detach().clone())
+            before = tensor.detach().clone()
+            with torch._C.DisableTorchFunction():
+                same = before.is_meta == tensor.is_meta
+            if same:
+                self.saved[id(tensor)] = (tensor, before)
 
     def _unseen(self, value: Any) -> None:
         """Note what a module returns and no call was seen to make, such as the output of a function of somebody's own."""
@@ -349,10 +363,15 @@ def _writes(name: str) -> bool:
 
 
 def node_of(tensor: Tensor) -> Node | None:
-    """The node of a tensor that depends on the sources; of a source the node that its gradient goes to."""
+    """The node of a tensor that depends on the sources; of a source the node that its gradient goes to.
+
+    ``None`` inside a function of somebody's own, where nothing is recorded.
+    """
     if tensor.grad_fn is not None:
         return tensor.grad_fn
-    return torch.autograd.graph.get_gradient_edge(tensor).node if tensor.requires_grad else None
+    if not tensor.requires_grad or not torch.is_grad_enabled():
+        return None
+    return torch.autograd.graph.get_gradient_edge(tensor).node
 
 
 def _nodes(value: Any) -> tuple[Node, ...]:

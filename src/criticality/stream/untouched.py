@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from criticality.stream.inputs import map_tensors
+
+_AT_THE_END: ContextVar[ExitStack | None] = ContextVar("at_the_end", default=None)
+
+
+@contextmanager
+def at_the_end(restore: Callable[[], None], wait: bool = True) -> Iterator[None]:
+    """Call ``restore`` when the ``untouched`` around this ends, after the backward pass; without one, or not to ``wait``, here."""
+    ending = _AT_THE_END.get()
+    if ending is not None and wait:
+        ending.callback(restore)
+        yield
+        return
+    try:
+        yield
+    finally:
+        restore()
 
 
 @contextmanager
@@ -18,7 +35,8 @@ def untouched(model: nn.Module, train: bool | None = False) -> Iterator[None]:
 
     A batch norm with running statistics that has seen no data yet has none: it normalizes by those of the batch, as in the first
     step of a training.  With ``train`` the model is in training mode inside, with ``None`` in the mode that it is in.  Gradients of
-    activations are recorded inside whatever the caller switched off.  Random states are those of the CPU
+    activations are recorded inside whatever the caller switched off.  What the model itself writes to in a forward pass that is
+    watched inside stays until the end, as the backward pass needs it, and is then put back.  Random states are those of the CPU
     and of every device the model is on.
     """
     frozen = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
@@ -28,6 +46,8 @@ def untouched(model: nn.Module, train: bool | None = False) -> Iterator[None]:
     buffers = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), torch.inference_mode(False), torch.enable_grad():
+        ending = ExitStack()
+        token = _AT_THE_END.set(ending)
         try:
             for parameter, _ in frozen:
                 parameter.requires_grad_(False)
@@ -37,6 +57,8 @@ def untouched(model: nn.Module, train: bool | None = False) -> Iterator[None]:
                 module.training = True
             yield
         finally:
+            _AT_THE_END.reset(token)
+            ending.close()
             for parameter, flag in frozen:
                 parameter.requires_grad_(flag)
             for module, mode in modes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +16,9 @@ from criticality.sweeps.study import Cell, Values
 _LOSS_WINDOW = 10
 """Steps that one of a training's recorded ``losses`` averages."""
 
+RESERVED = ("status", "seconds", "message", "checksum")
+"""Names that the store of a study keeps for itself."""
+
 DONE, FAILED, NOT_A_NUMBER, OUT_OF_MEMORY = "done", "failed", "nan", "memory"
 
 
@@ -25,7 +28,7 @@ def compute_cell(compute: str, cell: Cell, memory_gb: float | None) -> tuple[str
     try:
         with _limited(memory_gb):
             found = _function(compute)(dict(cell))
-            values = {name: _floating(value) for name, value in _named(found).items()}
+            values = {name: _floating(value) for name, value in _named(found, cell).items()}
     except MemoryError:
         return OUT_OF_MEMORY, {}, f"needed more than memory_gb={memory_gb}", time.perf_counter() - began
     except Exception as error:
@@ -51,8 +54,21 @@ def _floating(value: Any) -> np.ndarray:
     return found if found.dtype in (np.float16, np.float32) else found.astype(float)
 
 
-def _named(found: Any) -> dict[str, Any]:
-    return found if isinstance(found, dict) else {"value": found}
+def _named(found: Any, cell: Cell) -> dict[str, Any]:
+    if not isinstance(found, dict):
+        return {"value": found}
+    for name in found:
+        if (
+            not isinstance(name, str)
+            or not name
+            or "/" in name
+            or name.startswith((".", "__"))
+            or name in (*RESERVED, *cell)
+        ):
+            raise ValueError(
+                f"returned a value named {name!r}, which must be text without '/' and none of {', '.join((*RESERVED, *cell))}"
+            )
+    return found
 
 
 @contextmanager
@@ -61,6 +77,10 @@ def _limited(memory_gb: float | None) -> Iterator[None]:
     if memory_gb is None:
         yield
         return
+    if sys.platform != "linux":
+        raise ValueError(f"memory_gb={memory_gb!r} must be left out on {sys.platform}, where it cannot be kept to")
+    import resource
+
     with open("/proc/self/status") as status:
         now = next(int(line.split()[1]) for line in status if line.startswith("VmData")) * 1024
     before = resource.getrlimit(resource.RLIMIT_DATA)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import xarray as xr
 import zarr
 
 from criticality.schema import whole_or_absent
-from criticality.sweeps.store import Store, dataset_of, study_of
+from criticality.sweeps.integrity import sentence
+from criticality.sweeps.store import REPAIR, Store, dataset_of, study_of
 
 
 def pack_study(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
@@ -21,7 +23,11 @@ def pack_study(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Pat
         ValueError: as ``Store``; another ending than ``.zarr.zip``.
     """
     target = _checked(out)
-    source = Store(path).group
+    store = Store(path)
+    damaged = store.damage()
+    if damaged:
+        raise ValueError(f"{sentence(store.where, damaged, store.cells)}; {REPAIR}")
+    source = store.group
     status = np.asarray(source["status"][:])  # first: a cell that ends meanwhile is open in the pack, not half in it
     with whole_or_absent(target) as file:
         storage = zarr.storage.ZipStore(file, mode="w")
@@ -46,13 +52,17 @@ def unpack_study(packed: str | os.PathLike[str], path: str | os.PathLike[str]) -
         raise ValueError(f"path={str(target)!r} must not exist, as what is in it would be lost")
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
+    packed_dataset(source_path)  # verified
     storage, source = open_packed(source_path)
-    group = zarr.open_group(part, mode="w")
-    for name, array in source.arrays():
-        _create(group, name, array, chunks=(1, *array.shape[1:]), compressed=False)[:] = np.asarray(array[:])
-    group.attrs.update(dict(source.attrs))
-    storage.close()
-    os.replace(part, target)
+    try:
+        group = zarr.open_group(part, mode="w")
+        for name, array in source.arrays():
+            _create(group, name, array, chunks=(1, *array.shape[1:]), compressed=False)[:] = np.asarray(array[:])
+        group.attrs.update(dict(source.attrs))
+        os.replace(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+        storage.close()
     return target
 
 
@@ -63,10 +73,13 @@ def packed_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
         ValueError: not a packed store of a study.
     """
     storage, group = open_packed(_checked(path))
+    where = f"packed study {str(path)!r}"
     try:
-        return dataset_of(group, list(study_of(group).cells())).load()
+        return dataset_of(group, list(study_of(group).cells()), where).load()
     except (ValueError, KeyError) as error:
-        raise ValueError(f"packed study {str(path)!r} must be a whole study of criticality: {error}") from error
+        if str(error).startswith(where):
+            raise
+        raise ValueError(f"{where} must be a whole study of criticality: {error}") from error
     finally:
         storage.close()
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import resource_tracker
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from criticality.sweeps.compute import compute_cells
+from criticality.sweeps.integrity import sentence
 from criticality.sweeps.search import next_cell
-from criticality.sweeps.store import Store
+from criticality.sweeps.store import REPAIR, Store
 from criticality.sweeps.study import Study
 
 _TASK_SECONDS = 0.25
@@ -30,6 +36,8 @@ class Report:
     counts: dict[str, int]
     computed: int
     not_written: int
+    damaged: str = ""
+    """One sentence, where cells do not hold what was written of them and were not computed again."""
 
 
 def run_study(
@@ -49,42 +57,117 @@ def run_study(
         scheduler: address of a Dask scheduler, ``tcp://...``; without, worker processes are started here.
         workers: how many; 0 computes one cell after another in this process, without Dask.
         progress: called with a number of cells that were done and the state of the last of them.
-        retry: compute cells again that failed, returned nan or exceeded their memory.
+        retry: compute cells again that failed, returned nan, exceeded their memory or are damaged.
 
     Raises:
-        ValueError: as ``Store``; a study with ``search`` and ``workers`` other than 0.
+        ValueError: as ``Store``; a study with ``search`` and ``workers`` other than 0, or with ``search`` and damaged cells; no
+            file of the study's own function; worker processes on a machine whose loopback interface is down.
     """
+    _check_own_file(study)
     if study.search and workers != 0:
         raise ValueError(
             f"workers={workers!r} must be 0 for a study that searches {study.search!r}, one cell after another"
         )
     store = Store(path, study, write=True)
     try:
+        with _finished_first():
+            damaged = store.damage()
+        if damaged and study.search and not retry:
+            raise ValueError(f"{sentence(store.where, damaged, store.cells)}; {REPAIR}")
+        if retry:
+            store.forget_missing()
         if workers == 0:
-            return _one_by_one(study, store, progress, retry)
-        done = store.status() > 0 if not retry else store.status() == 1
-        todo = [int(index) for index in np.flatnonzero(~done)]
-        if not todo:
-            return Report(store.counts(), 0, 0)
-        with _client(scheduler, workers) as client:
-            computed, not_written = _drive(client, study, store, todo, progress)
-        return Report(store.counts(), computed, not_written)
+            computed, not_written = _one_by_one(study, store, progress, retry, set(damaged))
+        else:
+            again = store.status() != 0 if not retry else store.status() == 1
+            again[list(damaged)] = not retry
+            todo = [int(index) for index in np.flatnonzero(~again)]
+            computed = not_written = 0
+            if todo:
+                with _client(scheduler, workers) as client:
+                    computed, not_written = _drive(client, study, store, todo, progress)
+        left = {} if retry or not damaged else damaged
+        return Report(
+            store.counts(),
+            computed,
+            not_written,
+            f"{sentence(store.where, left, store.cells)}; {REPAIR}" if left else "",
+        )
     finally:
         store.close()
 
 
-def _one_by_one(study: Study, store: Store, progress: Callable[[int, str], None] | None, retry: bool) -> Report:
-    """In this process; each cell is written before the next one starts."""
+def _check_own_file(study: Study) -> None:
+    own = study.compute.removeprefix("module:").rpartition(":")
+    if study.compute.startswith("module:") and not (own[2] and Path(own[0]).is_file()):
+        raise ValueError(
+            f"compute={study.compute!r} must be 'module:PATH.py:FUNCTION' of a file that exists, from the folder {os.getcwd()!r}"
+        )
+
+
+def _one_by_one(
+    study: Study, store: Store, progress: Callable[[int, str], None] | None, retry: bool, damaged: set[int]
+) -> tuple[int, int]:
+    """In this process; each cell is written before the next one starts. How many were, and could not be, written."""
     computed = lost = 0
-    tried: set[int] = set()
-    while (index := next_cell(study, store, tried, retry)) is not None:
+    tried = set() if retry else set(damaged)
+    while True:
+        with _finished_first():
+            index = next_cell(study, store, tried, retry, damaged)
+        if index is None:
+            break
         tried.add(index)
         results = compute_cells(study.compute, [(index, store.cells[index])], study.memory_gb)
-        missing = store.write(results)
+        with _finished_first():
+            missing = store.write(results)
         computed, lost = computed + 1 - missing, lost + missing
         if progress is not None:
             progress(1, results[0][1][0])
-    return Report(store.counts(), computed, lost)
+    return computed, lost
+
+
+def _check_loopback(workers: int) -> None:
+    """Dask's processes of one machine talk through it, and wait for ever where it is down."""
+    try:
+        with (
+            socket.create_server(("127.0.0.1", 0)) as server,
+            socket.create_connection(server.getsockname(), timeout=5),
+        ):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"workers={workers!r} must be 0 on this machine, as its loopback interface does not answer ({error.strerror or error})"
+        ) from error
+
+
+@contextmanager
+def _finished_first() -> Iterator[None]:
+    """Ctrl-C during a few reads or writes of the store is heard when they are through, as they run in threads of Zarr."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """What starts meanwhile never sees Ctrl-C, which a terminal sends to all processes; this one sees it at the end."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # which would let the signal through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -100,20 +183,31 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
         }
     ):
         if scheduler is not None:
-            with Client(scheduler, timeout=30) as client:
+            try:
+                client = Client(scheduler, timeout=30)
+            except (OSError, TimeoutError, ValueError) as error:
+                raise ValueError(
+                    f"scheduler={scheduler!r} must be the address of a Dask scheduler that answers: {error}"
+                ) from error
+            with client:
                 yield client
             return
-        with (
-            LocalCluster(
-                n_workers=workers,
-                threads_per_worker=1,
-                processes=True,
-                dashboard_address=None,
-                memory_limit=0,
-                silence_logs=50,
-            ) as cluster,
-            Client(cluster) as client,
-        ):
+        _check_loopback(workers)
+        with ExitStack() as stack:
+            folder = stack.enter_context(TemporaryDirectory(prefix="criticality-", ignore_cleanup_errors=True))
+            with _uninterrupted():
+                cluster = stack.enter_context(
+                    LocalCluster(
+                        n_workers=workers,
+                        threads_per_worker=1,
+                        processes=True,
+                        dashboard_address=None,
+                        memory_limit=0,
+                        silence_logs=50,
+                        local_directory=folder,
+                    )
+                )
+                client = stack.enter_context(Client(cluster))
             yield client
 
 
@@ -136,7 +230,8 @@ def _drive(
         submit()
     for future in running:
         results = future.result()
-        lost = store.write(results)
+        with _finished_first():
+            lost = store.write(results)
         computed, not_written = computed + len(results) - lost, not_written + lost
         slowest = max(seconds for _, (_, _, _, seconds) in results)
         together = max(1, min(_MOST_TOGETHER, int(_TASK_SECONDS / max(slowest, 1e-6)), 2 * together))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,10 +75,10 @@ def first_places(values: Sequence[float]) -> list[int]:
     return found or [len(values) // 2]
 
 
-def next_cell(study: Study, store: Store, tried: set[int], retry: bool) -> int | None:
+def next_cell(study: Study, store: Store, tried: set[int], retry: bool, damaged: Collection[int] = ()) -> int | None:
     """Number of the cell to compute next, ``None`` when all is done; ``tried`` are those of this call."""
     status = store.status()
-    again = [i for i, number in enumerate(status) if retry and number > 1 and i not in tried]
+    again = [i for i, number in enumerate(status) if retry and (number > 1 or i in damaged) and i not in tried]
     if not study.search:
         return next((i for i, number in enumerate(status) if (number == 0 or i in again) and i not in tried), None)
     if again:

@@ -112,7 +112,7 @@ class NoNorm:
 
 
 def make_norm(name: str, alpha: float | None = None, epsilon: float = 1e-6) -> Norm:
-    """A norm by name: ``ln``, ``rms``, ``none``, or the name of any built-in function with its ``alpha`` (default 1).
+    """A norm by name: ``ln``, ``rms``, ``none``, or any function of ``get_function`` with its ``alpha`` (default 1).
 
     Raises:
         ValueError: for an unknown name, or an ``alpha`` that is not finite and positive.
@@ -125,7 +125,7 @@ def make_norm(name: str, alpha: float | None = None, epsilon: float = 1e-6) -> N
     if key == "none":
         return NoNorm()
     try:
-        return PointwiseNorm(Pointwise(key, alpha=1.0 if alpha is None else alpha))
+        return PointwiseNorm(Pointwise(str(name), alpha=1.0 if alpha is None else alpha))
     except ValueError as error:
         if "is unknown" in str(error):
             raise ValueError(str(error).replace("function ", "norm ", 1) + ", ln, rms, none") from None

@@ -42,12 +42,14 @@ class Deep:
         depths: ``L`` in blocks, as far as the stream stays finite.
         log_apjn: at these, ``(depths,)``.
         q: mean square of the stream there.
+        mode: of the derivatives, ``forward`` or ``backward``.
     """
 
     run: Run
     depths: tuple[int, ...]
     log_apjn: Float[np.ndarray, " depths"]
     q: Float[np.ndarray, " depths"]
+    mode: str
 
 
 def run_deep(
@@ -130,8 +132,10 @@ def trait(parameter: Tensor) -> Hashable:
 def _with_laws(ready: Prepared, used: set[str]) -> Prepared:
     """Weights of products that hold numbers, small ones too, stand for their laws: repeated, they would be tied."""
     parameters = dict(ready.model.named_parameters())
-    held: list[Tensor] = [parameters[name] for name in sorted(used) if not isinstance(parameters[name], RandomWeight)]
-    laws = {one: measured_law(one) for one in held if one not in ready.laws and trait(one) == "numbers"}
+    held = [parameters[name] for name in sorted(used) if not isinstance(parameters[name], RandomWeight)]
+    laws: dict[Tensor, Law] = {
+        one: measured_law(one) for one in held if one not in ready.laws and trait(one) == "numbers"
+    }
     return replace(ready, laws={**ready.laws, **laws}) if laws else ready
 
 
@@ -165,23 +169,23 @@ class _Way:
                 if number + 1 in ends:
                     found[number + 1] = log_norm, q
                 self._tell(number)
-        return self._deep(ends, found)
+        return self._deep(ends, found, "forward")
 
     def there_and_back(self, wanted: Sequence[int]) -> Deep:
         """A pass forward that keeps values, and one back from each end."""
         ends = {self._calls_to(depth): depth for depth in wanted}
         kept, q = self._there(sorted(ends))
         log_apjn = self._back(kept, sorted(q)) if q else {}
-        return self._deep(ends, {calls: (log_apjn[calls], q[calls]) for calls in q})
+        return self._deep(ends, {calls: (log_apjn[calls], q[calls]) for calls in q}, "backward")
 
-    def _deep(self, ends: dict[int, int], found: dict[int, tuple[float, float]]) -> Deep:
+    def _deep(self, ends: dict[int, int], found: dict[int, tuple[float, float]], mode: str) -> Deep:
         if not found:
             raise NotFiniteError(
                 f"stream of the repeated blocks must be finite for one block at least, and is not after {min(ends)} calls of"
                 f" {self._name(0)!r}"
             )
         log_apjn, q = np.array([found[calls] for calls in sorted(found)]).T
-        return Deep(self.run, tuple(ends[calls] for calls in sorted(found)), log_apjn, q)
+        return Deep(self.run, tuple(ends[calls] for calls in sorted(found)), log_apjn, q, mode)
 
     def _first(self) -> Tensor:
         value = self.run.calls[0].value

@@ -40,6 +40,11 @@ class Law:
             return float(self.sample.var(correction=0))
         return max(0.0, self.moments[1] - self.moments[0] ** 2)
 
+    def scaled(self, factor: float) -> Law:
+        """That of ``factor W``."""
+        moments = self.moments and (factor * self.moments[0], factor**2 * self.moments[1])
+        return Law(factor * self.sample, self.orthogonal, moments)
+
     @property
     def known(self) -> bool:
         """Whether the sample is finite: ``nan`` stands for an entry that was never written."""

@@ -31,7 +31,7 @@ def predict_sampled(
     """``log J(l -> L)`` of any model at initialization, averaged over its random weights without holding any.
 
     The model itself is run on the input given, each product with a large random weight being drawn from its distribution given
-    what goes in (``WeightsIntegratedOut``); one backward pass gives the profile, as in a measurement (docs/theory, any model).
+    what goes in (``WeightsIntegratedOut``); one backward pass gives the profile, as in a measurement (docs/theory, section 11).
 
     Args:
         model: a function that builds it, of which the initialization is watched and no large weight is allocated; or a model

@@ -87,6 +87,13 @@ class Root:
             self.blocks[region] = Block(region, self.law, self.seed, self.like)
         return self.blocks[region]
 
+    def scale(self, factor: float) -> bool:
+        """Scale all entries by a number, unless something is known of them already; whether it was done."""
+        if self.blocks:
+            return False
+        self.law = self.law.scaled(factor)
+        return True
+
     def real(self, view: Tensor) -> Tensor:
         """A (meta) view of the weight as a tensor of numbers: drawn anew, and the same, at each call."""
         region = Region.of(view)

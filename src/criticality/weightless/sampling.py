@@ -113,7 +113,10 @@ class WeightsIntegratedOut(TorchFunctionMode):
             return root, root.shadow
         if tensor.layout is not torch.strided:
             return None
-        root = self._memories.get(tensor.untyped_storage()._cdata)
+        try:
+            root = self._memories.get(tensor.untyped_storage()._cdata)
+        except NotImplementedError:  # inside vmap a tensor has no memory of its own
+            return None
         if root is None:
             return None
         if tensor.is_meta:

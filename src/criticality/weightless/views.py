@@ -79,6 +79,20 @@ def copy(run: Any, func: Any, first: Any, *args: Any, **kwargs: Any) -> Any:
     return found[1] if found else run.described(func, first, *args, **kwargs)
 
 
+@rule(*named("mul_", "div_", "__imul__", "__itruediv__"))
+def scaled(run: Any, func: Any, first: Any, factor: Any) -> Any:
+    """A whole weight that is scaled by a number before it is used, as some models do once for evaluation."""
+    found = run.find(first)
+    if not found or not isinstance(factor, (int, float)) or found[1].numel() != found[0].weight.numel():
+        return run.with_drawn(func, first, factor)
+    if not found[0].scale(factor if func in _TIMES else 1 / factor):
+        return NotImplemented
+    return first
+
+
+_TIMES = named("mul_", "__imul__")
+
+
 @rule(
     *named(
         "size",

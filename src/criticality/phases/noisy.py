@@ -1,0 +1,209 @@
+"""How ``log J`` grows with depth, read from profiles that have noise: local exponents with standard errors over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.optimize import minimize_scalar
+
+from criticality.phases.classification import DEPTHS, Class, Classification
+
+GEOMETRIC = (1, 3, 6, 12, 24, 48, 96, 192, 333, 577, 1000)
+"""Depths in blocks at which a network that is run is looked at."""
+
+_WINDOW = 24
+"""The class is read from depths down to this fraction of the largest."""
+
+_RESOLUTION = 0.1
+"""Of the exponent of ``L`` in ``log J`` in such a window, where the approach to the asymptotic class is not over."""
+
+
+@dataclass(frozen=True)
+class SampledClassification(Classification):
+    """A classification from profiles with noise, of a network that was run to a finite depth.
+
+    ``kind`` is ``power`` or ``exponential`` where ``interval``, or a tenth, reaches 0 or 1, else ``stretched``; it is the class
+    that is seen between a 24th of the depth and the depth.  ``interval`` is two standard errors to each side.
+
+    Attributes:
+        exponent_se, coefficient_se, crossover_depth_se: standard errors over seeds (jackknife); nan for one seed.
+        log_apjn_se: of ``log_apjn``.
+        curvature, curvature_se: the local exponent of ``L`` in ``log J`` in that window: 0 for a power law, 1 for an exponential.
+        local_exponents: ``d log J / d log L`` between successive depths, with their standard errors, by the geometric mean of
+            the two.
+        depth: the largest, in blocks.
+        seeds: how many.
+        way: ``sampled``.
+    """
+
+    exponent_se: float
+    coefficient_se: float
+    crossover_depth_se: float
+    log_apjn_se: dict[int, float]
+    curvature: float
+    curvature_se: float
+    local_exponents: dict[float, tuple[float, float]]
+    depth: int
+    seeds: int
+    way: str = "sampled"
+
+
+def classify_profiles(
+    depths: Sequence[int], log_apjn: Float[np.ndarray, "seeds depths"], *, steps: bool = True
+) -> SampledClassification:
+    """Classify ``log J(0 -> L)`` of several seeds.
+
+    In the window ``log J = a + c (L^beta - 1) / beta`` is fitted to what is added from depth to depth, weighted by its scatter.
+
+    Args:
+        depths: rising, five or more for a class to be seen.
+        log_apjn: of each seed at these, of weights of its own.
+        steps: whether what a seed adds from depth to depth is independent of what it had, as for a direction that is sent
+            along: then the mean of ``J`` is the product of the means of these factors, which has less noise.
+
+    Raises:
+        ValueError: fewer than five depths, or values that are not finite.
+    """
+    at, values = np.asarray(depths, dtype=float), np.asarray(log_apjn, dtype=float)
+    if len(at) < 5 or values.ndim != 2 or values.shape[1] != len(at) or not np.all(np.isfinite(values)):
+        raise ValueError(
+            f"log_apjn of shape {values.shape} must hold finite numbers at five depths or more, got depths={list(depths)!r}"
+        )
+    mean, spread = _ensemble(values, steps), _scatter(np.diff(values, axis=1))
+
+    def jackknife(statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        whole = statistic(mean)
+        size = len(values)
+        if size == 1:
+            return whole, np.full_like(whole, np.nan)
+        parts = np.array([statistic(_ensemble(np.delete(values, seed, axis=0), steps)) for seed in range(size)])
+        return whole, np.sqrt((size - 1) / size * ((parts - parts.mean(axis=0)) ** 2).sum(axis=0))
+
+    profile, profile_se = jackknife(lambda one: one)
+    gain, gain_se = jackknife(lambda one: np.diff(one) / np.diff(np.log(at)))
+    middle = np.sqrt(at[1:] * at[:-1])
+    local = {float(f"{a:.3g}"): (float(b), float(c)) for a, b, c in zip(middle, gain, gain_se, strict=True)}
+    shown = [index for index, depth in enumerate(at) if int(depth) in DEPTHS or index == len(at) - 1]
+
+    def found(kind: Class, **numbers: float) -> SampledClassification:
+        exponent, se = numbers.get("exponent", math.nan), numbers.get("exponent_se", math.nan)
+        return SampledClassification(
+            kind,
+            exponent,
+            numbers.get("coefficient", math.nan),
+            (exponent - 2 * se, exponent + 2 * se),
+            numbers.get("crossover", math.nan),
+            None,
+            None,
+            {int(at[index]): float(profile[index]) for index in shown},
+            se,
+            numbers.get("coefficient_se", math.nan),
+            numbers.get("crossover_se", math.nan),
+            {int(at[index]): float(profile_se[index]) for index in shown},
+            numbers.get("curvature", math.nan),
+            numbers.get("curvature_se", math.nan),
+            local,
+            int(at[-1]),
+            len(values),
+        )
+
+    window = slice(max(0, min(int(np.searchsorted(at, at[-1] / _WINDOW)), len(at) - 4)), None)
+    weights = 1 / spread[window.start :] ** 2
+    grown, grown_se = jackknife(lambda one: np.array([one[-1] - one[window.start]]))
+    noise = 0.0 if math.isnan(grown_se[0]) else 2 * float(grown_se[0])
+    if grown[0] < -noise:
+        return found("decaying")
+    zeta, zeta_se = (
+        float(x[0]) for x in jackknife(lambda one: np.array([_slope(at[window], one[window], weights, 0.0)]))
+    )
+    if grown[0] <= noise:  # critical: log J does not grow beyond its noise
+        return found("power", exponent=zeta, exponent_se=zeta_se)
+    beta, beta_se = (float(x[0]) for x in jackknife(lambda one: np.array([_bend(at[window], one[window], weights)])))
+    margin = _RESOLUTION if math.isnan(beta_se) else max(_RESOLUTION, 2 * beta_se)
+    bent = {"curvature": beta, "curvature_se": beta_se}
+    crossover, crossover_se = (float(x[0]) for x in jackknife(lambda one: np.array([_crossover(at, one, beta)])))
+    bent_and_crossed = {**bent, "crossover": crossover, "crossover_se": crossover_se}
+    if beta >= 1 - margin and beta >= 0.5:
+        rate, rate_se = (float(x[0]) for x in jackknife(lambda one: np.array([_rate(at, one)])))
+        return found("exponential", exponent=1.0, exponent_se=beta_se, coefficient=rate, coefficient_se=rate_se, **bent)
+    if beta <= margin:
+        return found("power", exponent=zeta, exponent_se=zeta_se, **bent_and_crossed)
+    scale, scale_se = (
+        float(x[0]) / beta for x in jackknife(lambda one: np.array([_slope(at[window], one[window], weights, beta)]))
+    )
+    return found(
+        "stretched", exponent=beta, exponent_se=beta_se, coefficient=scale, coefficient_se=scale_se, **bent_and_crossed
+    )
+
+
+def _ensemble(values: Float[np.ndarray, "seeds depths"], steps: bool) -> Float[np.ndarray, " depths"]:
+    """``log E J``."""
+    if steps:
+        return np.cumsum(_log_mean(np.diff(values, axis=1, prepend=0.0)))
+    return _log_mean(values)
+
+
+def _log_mean(values: np.ndarray) -> np.ndarray:
+    peak = values.max(axis=0)
+    mean: np.ndarray = peak + np.log(np.exp(values - peak).mean(axis=0))
+    return mean
+
+
+def _scatter(added: Float[np.ndarray, "seeds steps"]) -> Float[np.ndarray, " steps"]:
+    """Standard deviation of what is added over seeds, smoothed: a few seeds do not know it well."""
+    if len(added) == 1:
+        return np.ones(added.shape[1])
+    own = added.var(axis=0, ddof=1)
+    return np.sqrt(0.5 * own + 0.5 * own.mean() + 1e-12)
+
+
+def _grown(at: np.ndarray, beta: float) -> np.ndarray:
+    """``(L^beta - 1) / beta`` from depth to depth."""
+    x = np.log(at)
+    grown: np.ndarray = np.diff(x if abs(beta) < 1e-9 else np.expm1(beta * x) / beta)
+    return grown
+
+
+def _slope(at: np.ndarray, profile: np.ndarray, weights: np.ndarray, beta: float) -> float:
+    """``c`` of least squares for a given ``beta``."""
+    shape = _grown(at, beta)
+    return float(np.sum(weights * shape * np.diff(profile)) / np.sum(weights * shape**2))
+
+
+def _bend(at: np.ndarray, profile: np.ndarray, weights: np.ndarray) -> float:
+    """``beta`` of least squares."""
+
+    def misfit(beta: float) -> float:
+        rest = np.diff(profile) - _slope(at, profile, weights, beta) * _grown(at, beta)
+        return float(np.sum(weights * rest**2))
+
+    start = min(np.linspace(-1.0, 2.0, 31), key=misfit)
+    return float(minimize_scalar(misfit, bounds=(start - 0.1, start + 0.1), method="bounded").x)
+
+
+def _rate(at: np.ndarray, profile: np.ndarray) -> float:
+    """Of ``log J`` with a block, over the last half of the depth or the last step."""
+    first = min(int(np.searchsorted(at, at[-1] / 2)), len(at) - 2)
+    return float((profile[-1] - profile[first]) / (at[-1] - at[first]))
+
+
+def _crossover(at: np.ndarray, profile: np.ndarray, beta: float) -> float:
+    """Depth from which growth is nearer to the class than to an exponential: where its local exponent last falls below
+    the middle of both."""
+    x = np.log(at)
+    gain = np.maximum(np.diff(profile) / np.diff(x), 1e-12)
+    middle = (x[1:] + x[:-1]) / 2
+    local = (np.log(gain[2:]) - np.log(gain[:-2])) / (middle[2:] - middle[:-2])
+    level = (1 + max(beta, 0.0)) / 2
+    above = np.flatnonzero(local >= level)
+    if not len(above):
+        return float(at[0])
+    last = int(above[-1])
+    if last == len(local) - 1:
+        return float(at[-1])
+    part = (local[last] - level) / (local[last] - local[last + 1])
+    return float(math.exp(middle[last + 1] + part * (middle[last + 2] - middle[last + 1])))

@@ -1,0 +1,161 @@
+"""Functions of one's own that are not smooth: where, and their moments against closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from criticality import Pointwise, get_function, make_norm, pointwise_function
+from criticality.cli.main import main
+from criticality.models.functions import torch_function
+from criticality.models.normalizers import DynamicPointwise
+from criticality.pointwise import FUNCTIONS, ZOO
+from criticality.pointwise.kinks import find_kinks
+from criticality.pointwise.quadrature import Singular
+
+SMOOTH = {
+    "tanh(20x)": lambda x: np.tanh(20 * x),
+    "gauss": lambda x: np.exp(-x * x),
+    "softplus": lambda x: np.logaddexp(0, x),
+    "constant": lambda x: 0 * x + 1,
+    "small": lambda x: 1e-20 * np.sin(x),
+}
+KINKED = {
+    "leaky": (lambda x: np.where(x > 0, x, 0.1 * x), (0.0,)),
+    "hard swish": (lambda x: x * np.clip(x + 3, 0, 6) / 6, (-3.0, 3.0)),
+    "clip": (lambda x: np.clip(x, -0.7, 1.3), (-0.7, 1.3)),
+    "elu": (lambda x: np.where(x > 0, x, np.expm1(np.minimum(x, 0))), (0.0,)),
+    "three quarters": (lambda x: np.sign(x) * ((1 + np.abs(x)) ** 0.75 - 1), (0.0,)),
+    "power": (lambda x: np.abs(x) ** 1.3, (0.0,)),
+    "small": (lambda x: 1e-20 * np.abs(x - 0.5), (0.5,)),
+    "softshrink": (lambda x: np.sign(x) * np.maximum(np.abs(x) - 0.5, 0), (-0.5, 0.5)),
+    "far": (lambda x: np.abs(x - 17), (17.0,)),
+    "bend": (lambda x: np.abs(x - math.sqrt(2)), (math.sqrt(2),)),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_smooth_functions_have_none(name):
+    assert find_kinks(SMOOTH[name]) == ()
+
+
+@pytest.mark.parametrize("name", KINKED)
+def test_kinks_are_found_where_they_are(name):
+    value, kinks = KINKED[name]
+    found = find_kinks(value)
+    assert len(found) == len(kinks)
+    np.testing.assert_allclose(found, kinks, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in ("exproot", "power23_clip")])
+def test_the_zoo_without_its_declarations(name):
+    """The same moments when the function's values are all that is known."""
+    known, found = Pointwise(ZOO[name], alpha=0.7), Pointwise(pointwise_function(ZOO[name].value), alpha=0.7)
+    q = np.array([0.1, 1.0, 30.0])
+    np.testing.assert_allclose(found.V(q), known.V(q), rtol=1e-10)
+    np.testing.assert_allclose(found.D(q), known.D(q), rtol=1e-8)
+
+
+@pytest.mark.parametrize("power", [0.8, 1.3, 1.5, 2.5])
+def test_broken_powers(power):
+    """E |x|^2p and p^2 E |x|^(2p - 2) are gamma functions."""
+    moments = Pointwise(pointwise_function(lambda x: np.sign(x) * np.abs(x) ** power))
+    assert isinstance(moments.phi.kinks[0], Singular)
+
+    def absolute(order):
+        return 2 ** (order / 2) * math.gamma((order + 1) / 2) / math.sqrt(math.pi)
+
+    assert float(moments.V(1.0)) == pytest.approx(absolute(2 * power), rel=1e-10)
+    assert float(moments.D(1.0)) == pytest.approx(power**2 * absolute(2 * power - 2), rel=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (lambda x: np.where(x > 0.3, 1.0, -1.0), "jumps by 2 at x = 0.3"),
+        (lambda x: np.sin(1e9 * x), "rough"),
+        (lambda x: 1 / 0, "ZeroDivisionError"),
+        (lambda x: x[0], "shape"),
+        (3, "must be a function"),
+    ],
+)
+def test_what_cannot_be_done_is_a_sentence(value, said):
+    with pytest.raises(ValueError, match=said):
+        pointwise_function(value)
+
+
+def test_no_finite_second_moment_of_the_slope():
+    root = Pointwise(pointwise_function(lambda x: np.sign(x) * np.sqrt(np.abs(x)), name="root"))
+    assert float(root.V(1.0)) == pytest.approx(math.sqrt(2 / math.pi), rel=1e-10)
+    with pytest.raises(ValueError, match=r"'root' must be smooth .* finite second moments"):
+        root.D(1.0)
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(
+        "import numpy as np\n"
+        "def p(x): return np.sign(x) * ((1 + np.abs(x)) ** 0.75 - 1)\n"
+        "def boom(x): raise OverflowError('mine')\n"
+        "number = 3\n"
+    )
+    return path
+
+
+def test_a_file_of_ones_own_works_everywhere(own, tmp_path):
+    def run(*arguments):
+        return CliRunner().invoke(main, list(map(str, arguments)))
+
+    found = run("moments", "--function", f"{own}:p", "--json")
+    assert found.exit_code == 0, found.output
+    declared = run("moments", "--function", f"{own}:p@kinks=0", "--json")
+    assert found.stdout == declared.stdout
+    assert run("predict", "resnet", "--norm", f"{own}:p", "--depth", "4").exit_code == 0
+    for text, said in (
+        (f"{own}:p@kinks=a", "with numbers"),
+        (f"{own}:boom", "mine"),
+        (f"{own}:number", "int"),
+        (f"{own}:q", "define 'q'"),
+    ):
+        refused = run("moments", "--function", text)
+        assert refused.exit_code == 2
+        assert said in refused.stderr
+    assert "did you mean 'softsign'" in run("moments", "--function", "sofsign").stderr
+
+
+def test_a_module_of_ones_own_function(own):
+    layer = DynamicPointwise(4, f"{own}:p@kinks=0", alpha=0.75).double()
+    x = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    exact = torch.sign(x) * ((1 + 0.75 * x.abs()) ** 0.75 - 1)
+    torch.testing.assert_close(layer(x), exact, rtol=1e-12, atol=0)
+    (found,) = torch.autograd.grad(layer(x).sum(), x)
+    (right,) = torch.autograd.grad(exact.sum(), x)
+    torch.testing.assert_close(found, right, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("name", sorted({*FUNCTIONS, *ZOO}))
+def test_every_name_is_a_torch_function_with_its_gradient(name):
+    phi, call = get_function(name), torch_function(name)
+    x = torch.linspace(-5, 5, 401, dtype=torch.float64)[1::2].requires_grad_()
+    y = call(x)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    at = x.detach().numpy()
+    np.testing.assert_allclose(y.detach().numpy(), phi.value(at), rtol=1e-12, atol=1e-15)
+    np.testing.assert_allclose(slope.numpy(), phi.derivative(at), rtol=1e-9, atol=1e-12)
+    zero = torch.zeros(1, requires_grad=True)
+    assert torch.isfinite(torch.autograd.grad(call(zero).sum(), zero)[0]).all()
+
+
+@pytest.mark.parametrize("name", ["softsign", "power0.6", "linear_clip"])
+def test_zoo_in_a_model(name):
+    from criticality.models.conversion import replace_norms
+
+    model = nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6), nn.Linear(6, 6))
+    replace_norms(model, norm=name, alpha=0.5)
+    assert model[1].function == name
+    assert torch.isfinite(model(torch.randn(2, 6))).all()
+    assert make_norm(name, 0.5).pointwise.phi.name == name
