@@ -12,6 +12,7 @@ from criticality.errors import InputsError, StreamNotFoundError
 from criticality.models import DynamicPointwise
 from criticality.stream.blocks import periodic
 from criticality.studies.classify import classify_sampled
+from criticality.weightless import predict_sampled
 from criticality.weightless.deep import run_deep
 from criticality.weightless.prepared import prepared
 
@@ -68,6 +69,32 @@ def test_fresh_weights_at_every_repeat():
     ready = prepared(lambda: Net(norm=False), batch(), 0, at_least=2)
     run = run_deep(ready, (50,))
     assert run.log_apjn[0] == pytest.approx(50 * math.log(2), rel=0.05)
+
+
+class Turns(nn.Module):
+    """Blocks whose weights are weak and strong in turns."""
+
+    def __init__(self, *gains: float) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*(Block() for _ in gains))
+        for block, gain in zip(self.blocks, gains, strict=True):
+            nn.init.normal_(block.linear.weight, std=gain * WIDTH**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(x)
+
+
+def test_a_pattern_of_two_is_repeated_as_in_a_model_built_as_deep():
+    def deep(*gains: float) -> np.ndarray:
+        return np.array(
+            [run_deep(prepared(lambda: Turns(*gains), batch(), s, at_least=2), (12,)).log_apjn for s in range(4)]
+        )
+
+    built = predict_sampled(lambda: Turns(*((0.3, 1.5) * 6)), batch(), 4, at_least=2)
+    found = deep(0.3, 1.5, 0.3, 1.5)
+    error = float(built.log_apjn_se[0]) + found.std(ddof=1) / 2
+    assert abs(found.mean() - float(built.log_apjn[0])) < 3 * error + 0.05
+    assert deep(1.5, 1.5).mean() - float(built.log_apjn[0]) > 0.5
 
 
 def test_weights_that_are_there_stand_for_their_laws_and_stay():

@@ -1,4 +1,4 @@
-"""Solve for alphas of any model: it is run with its weights integrated out, with fixed seeds, which makes log J smooth in alpha."""
+"""Solve for alphas, branch scales or gains of any model, run without its weights with fixed seeds: log J is smooth in them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from criticality.errors import InputsError
 from criticality.measurement import Points
@@ -16,11 +17,15 @@ from criticality.measurement.profile import profile
 from criticality.measurement.statistics import log_mean
 from criticality.prescription.apply import alpha_sites, alphas_from_data
 from criticality.prescription.handles import Handles
-from criticality.prescription.scaling import parameter_of
-from criticality.prescription.solve import Kind, Prescription, root_between
+from criticality.prescription.scaling import Scaled, parameter_of
+from criticality.prescription.solve import KINDS, Kind, Prescription, root_between
 from criticality.stream.untouched import untouched
+from criticality.weightless.building import settle
+from criticality.weightless.entries import Player, playing
 from criticality.weightless.initializing import Initializer
+from criticality.weightless.law import Law
 from criticality.weightless.prepared import Factory, Prepared, prepared
+from criticality.weightless.weight import RandomWeight
 
 _APART = 100_003
 """Between the seeds that are solved with and those that the result is tried with."""
@@ -56,80 +61,99 @@ def prescribe_sampled(
     points: Points = None,
     init: str | Initializer = "own",
 ) -> SampledPrescription:
-    """Solve for the alphas of the pointwise norms of any model's streams.
+    """Solve for the alphas of the pointwise norms of any model's streams, the scale of their branches or the gain of their weights.
 
     Args:
         model: a function that builds it, or itself; put back as it was.
         inputs, points, init: as for ``predict_sampled``.
         target: ``log J(0 -> L)``.
-        kind: ``constant`` or ``schedule``.
+        kind: as for ``prescribe``; for ``branch-scale`` of a function one model is really built, on which it is tried what scales a
+            branch.
         seeds: to solve with, and as many fresh ones to try the result with.
         seed: the first.
 
     Raises:
-        InputsError: another kind, a target that is no finite number, or no seeds.
+        InputsError: another kind, a target that is no finite number, no seeds, or no branch that a weight scales.
         CriticalityError: a model without pointwise norms on its streams; a target out of reach.
         ValueError: as ``predict_sampled``.
     """
-    if kind not in ("constant", "schedule"):
-        raise InputsError(
-            f"kind={kind!r} must be 'constant' or 'schedule' for a model that is run without its weights; branches of a real model"
-            " are scaled by criticality.prescription.tune.tune"
-        )
+    if kind not in KINDS:
+        raise InputsError(f"kind={kind!r} must be one of {', '.join(map(repr, KINDS))}")
     if not math.isfinite(target):
         raise InputsError(f"target={target!r} must be a finite log J")
     if seeds < 1:
         raise InputsError(f"seeds={seeds!r} must be at least 1")
-    solving = _Ensemble(model, inputs, range(seed, seed + seeds), points, init)
+    solving = _Ensemble(model, inputs, range(seed, seed + seeds), points, init, kind)
     before = solving.log_apjn()[0]
     tried: dict[float, float] = {}
 
     def miss(log_value: float) -> float:
         value = math.exp(log_value)
-        solving.set(kind, value)
+        solving.set(value)
         tried[value] = solving.log_apjn()[0]
         return tried[value] - target
 
     try:
         log_value = root_between(miss, math.log(1e-3), math.log(1e2), kind, target, 2e-3)
         value = math.exp(log_value)
-        alphas = solving.set(kind, value)
+        alphas = solving.set(value)
         solved = solving.log_apjn()[0]
     finally:
         solving.put_back()
-    fresh = _Ensemble(model, inputs, range(seed + _APART, seed + _APART + seeds), points, init)
+    fresh = _Ensemble(model, inputs, range(seed + _APART, seed + _APART + seeds), points, init, kind)
     try:
+        if fresh.offsets:
+            fresh.scale(value)
         fresh.write(alphas)
         reached, error, share = fresh.log_apjn()
     finally:
         fresh.put_back()
     inner = tuple(alpha for alpha, last in zip(alphas, fresh.final, strict=True) if not last)
     final = next((alpha for alpha, last in zip(alphas, fresh.final, strict=True) if last), None)
-    why = f"{kind} alphas of {value:.3f}{' / sqrt(q_l)' if kind == 'schedule' else ''} give log J(0->L) = {solved:.2f}"
+    what = {
+        "constant": f"constant alphas of {value:.3f} give",
+        "schedule": f"schedule alphas of {value:.3f} / sqrt(q_l) give",
+        "branch-scale": f"branches scaled by {value:.3f} give",
+        "gain": f"weights of the branches scaled by {value:.3f} give",
+    }
+    scale = value if kind == "branch-scale" else 1.0
+    gain = value if kind == "gain" else 1.0
+    why = f"{what[kind]} log J(0->L) = {solved:.2f}"
     return SampledPrescription(
-        kind, value, inner, final, 1.0, 1.0, reached, before, target, share, why, error, solved, tuple(sorted(tried.items()))
+        kind, value, inner, final, scale, gain, reached, before, target, share, why, error, solved, tuple(sorted(tried.items()))
     )  # fmt: skip
 
 
 class _Ensemble:
-    """One model for each seed, whose alphas are set together."""
+    """One model for each seed, on all of which one kind of value is set together."""
 
     def __init__(
-        self, model: nn.Module | Factory, inputs: Any, seeds: Sequence[int], points: Points, init: str | Initializer
+        self,
+        model: nn.Module | Factory,
+        inputs: Any,
+        seeds: Sequence[int],
+        points: Points,
+        init: str | Initializer,
+        kind: Kind,
     ):
         self.ready: list[Prepared] = [prepared(model, inputs, one, init=init) for one in seeds]
         self.handles = [Handles(one.model, one.inputs, one.under) for one in self.ready]
-        self.points = points
-        self.sites = [alpha_sites(one) for one in self.handles]
-        self.final = [site.final for site in self.sites[0]]
+        self.points, self.kind, self.factor = points, kind, 1.0
+        self._first: dict[tuple[int, str], Law | Tensor] = {}
+        self.offsets = _offsets(model, self.handles[0], kind, seeds[0])
+        self.sites = [] if self.offsets else [alpha_sites(one) for one in self.handles]
+        self.final = [] if self.offsets else [site.final for site in self.sites[0]]
         self._before = [
             [float(parameter_of(one.model, site.parameter).detach().double().mean()) for site in sites]
-            for one, sites in zip(self.ready, self.sites, strict=True)
+            for one, sites in zip(self.ready, self.sites, strict=not self.offsets)
         ]
 
-    def set(self, kind: str, value: float) -> list[float]:
-        """Set the alphas of all; what they are now, in the order of the data flow."""
-        if kind == "constant":
+    def set(self, value: float) -> list[float]:
+        """Set a value in all; the alphas that are now there, in the order of the data flow."""
+        if self.offsets:
+            self.scale(value)
+            return []
+        if self.kind == "constant":
             alphas = [value] * len(self.final)
         else:  # the mean square of what each norm sees, over seeds
             found = [
@@ -141,15 +165,40 @@ class _Ensemble:
         self.write(alphas)
         return alphas
 
+    def scale(self, value: float) -> None:
+        """``w -> value (offset + w) - offset`` of what there was at first: of random weights, of laws in the place of weights
+        that are there, and of other numbers, which models of several seeds may share.
+        """
+        change, self.factor = value / self.factor, value
+        for one in self.ready:
+            with torch.no_grad(), playing(Player(one.seed)):
+                for name, offset in self.offsets.items():
+                    weight = parameter_of(one.model, name)
+                    if isinstance(weight, RandomWeight):
+                        weight.mul_(change)
+                        weight.add_(offset * (change - 1))
+                    elif weight in one.laws:
+                        law = self._first.setdefault((one.seed, name), one.laws[weight])
+                        assert isinstance(law, Law)
+                        shifted = Law(law.sample * value + offset * (value - 1), law.orthogonal)
+                        one.laws[weight] = shifted if offset else law.scaled(value)
+                    else:
+                        before = self._first.setdefault((id(weight), name), weight.detach().clone())
+                        assert isinstance(before, Tensor)
+                        weight.copy_(before if value == 1.0 else Scaled(offset).value(before, value))
+                settle(one.model)
+
     def write(self, alphas: Sequence[float]) -> None:
         """Set alphas."""
-        for one, sites in zip(self.ready, self.sites, strict=True):
+        for one, sites in zip(self.ready, self.sites, strict=not self.offsets):
             for site, alpha in zip(sites, alphas, strict=True):
                 parameter_of(one.model, site.parameter).data.fill_(alpha)
 
     def put_back(self) -> None:
         """As they were."""
-        for one, sites, before in zip(self.ready, self.sites, self._before, strict=True):
+        if self.offsets:
+            self.scale(1.0)
+        for one, sites, before in zip(self.ready, self.sites, self._before, strict=not self.offsets):
             for site, alpha in zip(sites, before, strict=True):
                 parameter_of(one.model, site.parameter).data.fill_(alpha)
 
@@ -162,3 +211,23 @@ class _Ensemble:
         mean, error = log_mean(np.array([[one.log_apjn[0, 0]] for one in profiles]))
         q = np.mean([one.moments[0] for one in profiles], axis=0)
         return float(mean[0]), float(error[0]), float(1 - q[0] / q[-1])
+
+
+def _offsets(model: nn.Module | Factory, handles: Handles, kind: Kind, seed: int) -> dict[str, float]:
+    """Names of the parameters that a kind scales, with what is added to them before; none for alphas."""
+    if kind == "gain":
+        return dict.fromkeys(handles.matrices(), 0.0)
+    if kind != "branch-scale":
+        return {}
+    if not isinstance(model, nn.Module):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            handles = Handles(model(), handles.inputs)
+    rules = handles.scalings(handles.branches)
+    usable = [name for one in handles.branches if not one.reason for name in one.parameters]
+    found = {name: offset for name in usable if (offset := rules[name].offset) is not None}
+    if not found:
+        raise InputsError(
+            f"kind={kind!r} must be used with branches that a weight scales, and {type(handles.model).__name__} has none"
+        )
+    return found

@@ -133,8 +133,8 @@ def classify_description(
             mean, rho, tokens = equivalent_tokens(inputs)
             start = mean if q0 is None else q0
             found = classify(network, start, rho0=rho, tokens=tokens)
-        except (UndescribedError, ValueError) as refusal:
-            if way == "exact" or not _only_sampled(refusal):
+        except UndescribedError:  # or one that tells tokens apart
+            if way == "exact":
                 raise
         else:
             return found, {"q0": start, "rho0": rho, "tokens": tokens}
@@ -149,8 +149,3 @@ def classify_description(
         progress=progress,
     )
     return sampled, {}
-
-
-def _only_sampled(refusal: ValueError) -> bool:
-    """Whether the exact theory does not take a network: it is not described, or its tokens are not equivalent."""
-    return isinstance(refusal, UndescribedError) or "tells tokens apart" in str(refusal)
