@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from criticality.models import describe_model
 from criticality.reader import read_network
 from criticality.weightless import build_without_weights
 from reader.families import FAMILIES, description, profile
@@ -35,3 +36,9 @@ def test_weights_that_are_there_are_read_as_their_laws(name):
         for field in fields(a.branch):
             value, other = getattr(a.branch, field.name), getattr(b.branch, field.name)
             assert value == (pytest.approx(other, rel=0.05, abs=1e-12) if isinstance(value, float) else other)
+
+
+def test_small_weights_enter_by_their_laws_too():
+    """A key projection of 128 x 32 entries is not drawn: its variance is 128 times 0.02 squared, whatever the seed."""
+    network, _ = describe_model("hf:mistral", depth=1, width=128, tokens=4).describe()
+    assert network.sublayers[0].branch.key_variance == pytest.approx(128 * 0.02**2, rel=1e-9)

@@ -26,7 +26,7 @@ def described(build: Callable[[], nn.Module], init: str, inputs: Any) -> tuple[N
         UndescribedError: a part that the exact theory does not describe.
         ValueError: the model cannot be built or run.
     """
-    model = build_without_weights(build)
+    model = build_without_weights(build, at_least=1)
     initialize_branches(model, init, inputs, Tape)
     found = Reading(model, inputs)
     return found.network(), found.kernels()
