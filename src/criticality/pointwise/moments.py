@@ -170,9 +170,9 @@ class Pointwise:
         if len(bad):
             kinks = ", ".join(f"{kink:g}" for kink in self.phi.kinks) or "none"
             raise ValueError(
-                f"function {self.phi.name!r} must be smooth at scale one away from its kinks ({kinks}), with finite second moments of"
-                f" value and slope, but the quadrature does not resolve it at alpha^2 q = {bad[0] ** 2:g}; kinks that the scan did"
-                " not find are declared as kinks=(0.0, 1.0), on the command line FILE.py:NAME@kinks=0,1"
+                f"function {self.phi.name!r} must be smooth at scale one away from its kinks ({kinks}), with finite second moments"
+                f" of value and slope, but the quadrature does not resolve it at alpha^2 q = {bad[0] ** 2:g}; kinks that the"
+                " scan did not find are declared as kinks=(0.0, 1.0), on the command line FILE.py:NAME@kinks=0,1"
             )
 
     def _one_point(self, function: ArrayFunction, s: np.ndarray, root: ArrayFunction | None = None) -> np.ndarray:
