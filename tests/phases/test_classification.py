@@ -177,6 +177,14 @@ def test_slope_integrals(name):
     assert tail_of(ZOO[name]).slope_integral == pytest.approx(float(exact), rel=1e-5)
 
 
+@pytest.mark.parametrize("alpha", [0.1, 0.25])
+def test_slow_exponential_growth_to_great_depth(alpha):
+    """The variance passes every float long before depth 10^9; chi goes to 1 + alpha^2 / 2, as half of all neurons are linear."""
+    found = classify(ResidualStep(PointwiseNorm(Pointwise("silu", alpha=alpha))))
+    assert (found.kind, found.agrees) == ("exponential", True)
+    assert found.coefficient == pytest.approx(np.log1p(alpha**2 / 2), rel=1e-9)
+
+
 @pytest.mark.parametrize("name", ZOO)
 def test_derivatives_of_the_zoo(name):
     function = ZOO[name]
@@ -220,7 +228,7 @@ def test_command_line(tmp_path):
     assert (model["class"], model["agrees"], model["tokens"]) == ("stretched", True, 197)
     path = tmp_path / "mine.py"
     path.write_text(
-        "import numpy as np\n\ndef root(x):\n    return x / (1 + x * x) ** 0.25\n\ndef kinked(x):\n    return x / (1 + np.abs(x))\n"
+        "import numpy as np\n\ndef root(x):\n    return x / (1 + x * x) ** 0.25\n\ndef stepped(x):\n    return np.sign(x)\n"
     )
     mine = json.loads(run("classify", "--function", f"{path}:root", "--json", "--out", tmp_path / "o.json").stdout)
     assert mine["class"] in ("power", "stretched")
@@ -230,7 +238,7 @@ def test_command_line(tmp_path):
         (["hf:gpt2", "--norm", "dyt"], "causal=True or rotary tells tokens apart"),
         (["--function", "nope"], "function 'nope' is unknown"),
         (["--function", f"{path}:none"], "must define 'none'"),
-        (["--function", f"{path}:kinked"], "must be smooth at scale one away from its declared kinks"),
+        (["--function", f"{path}:stepped"], "must be continuous, but jumps by 2 at x = 0"),
         (["--function", "/no.py:f"], "file '/no.py' must exist"),
         (["--function", "tanh", "--alpha", "-1"], "alpha=-1.0"),
         (["--function", "tanh", "--sigma-w", "nan"], "sigma-w=nan"),

@@ -236,13 +236,26 @@ def _flow(step: Step, layer: int, state: State, rest: Float[np.ndarray, " depths
 
     def right_side(s: float, y: State) -> State:
         """Nan, on which the solver takes a shorter step, where a trial step leads out of what states can be."""
-        possible = bool(np.all(np.isfinite(y))) and abs(y[0]) < 2 * _LARGE
+        possible = bool(np.all(np.isfinite(y))) and abs(y[0]) < 1.2 * _LARGE
         return math.exp(s) * derivative(y) if possible else np.full_like(y, np.nan)
 
     ends = np.log(rest)
     span, allowed = (math.log(layer), float(ends[-1])), step.tolerance
-    solution = solve_ivp(right_side, span, state, method=step.solver, t_eval=ends, rtol=allowed, atol=allowed)
+
+    def beyond(s: float, y: State) -> float:
+        """Zero where the variance has grown so large that chi has come to its limit."""
+        return float(y[0]) - _LARGE
+
+    beyond.terminal = True  # type: ignore[attr-defined]
+    solution = solve_ivp(
+        right_side, span, state, method=step.solver, t_eval=ends, rtol=allowed, atol=allowed, events=beyond
+    )
     if not solution.success:
         raise ValueError(f"depths up to {rest[-1]:g} must be reached, but integration stopped: {solution.message}")
     values: np.ndarray = solution.y[-1]
+    if solution.status == 1:
+        (where,), (last,) = solution.t_events[0], solution.y_events[0]
+        left = rest[len(values) :]
+        rate = step.change(np.array([[_LARGE], *([entry] for entry in last[1:])]))[-1, 0]
+        values = np.append(values, last[-1] + (left - math.exp(where)) * rate)
     return values
