@@ -1,5 +1,18 @@
 """Phases of deep networks: how log J grows with depth, for any depth, and why."""
 
+from criticality.phases.asymptotics import (
+    StretchedGrowth,
+    crossover_depth,
+    crossover_depth_small_alpha,
+    layer_norm_critical_bias,
+    layer_norm_exponent,
+    layer_norm_exponent_with_attention,
+    layer_norm_susceptibility,
+    linear_rate,
+    saturated_correlation,
+    stretched_growth,
+    stretched_scale,
+)
 from criticality.phases.classification import Classification, classify, equivalent_tokens
 from criticality.phases.depth import BlockStep, ResidualStep, amplification
 from criticality.phases.maps import FixedPoint, amplification_map, critical_line, fixed_point_of, transformer_map
@@ -12,13 +25,24 @@ __all__ = [
     "Classification",
     "FixedPoint",
     "ResidualStep",
+    "StretchedGrowth",
     "Tail",
     "amplification",
     "amplification_map",
     "classify",
     "critical_line",
+    "crossover_depth",
+    "crossover_depth_small_alpha",
     "equivalent_tokens",
     "fixed_point_of",
+    "layer_norm_critical_bias",
+    "layer_norm_exponent",
+    "layer_norm_exponent_with_attention",
+    "layer_norm_susceptibility",
+    "linear_rate",
+    "saturated_correlation",
+    "stretched_growth",
+    "stretched_scale",
     "tail_of",
     "transformer_map",
     "zoo_function",

@@ -19,6 +19,8 @@ from criticality.pointwise.quadrature import ArrayFunction
 Growth = Literal["bounded", "logarithmic", "power", "oscillating"]
 
 _FAR = np.logspace(3, 9, 25)
+_DEFICIT_ROUNDING = 1e-14
+"""Below it ``1 - phi^2 / phi_inf^2`` is rounding, which panels of length 2^20 would add up."""
 
 
 @dataclass(frozen=True)
@@ -125,16 +127,36 @@ def _mean_square_slope(derivative: ArrayFunction) -> float:
     return math.sqrt(float(np.mean(derivative(u) ** 2)))
 
 
+def saturation_deficit(function: PointwiseFunction) -> float:
+    """``A = int (phi(+-inf)^2 - phi^2) / phi_inf^2`` of a bounded function, each side relative to its own bound.
+
+    ``phi_inf^2`` is the mean square of the two bounds, so that ``V(q) = phi_inf^2 (1 - A / sqrt(2 pi q) + ...)``; infinite where
+    ``phi`` comes to its bounds as ``1/x`` or slower.
+    """
+    left, right = (float(function.value(np.array([sign * _FAR[-1]]))[0]) ** 2 for sign in (-1.0, 1.0))
+    end = (left + right) / 2
+
+    def deficit(x: np.ndarray) -> np.ndarray:
+        found = (np.where(x < 0, left, right) - function.value(x) ** 2) / end
+        return np.where(np.abs(found) < _DEFICIT_ROUNDING, 0.0, found)
+
+    return _line_integral(deficit, function.kinks, doublings=20)
+
+
 def _slope_integral(derivative: ArrayFunction, kinks: tuple[float, ...]) -> float:
-    """``int phi'^2`` by panels that double, and their geometric series beyond; infinite where they do not fall off."""
+    return _line_integral(lambda x: derivative(x) ** 2, kinks, doublings=40)
+
+
+def _line_integral(values: ArrayFunction, kinks: tuple[float, ...], doublings: int) -> float:
+    """By panels that double up to ``2^doublings``, and their geometric series beyond; infinite where they do not fall off."""
     nodes, weights = np.polynomial.legendre.leggauss(32)
-    edges = np.concatenate([[0.0], 2.0 ** np.arange(-200, 41)])
+    edges = np.concatenate([[0.0], 2.0 ** np.arange(-200, doublings + 1)])
     cuts = np.unique(np.concatenate([-edges, edges, *[k + np.concatenate([-edges[:202], edges[:202]]) for k in kinks]]))
     half, middle = np.diff(cuts) / 2, (cuts[1:] + cuts[:-1]) / 2
-    values = derivative((middle[:, None] + half[:, None] * nodes).ravel()).reshape(len(middle), -1) ** 2
-    panels = half * (values @ weights)
+    at_nodes = values((middle[:, None] + half[:, None] * nodes).ravel()).reshape(len(middle), -1)
+    panels = half * (at_nodes @ weights)
     last, before = panels[-1] + panels[0], panels[-2] + panels[1]
-    if last < 1e-13 * panels.sum():
+    if abs(last) < 1e-13 * abs(panels.sum()):
         return float(panels.sum())
     ratio = last / before
     return float(panels.sum() + last * ratio / (1 - ratio)) if ratio < 0.98 else math.inf
