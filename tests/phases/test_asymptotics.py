@@ -27,7 +27,9 @@ RATIOS = [(0.09437184, 0.37748736), (1.50994944, 0.37748736), (0.09437184, 6.039
 """``(s_VO, m)``, with ``m / s_VO`` 4, 1/4, 64 and 4."""
 
 
-SIGMOID = pointwise_function(lambda x: (1 + np.tanh(x / 2)) / 2, name="sigmoid", kinks=())
+SIGMOID = pointwise_function(
+    lambda x: (1 + np.tanh(x / 2)) / 2, lambda x: (1 - np.tanh(x / 2) ** 2) / 4, name="sigmoid", kinks=()
+)
 
 
 def two_orders(depths, log_j):
