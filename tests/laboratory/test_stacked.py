@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from criticality.laboratory.data import VALIDATION, fashion_mnist
 from criticality.laboratory.stacked import ResidualRun, evaluate, train_stacked
@@ -103,6 +104,12 @@ def test_a_schedule_keeps_alpha_times_the_root_of_the_kernel(root):
     alphas = np.array(run.alphas())
     assert (alphas[1:] < alphas[:-1]).all()
     np.testing.assert_allclose(alphas**2 * q, 0.64, rtol=0.12)
+
+
+def test_small_numbers_are_again_what_they_were(root):
+    """Denormals are flushed while a run trains, as dead units make many; other code of the process needs them."""
+    train_stacked(ResidualRun(task="fashion-resnet", norm="ln", **SMALL), data_root=root)
+    assert float(torch.full((1,), 1e-310, dtype=torch.float64) * 1.0) == 1e-310
 
 
 def test_rates():
