@@ -30,10 +30,12 @@ def get_function(name: str) -> PointwiseFunction:
         return FUNCTIONS[key]
     if key in ZOO:
         return ZOO[key]
-    allowed = sorted({*FUNCTIONS, *ZOO, *ALIASES})
-    near = get_close_matches(key, allowed, n=1)
+    near = get_close_matches(key, sorted({*FUNCTIONS, *ZOO, *ALIASES}), n=1)
     meant = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(f"function {name!r} is unknown{meant}; allowed are {', '.join(allowed)}, and PATH.py:NAME")
+    raise ValueError(
+        f"function {name!r} is unknown{meant}; allowed are {', '.join(sorted({*FUNCTIONS, *ALIASES}))}, the {len(ZOO)} of"
+        " criticality zoo, and PATH.py:NAME"
+    )
 
 
 def own_function(text: str) -> PointwiseFunction:
