@@ -235,7 +235,7 @@ def test_command_line(tmp_path):
     assert json.loads((tmp_path / "o.json").read_text())["class"] == mine["class"]
     for arguments, message in [
         ([], "MODEL=None and --function=None: give one of the two"),
-        (["hf:gpt2", "--norm", "dyt"], "causal=True or rotary tells tokens apart"),
+        (["hf:gpt2", "--norm", "dyt", "--way", "exact"], "causal=True or rotary tells tokens apart"),
         (["--function", "nope"], "function 'nope' is unknown"),
         (["--function", f"{path}:none"], "must define 'none'"),
         (["--function", f"{path}:stepped"], "must be continuous, but jumps by 2 at x = 0"),

@@ -230,7 +230,7 @@ def test_check_on_the_command_line(tmp_path):
         "        super().__init__()\n"
         "        self.proj = nn.Linear(64, 64)\n\n"
         "    def forward(self, x):\n"
-        "        return x + self.proj(torch.relu(x))\n\n\n"
+        '        return x + self.proj(torch.fft.fft(x, norm="ortho").real)\n\n\n'
         "def build():\n"
         "    return nn.Sequential(nn.Identity()) if False else Net()\n\n\n"
         "class Net(nn.Module):\n"
