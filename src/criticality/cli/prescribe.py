@@ -93,8 +93,9 @@ def prescribe(
             raise
         described = None
     if described is None:
-        found: Prescription = _sampled(description, target, kind, seeds, seed)
-        curve = [{"value": value, "log_apjn": log_apjn} for value, log_apjn in getattr(found, "tried", ())]
+        sampled = _sampled(description, target, kind, seeds, seed)
+        found: Prescription = sampled
+        curve = [{"value": value, "log_apjn": log_apjn} for value, log_apjn in sampled.tried]
     else:
         network, inputs = described
         if target.startswith("share="):
@@ -148,7 +149,7 @@ def _share(target: str) -> float:
         raise ValueError(f"target={target!r} must be share= and a number between 0 and 1") from None
 
 
-def _sampled(description: ModelDescription, target: str, kind: Kind, seeds: int, seed: int) -> Prescription:
+def _sampled(description: ModelDescription, target: str, kind: Kind, seeds: int, seed: int) -> SampledPrescription:
     """Without weights; the target ``preln`` is the same model with LayerNorm, its tokens as they are."""
     batch = description.inputs(seed)
     settings: dict[str, Any] = {"points": description.points, "init": description.init}

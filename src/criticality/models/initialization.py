@@ -1,4 +1,4 @@
-"""Initializers, and the second moments they give, with or without allocating a weight."""
+"""Initializers by the names that descriptions of models take, and the second moments they give without allocating a weight."""
 
 from __future__ import annotations
 
@@ -14,14 +14,8 @@ from scipy import special
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from criticality.stream import trace
-from criticality.stream.untouched import untouched
-from criticality.stream.weights import branch_weights
+from criticality.weightless import initializing
 from criticality.weightless.initializing import Initializer, default_axes
-from criticality.weightless.initializing import initialize as initialize_weights
-
-SecondMoment = Callable[[Tensor], float]
-"""Mean square of the entries of a parameter."""
 
 INITS = ("own", "timm", "fan-in")
 
@@ -52,7 +46,7 @@ def initialize(blocks: Iterable[nn.Module], init: str) -> None:
                     contracted = 0 if parameter.ndim == 2 else None
                 if contracted is not None:
                     axes[f"{path}.{name}" if path else name] = contracted
-        initialize_weights(block, init, axes=axes)
+        initializing.initialize(block, init, axes=axes)
 
 
 def initialize_branches(
@@ -61,35 +55,14 @@ def initialize_branches(
     inputs: Any,
     under: Callable[[], AbstractContextManager[Any]] | None = None,
 ) -> dict[str, int]:
-    """Re-initialize the weights of all branches of a model's residual streams, found and read in the data flow of one pass.
-
-    Args:
-        model: any that ``measure`` takes.
-        init: ``own``, ``fan-in`` (N(0, 1/fan_in), biases 0) or a function ``(name, weight, fan_in)`` that writes the weight.
-        inputs: as for ``measure``.
-        under: makes the context that the model runs in, for one that has no weights.
-
-    Returns:
-        Fan-in of every parameter that was written, by name.
+    """As ``criticality.weightless.initializing.initialize_branches``; ``timm`` says the same as ``own``.
 
     Raises:
-        ValueError: an unknown ``init``; as ``measure``.
+        ValueError: an unknown ``init``; as that function.
     """
     if isinstance(init, str) and init not in INITS:
         raise ValueError(f"init {init!r} is unknown; allowed are {', '.join(INITS)}")
-    if init in ("own", "timm"):
-        return {}
-    with untouched(model):
-        found = trace(model, inputs, under=under() if under else None)
-    axes: dict[str, Any] = {}
-    for chain in found.chains:
-        axes |= branch_weights(model, found, chain)
-    return initialize_weights(model, init, axes=axes)
-
-
-def actual_second_moment(parameter: Tensor) -> float:
-    """From the numbers that are there."""
-    return float(parameter.detach().double().square().mean())
+    return initializing.initialize_branches(model, "own" if init == "timm" else init, inputs, under)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from criticality.phases.noisy import GEOMETRIC, SampledClassification, classify_
 from criticality.studies.predict import check_way
 from criticality.weightless.deep import Deep, Mode, run_deep
 from criticality.weightless.initializing import Initializer
-from criticality.weightless.prepared import Factory, prepared
+from criticality.weightless.prepared import Factory, prepared, seeds_of
 
 SHALLOWEST = 24
 """Least depth in blocks at which a class can be read."""
@@ -78,9 +78,7 @@ def classify_sampled(
         NotFiniteError: a stream that is not finite after a few blocks.
         ValueError: as ``predict_sampled``.
     """
-    chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not chosen:
-        raise InputsError(f"seeds={seeds!r} must be at least one seed")
+    chosen = seeds_of(seeds)
     if int(depth) != depth or depth < SHALLOWEST:
         raise InputsError(f"depth={depth!r} must be a whole number, {SHALLOWEST} or above, for a class to be seen")
     depths = [one for one in GEOMETRIC if one < 0.9 * depth] + [int(depth)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from contextlib import AbstractContextManager
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from criticality.errors import InputsError
+from criticality.stream import trace
+from criticality.stream.untouched import untouched
+from criticality.stream.weights import branch_weights
 from criticality.weightless.building import settle
 from criticality.weightless.entries import Player, playing
 
@@ -90,6 +94,38 @@ def initialize(
                 nn.init.zeros_(bias)
         settle(model)
     return written
+
+
+def initialize_branches(
+    model: nn.Module,
+    init: str | Initializer,
+    inputs: Any,
+    under: Callable[[], AbstractContextManager[Any]] | None = None,
+    seed: int = 0,
+) -> dict[str, int]:
+    """Re-initialize the weights of all branches of a model's residual streams, found and read in the data flow of one pass.
+
+    Args:
+        model: any that ``measure`` takes, or one without weights.
+        init: as for ``initialize``.
+        inputs: as for ``measure``.
+        under: makes the context that the model runs in, for one that has no weights.
+        seed: as for ``initialize``.
+
+    Returns:
+        Fan-in of every parameter that was written, by name.
+
+    Raises:
+        ValueError: as ``initialize``, and as ``measure``.
+    """
+    if init == "own":
+        return {}
+    with untouched(model):
+        found = trace(model, inputs, under=under() if under else None)
+    axes: dict[str, Axes] = {}
+    for chain in found.chains:
+        axes |= branch_weights(model, found, chain)
+    return initialize(model, init, axes=axes, seed=seed)
 
 
 def _draw_by_fan_in(name: str, weight: Tensor, fan: int) -> None:

@@ -8,12 +8,11 @@ from typing import Any
 import xarray as xr
 from torch import nn
 
-from criticality.errors import InputsError
 from criticality.measurement import Points, Profile, ensemble_dataset, profile
 from criticality.stream.untouched import untouched
 from criticality.weightless.entries import AT_LEAST
 from criticality.weightless.initializing import Initializer
-from criticality.weightless.prepared import Factory, prepared
+from criticality.weightless.prepared import Factory, prepared, seeds_of
 
 
 def predict_sampled(
@@ -54,9 +53,7 @@ def predict_sampled(
         InputsError: no seeds, or ``init`` for a model that is built.
         ValueError: as ``measure``.
     """
-    chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not chosen:
-        raise InputsError(f"seeds={seeds!r} must be at least one seed")
+    chosen = seeds_of(seeds)
     profiles: list[Profile] = []
     for seed in chosen:
         ready = prepared(model, inputs, seed, init=init, at_least=at_least)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from criticality.errors import InputsError
-from criticality.stream import trace
-from criticality.stream.untouched import untouched
-from criticality.stream.weights import branch_weights
 from criticality.weightless.building import build_without_weights
 from criticality.weightless.entries import AT_LEAST
-from criticality.weightless.initializing import Initializer, initialize
+from criticality.weightless.initializing import Initializer, initialize_branches
 from criticality.weightless.law import Law
 from criticality.weightless.laws import measured_law, require_known_laws
 from criticality.weightless.sampling import WeightsIntegratedOut
@@ -76,18 +73,20 @@ def prepared(
         laws = {}
     ready = inputs(built) if callable(inputs) and not isinstance(inputs, (Tensor, nn.Module)) else inputs
     if init not in ("own", "timm"):
-        _initialize(built, init, ready, seed)
+        initialize_branches(built, init, ready, lambda: WeightsIntegratedOut(seed=seed), seed)
     return Prepared(built, ready, laws, seed)
 
 
-def _initialize(model: nn.Module, init: str | Initializer, inputs: Any, seed: int) -> None:
-    """Give the weights of all branches another law; what they sum over is read from the data flow."""
-    with untouched(model):
-        found = trace(model, inputs, under=WeightsIntegratedOut(seed=seed))
-    axes: dict[str, Any] = {}
-    for chain in found.chains:
-        axes |= branch_weights(model, found, chain)
-    initialize(model, init, axes=axes, seed=seed)
+def seeds_of(seeds: int | Iterable[int]) -> list[int]:
+    """The seeds themselves, given those or how many.
+
+    Raises:
+        InputsError: none.
+    """
+    chosen = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not chosen:
+        raise InputsError(f"seeds={seeds!r} must be at least one seed")
+    return chosen
 
 
 def large_weights(model: nn.Module, at_least: int = AT_LEAST) -> list[Tensor]:
