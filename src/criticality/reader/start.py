@@ -8,7 +8,7 @@ from torch import Tensor
 
 from criticality.errors import UndescribedError
 from criticality.reader.moments import second_moment
-from criticality.reader.sublayers import _norm
+from criticality.reader.sublayers import norm_of
 from criticality.reader.terms import (
     Applied,
     Given,
@@ -58,7 +58,7 @@ def _computed(term: Term, known: dict[int, np.ndarray]) -> np.ndarray:
         bias = sum((one.variance() for one in term.bias), 0.0)
         return term.weight.variance() * _kernel(term.inner, known) + bias
     if isinstance(term, (Normalized, Applied)):
-        return _norm(term).forward(TokenKernel(_kernel(term.inner, known))).entries
+        return norm_of(term).forward(TokenKernel(_kernel(term.inner, known))).entries
     if isinstance(term, Sum):
         return np.asarray(sum(factor**2 * _kernel(part, known) for factor, part in term.parts))
     if isinstance(term, Picked):

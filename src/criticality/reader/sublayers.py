@@ -71,7 +71,7 @@ def sublayer(seen: Seen, samples: int) -> Sublayer:
     term = inner.base
     after: Norm = NoNorm()
     if not isinstance(term, Sum) and isinstance(term, (Normalized, Applied)) and isinstance(term.inner, Sum):
-        after, term = _norm(term), term.inner
+        after, term = norm_of(term), term.inner
     if not isinstance(term, Sum):
         raise UndescribedError("a branch must be added to the stream, and nothing is")
     if factor != 1.0 and not isinstance(after, NoNorm):
@@ -122,7 +122,7 @@ def _scaled(branch: Branch, factor: float) -> Branch:
     return replace(branch, **changes)  # type: ignore[type-var]
 
 
-def _norm(term: Term) -> Norm:
+def norm_of(term: Term) -> Norm:
     """A norm of the stream.
 
     Raises:
@@ -150,11 +150,11 @@ def _pointwise(term: Applied) -> Pointwise:
 def _path(factor: float, term: Term, samples: int) -> Path:
     output_norm: Norm = NoNorm()
     if isinstance(term, (Normalized, Applied)) and not isinstance(term.inner, Stream):
-        output_norm, term = _norm(term), term.inner
+        output_norm, term = norm_of(term), term.inner
     if not isinstance(term, Projected):
         raise UndescribedError(f"a branch must end with a projection, and ends with {_named(term)}")
     branch, stem = _branch(term, samples)
-    norm = NoNorm() if isinstance(stem, Stream) else _norm(stem)
+    norm = NoNorm() if isinstance(stem, Stream) else norm_of(stem)
     return Path(factor, norm, stem, branch, output_norm)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from criticality.errors import UndescribedError
-from criticality.reader.entrywise import Entrywise
+from criticality.reader.entrywise import Entrywise, Function
 from criticality.reader.moments import Bias, Weight
 
 
@@ -293,6 +293,16 @@ def root_of(seen: Seen) -> tuple[Term, Entrywise]:
     if isinstance(base, Applied) and base.gamma == 1.0 and base.beta == 0.0:
         return base.inner, base.function.affine(factor)
     return base, Entrywise().affine(factor)
+
+
+def composed(seen: Seen, core: Function, name: str | None = None) -> Seen:
+    """The tensor of a function of each entry; ``name`` where it is a built-in one.
+
+    Raises:
+        UndescribedError: as ``root_of``.
+    """
+    root, before = root_of(seen)
+    return applied(seen, root, before.then(core, name))
 
 
 def applied(seen: Seen, root: Term, function: Entrywise) -> Seen:

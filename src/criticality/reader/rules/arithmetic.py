@@ -27,6 +27,7 @@ from criticality.reader.terms import (
     Term,
     applied,
     closed,
+    composed,
     is_plain,
     root_of,
     rows_of,
@@ -124,8 +125,7 @@ def rdiv(reader: Any, operation: Operation, first: Seen, second: Any) -> Seen:
     number = number_of(reader, second)
     if number is None:
         raise UndescribedError("what is divided by a value must be a number, and is more")
-    root, function = root_of(first)
-    return applied(first, root, function.then(lambda x: number / x, None))
+    return composed(first, lambda x: number / x)
 
 
 @rule("addcmul")

@@ -10,7 +10,7 @@ from torch import Tensor
 from criticality.errors import UndescribedError
 from criticality.reader.rules.table import number_of, pure, rule
 from criticality.reader.tape import Operation
-from criticality.reader.terms import Scores, Seen, applied, root_of
+from criticality.reader.terms import Scores, Seen, composed
 
 _BUILT_IN = {"tanh": "tanh", "erf": "erf", "atan": "arctan", "arctan": "arctan", "silu": "silu", "relu": "relu"}
 
@@ -33,11 +33,10 @@ def function(reader: Any, operation: Operation, first: Any, *args: Any, **kwargs
         found: Tensor = call(x, *numbers, **named)
         return found
 
-    root, before = root_of(first)
     name = _BUILT_IN.get(operation.name)
     if operation.name == "gelu":
         name = "gelu_tanh" if "tanh" in (*numbers, *named.values()) else "gelu"
-    return applied(first, root, before.then(core, name))
+    return composed(first, core, name)
 
 
 def _argument(reader: Any, value: Any) -> Any:
@@ -54,5 +53,4 @@ def prelu(reader: Any, operation: Operation, first: Seen, weight: Any) -> Seen:
     slope = number_of(reader, weight)
     if slope is None:
         raise UndescribedError("the slope of prelu must be one number, and differs between channels")
-    root, before = root_of(first)
-    return applied(first, root, before.then(lambda x: torch.where(x > 0, x, slope * x), None))
+    return composed(first, lambda x: torch.where(x > 0, x, slope * x))

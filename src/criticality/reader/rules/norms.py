@@ -24,6 +24,7 @@ from criticality.reader.terms import (
     Term,
     applied,
     closed,
+    composed,
     is_plain,
     root_of,
     same_entries,
@@ -131,12 +132,7 @@ def size(
     if scale is None:
         raise UndescribedError("a size must be of channels, and is of a function of them")
     found = _moment(applied(of, root, function.then(torch.square, None)), dim, keepdim, float(x.shape[-1]))
-    return _through(found, torch.sqrt)
-
-
-def _through(found: Seen, core: Any) -> Seen:
-    root, before = root_of(found)
-    return applied(found, root, before.then(core, None))
+    return composed(found, torch.sqrt)
 
 
 @rule("var")
@@ -144,18 +140,17 @@ def variance(reader: Any, operation: Operation, x: Seen, dim: Any = None, *args:
     keepdim = bool(options.get("keepdim", False))
     corrected = options.get("unbiased", args[0] if args else True)
     correction = options.get("correction", 1 if corrected else 0)
-    _, inner = closed(x)
+    scale, inner = closed(x)
     group = x.shape[-1]
     base = Centred(inner.base.rows, inner.base.channels, inner.base, group)
     of = Seen(base, (Part(inner.parts[0].index),))
-    scale = closed(x)[0]
     squares = applied(of, base, Entrywise().affine(scale).then(torch.square, None))
     return _moment(squares, dim, keepdim, group / (group - float(1 if correction is None else correction)))
 
 
 @rule("std")
 def deviation(reader: Any, operation: Operation, *args: Any, **options: Any) -> Seen:
-    return _through(variance(reader, operation, *args, **options), torch.sqrt)
+    return composed(variance(reader, operation, *args, **options), torch.sqrt)
 
 
 @rule("var_mean")
