@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from criticality.laboratory.data import Images, fashion_mnist
-from criticality.laboratory.tasks import Task, accuracy, surprise
-from criticality.models.initialization import initialize
+from criticality.laboratory.tasks import Task, accuracy, small_vit, surprise
 from criticality.theory import TokenKernel
 
 PATCH = 7
@@ -37,7 +37,7 @@ def fashion_vit_task(data_root: str | os.PathLike[str] | None = None) -> Task:
         return shown(data.train, torch.randint(0, len(data.train.labels), (size,), generator=generator))
 
     return Task(
-        build=build,
+        build=partial(small_vit, image_size=28, patch_size=PATCH),
         batch=batch,
         validation=lambda: shown(data.validation, slice(None)),
         loss=lambda model, images: functional.cross_entropy(model(images[0]), images[1]),
@@ -50,26 +50,6 @@ def fashion_vit_task(data_root: str | os.PathLike[str] | None = None) -> Task:
         inputs=lambda images: images[0],
         test=lambda: shown(data.test, slice(None)),
     )
-
-
-def build(depth: int, width: int) -> nn.Module:
-    """timm's ViT with mean pooling and fan-in weights, positions as large as the patches."""
-    from timm.models.vision_transformer import VisionTransformer
-
-    model: nn.Module = VisionTransformer(
-        img_size=28,
-        patch_size=PATCH,
-        in_chans=1,
-        num_classes=10,
-        embed_dim=width,
-        depth=depth,
-        num_heads=max(1, width // 32),
-        class_token=False,
-        global_pool="avg",
-    )
-    initialize(model.blocks, "fan-in")  # type: ignore[arg-type]
-    nn.init.normal_(model.pos_embed)  # type: ignore[arg-type]
-    return model
 
 
 def score(model: nn.Module, images: tuple[Tensor, Tensor]) -> float:

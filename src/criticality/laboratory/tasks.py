@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -97,12 +97,14 @@ def _digits_surprise() -> Tensor:
     return surprise(_digits()[1], 10)
 
 
-def _vit(depth: int, width: int) -> nn.Module:
+def small_vit(depth: int, width: int, image_size: int, patch_size: int) -> nn.Module:
+    """timm's ViT for small grey images in ten classes: mean pooling, fan-in weights, and positions as large as the patches (with
+    timm's 0.02 the places must be learned first)."""
     from timm.models.vision_transformer import VisionTransformer
 
     model: nn.Module = VisionTransformer(
-        img_size=8,
-        patch_size=2,
+        img_size=image_size,
+        patch_size=patch_size,
         in_chans=1,
         num_classes=10,
         embed_dim=width,
@@ -112,7 +114,7 @@ def _vit(depth: int, width: int) -> nn.Module:
         global_pool="avg",
     )
     initialize(model.blocks, "fan-in")  # type: ignore[arg-type]
-    nn.init.normal_(model.pos_embed)  # type: ignore[arg-type]  # as large as the patches: with timm's 0.02 the places must be learned first
+    nn.init.normal_(model.pos_embed)  # type: ignore[arg-type]
     return model
 
 
@@ -132,7 +134,7 @@ def _digits_task() -> Task:
     from criticality.reader import read_network
 
     return Task(
-        build=_vit,
+        build=partial(small_vit, image_size=8, patch_size=2),
         batch=_digits_batch,
         validation=lambda: _digits()[2:],
         loss=lambda model, batch: functional.cross_entropy(model(batch[0]), batch[1]),

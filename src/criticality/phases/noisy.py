@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 
 from criticality.phases.classification import DEPTHS, Class, Classification
 
@@ -148,9 +149,7 @@ def _ensemble(values: Float[np.ndarray, "seeds depths"], steps: bool) -> Float[n
 
 
 def _log_mean(values: np.ndarray) -> np.ndarray:
-    peak = values.max(axis=0)
-    mean: np.ndarray = peak + np.log(np.exp(values - peak).mean(axis=0))
-    return mean
+    return np.asarray(logsumexp(values, axis=0)) - math.log(len(values))
 
 
 def _scatter(added: Float[np.ndarray, "seeds steps"]) -> Float[np.ndarray, " steps"]:
