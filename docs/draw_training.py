@@ -40,7 +40,7 @@ def draw_overview(studies: dict[str, Trainings]) -> Figure:
             labelled: set[str] = set()
             for choice in sorted(study.choices, key=lambda one: style(one)[1]):
                 label, i = style(choice)
-                x = [float(study.data["log_apjn"].values[choice.cells[0]])]
+                x = [study.log_apjn(choice)]
                 marks = {"marker": MARKERS[i], "color": COLOURS[i], "mfc": "white", "ls": "", "ms": 6}
                 result = choice.result()
                 rows[0][column].plot(x, [result.quality], label=None if label in labelled else label, **marks)

@@ -6,7 +6,7 @@ It reads whatever is there and says of how many cells it is.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ def table_of_choices(study: Trainings) -> list[str]:
     ]
     for choice in sorted(study.choices, key=lambda choice: (choice.label, choice.settings["sigma_w"])):
         r = choice.result()
-        log_apjn = float(study.data["log_apjn"].values[choice.cells[0]])
+        log_apjn = study.log_apjn(choice)
         lines.append(
             f"| {choice.label} | {choice.settings['sigma_w']:.3g} | {log_apjn:.2f} | {r.quality:.4f} | {r.best_rate:.0e} |"
             f" {10**r.log_stable:.0e} | {r.speed:.3f} | {100 * r.diverged:.0f} % | {r.spike:.2f} |"
@@ -97,14 +97,23 @@ def table_of_correlations(table: Table) -> list[str]:
     return lines
 
 
-def table_of_partials(table: Table) -> list[str]:
-    lines = ["| Rank correlation | " + " | ".join(TARGETS.values()) + " |", "|---|---|---|---|"]
-    for words, predictor, given in (
-        ("log J at equal α", "log_apjn", "log_alpha"),
-        ("α at equal log J", "log_alpha", "log_apjn"),
-        ("log J at equal share of the branches", "log_apjn", "branch_share"),
-        ("ρ_L at equal log J", "correlation", "log_apjn"),
-    ):
+PARTIALS = {
+    "log J at equal α": ("log_apjn", "log_alpha"),
+    "α at equal log J": ("log_alpha", "log_apjn"),
+    "log J at equal share of the branches": ("log_apjn", "branch_share"),
+    "ρ_L at equal log J": ("correlation", "log_apjn"),
+}
+"""Rows of the page's table of partial correlations: predictor, and what is held equal."""
+
+
+def table_of_partials(
+    table: Table,
+    rows: Mapping[str, tuple[str, str | None]],
+    heads: tuple[str, ...] = ("Rank correlation", *TARGETS.values()),
+) -> list[str]:
+    """Rank correlations with quality, stable rate and speed, each predictor at equal ranks of what is given, if anything."""
+    lines = ["| " + " | ".join(heads) + " |", "|---|---|---|---|"]
+    for words, (predictor, given) in rows.items():
         cells = [if_enough(lambda p=predictor, t=t, g=given: correlation(table, p, t, g)) for t in TARGETS]
         lines.append(f"| {words} | " + " | ".join(cells) + " |")
     return lines
@@ -139,7 +148,7 @@ def table_of_endings(studies: dict[str, Trainings]) -> list[str]:
 
 def layer_norm_against(study: Trainings) -> str:
     """H5: LayerNorm's quality, and the best pointwise choice's, over all and at about the same log J."""
-    results = [(c, float(study.data["log_apjn"].values[c.cells[0]]), c.result().quality) for c in study.choices]
+    results = [(c, study.log_apjn(c), c.result().quality) for c in study.choices]
     norms = [(c, j, q) for c, j, q in results if c.settings["norm"] in ("ln", "rms")]
     others = [(c, j, q) for c, j, q in results if c.settings["norm"] not in ("ln", "rms")]
     if not norms or not others:
@@ -177,7 +186,7 @@ def table_of_article(study: Trainings, measured: dict[str, xr.Dataset]) -> str:
     for choice in study.choices:
         kind = "LayerNorm" if choice.settings["norm"] == "ln" else name_of(choice)
         kind = "DyT, schedule" if choice.settings.get("schedule") else kind.replace("DyT ", "DyT, α = ")
-        log_apjn = float(study.data["log_apjn"].values[choice.cells[0]])
+        log_apjn = study.log_apjn(choice)
         by_norm.setdefault(kind, []).append((log_apjn, choice.result()))
     lines = ["| Norm | log J at initialization | accuracy | largest stable rate |", "|---|---|---|---|"]
     for kind in sorted(by_norm):
@@ -190,10 +199,8 @@ def table_of_article(study: Trainings, measured: dict[str, xr.Dataset]) -> str:
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
     table = table_of([study], measured)
     lines += ["", f"Rank correlations over {len(table)} choices, with 95 per cent intervals:", ""]
-    lines += ["| At initialization | accuracy | largest stable rate | loss after 100 steps |", "|---|---|---|---|"]
-    for words, (predictor, given) in ARTICLE.items():
-        cells = [if_enough(lambda p=predictor, t=t, g=given: correlation(table, p, t, g)) for t in TARGETS]
-        lines.append(f"| {words} | " + " | ".join(cells) + " |")
+    heads = ("At initialization", "accuracy", "largest stable rate", "loss after 100 steps")
+    lines += table_of_partials(table, ARTICLE, heads)
     return "\n".join(lines) + "\n"
 
 
@@ -226,7 +233,7 @@ def page(studies: dict[str, Trainings], measured: dict[str, xr.Dataset]) -> str:
                 f"## Predictors at initialization, depth {words}",
                 f"Spearman's ρ over {len(table)} choices, LayerNorm among them wherever the predictor is defined for it.",
                 "\n".join(table_of_correlations(table)),
-                "\n".join(table_of_partials(table)),
+                "\n".join(table_of_partials(table, PARTIALS)),
             ]
     if fitted is not None and held is not None:
         sections += [

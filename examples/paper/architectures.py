@@ -68,67 +68,46 @@ def _transformers(kind: str, **fields: Any) -> nn.Module:
 
 def _decoder(kind: str, depth: int, **fields: Any) -> nn.Module:
     """One whose config has the fields of Llama's."""
-    return _transformers(
-        kind,
-        num_hidden_layers=depth,
-        hidden_size=WIDTH,
-        intermediate_size=INNER,
-        num_attention_heads=HEADS,
-        num_key_value_heads=HEADS,
-        head_dim=WIDTH // HEADS,
-        **fields,
-    )
+    sizes = {
+        "num_hidden_layers": depth,
+        "hidden_size": WIDTH,
+        "intermediate_size": INNER,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": HEADS,
+    }
+    return _transformers(kind, **sizes, **fields)
 
 
-def _deepseek(depth: int) -> nn.Module:
-    return _transformers(
-        "deepseek_v3",
-        num_hidden_layers=depth,
-        hidden_size=WIDTH,
-        intermediate_size=INNER,
-        num_attention_heads=HEADS,
-        num_key_value_heads=HEADS,
-        moe_intermediate_size=WIDTH,
-        n_routed_experts=4,
-        num_experts_per_tok=2,
-        n_group=1,
-        topk_group=1,
-        first_k_dense_replace=1,
-        q_lora_rank=128,
-        kv_lora_rank=64,
-        qk_rope_head_dim=16,
-        qk_nope_head_dim=48,
-        v_head_dim=64,
-    )
-
+_EXPERTS = {"num_experts_per_tok": 2}
+_DEEPSEEK = {
+    "moe_intermediate_size": WIDTH,
+    "n_routed_experts": 4,
+    "n_group": 1,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "q_lora_rank": 128,
+    "kv_lora_rank": 64,
+    "qk_rope_head_dim": 16,
+    "qk_nope_head_dim": 48,
+    "v_head_dim": 64,
+}
 
 FAMILIES: dict[str, Build] = {
     "ViT": _vit,
     "ConvNeXt": _convnext,
     "MLP-Mixer": _mixer,
     "BERT": lambda depth: _transformers(
-        "bert",
-        num_hidden_layers=depth,
-        hidden_size=WIDTH,
-        num_attention_heads=HEADS,
-        intermediate_size=INNER,
+        "bert", num_hidden_layers=depth, hidden_size=WIDTH, num_attention_heads=HEADS, intermediate_size=INNER
     ),
     "GPT-2": lambda depth: _transformers("gpt2", n_layer=depth, n_embd=WIDTH, n_head=HEADS),
     "T5 encoder": lambda depth: _transformers(
         "t5", num_layers=depth, d_model=WIDTH, num_heads=HEADS, d_kv=WIDTH // HEADS, d_ff=INNER
     ),
-    "Llama": partial(_decoder, "llama"),
-    "Gemma 2": partial(_decoder, "gemma2"),
-    "OLMo 2": lambda depth: _transformers(
-        "olmo2",
-        num_hidden_layers=depth,
-        hidden_size=WIDTH,
-        intermediate_size=INNER,
-        num_attention_heads=HEADS,
-        num_key_value_heads=HEADS,
-    ),
-    "Mixtral": partial(_decoder, "mixtral", num_local_experts=4, num_experts_per_tok=2),
-    "DeepSeek-V3": _deepseek,
+    "Llama": partial(_decoder, "llama", head_dim=WIDTH // HEADS),
+    "Gemma 2": partial(_decoder, "gemma2", head_dim=WIDTH // HEADS),
+    "OLMo 2": partial(_decoder, "olmo2"),
+    "Mixtral": partial(_decoder, "mixtral", head_dim=WIDTH // HEADS, num_local_experts=4, **_EXPERTS),
+    "DeepSeek-V3": partial(_decoder, "deepseek_v3", **_DEEPSEEK, **_EXPERTS),
     "Mamba": lambda depth: _transformers("mamba", num_hidden_layers=depth, hidden_size=WIDTH),
 }
 

@@ -181,6 +181,10 @@ class Trainings:
         """Those whose runs are all there: nothing is read off the others."""
         return [choice for choice in self.begun if choice.ended]
 
+    def log_apjn(self, choice: Choice) -> float:
+        """``log J(0 -> L)`` of a choice at initialization, which no rate changes."""
+        return float(self.data["log_apjn"].values[choice.cells[0]])
+
 
 def kept_trainings(names: Iterable[str] = PLANNED) -> dict[str, Trainings]:
     """What the library holds of the planned studies, those of which nothing is there left out."""
