@@ -144,7 +144,6 @@ def _misses(store: list[dict[str, Any]]) -> Iterator[str]:
                 f"{' ' + row['reason'] if row.get('reason') else ''}"
             )
         yield ""
-    yield from _TIED
     failed = [row for row in store if row["result"] in ("raised", "timeout", "crashed")]
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in failed:
@@ -254,16 +253,6 @@ def _exact(record: dict[str, Any]) -> Iterator[str]:
     yield from _EXACT_MISSES
     yield from _llama(record["llama_70b"])
 
-
-_TIED = (
-    "- **ALBERT, one block tied six times, agrees here with 3 seeds and does not with 48** (width 256, 2 × 16 tokens):",
-    "  log J 3.060 ± 0.011 predicted, 2.901 ± 0.009 measured, and so at every point. The difference grows",
-    "  with depth and with tokens: 2.951 and 2.888",
-    "  at 8 tokens and 24 seeds (2.8 standard errors), none at depth 2 (2.969 and 2.957) or with the two blocks untied (2.973 and",
-    "  2.970). The cause is not found yet; untied blocks were tried at depth 2 only.",
-    "",
-)
-"""A miss that the scan's few seeds do not show; measured with commit 0fc9e11."""
 
 _EXACT_MISSES = (
     "- **BERT with a pointwise function in the place of its post-norm.** After such a norm the stream is no sum of many",
