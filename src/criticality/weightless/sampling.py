@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from criticality.stream.opened import composite, opened
+from criticality.stream.recording import tensors_in
 from criticality.weightless import products, views  # noqa: F401  (they fill the table of rules)
 from criticality.weightless.law import Law
 from criticality.weightless.revealed import Span
@@ -89,7 +90,7 @@ class WeightsIntegratedOut(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if not any(self.find(one) for one in _tensors((args, kwargs))):
+        if not any(self.find(one) for one in tensors_in((args, kwargs))):
             return func(*args, **kwargs)
         if func in RULES:
             found = RULES[func](self, func, *args, **kwargs)
@@ -198,16 +199,6 @@ class WeightsIntegratedOut(TorchFunctionMode):
         self._roots[id(weight)] = root
         self._memories[root.shadow.untyped_storage()._cdata] = root
         return root
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (tuple, list)):
-        for branch in tree:
-            yield from _tensors(branch)
-    elif isinstance(tree, dict):
-        yield from _tensors(tuple(tree.values()))
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
