@@ -15,6 +15,7 @@ from criticality.measurement import (
     measure_ensemble,
     measure_forward,
 )
+from criticality.measurement.statistics import Axes, stream_moments
 
 
 class Block(nn.Module):
@@ -240,3 +241,52 @@ def _tower_with(block):
 def test_bad_input_is_refused_in_one_sentence(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_moments_of_values_that_are_overwritten_are_taken_in_time():
+    torch.manual_seed(3)
+    model = Tower(in_place=True)
+    reference = Tower()
+    reference.load_state_dict(model.state_dict())
+    runs = []
+    model.embed.register_forward_hook(lambda *_: runs.append(1))
+    kept, overwritten = measure(reference, _inputs()), measure(model, _inputs())
+    for name in ("q", "p", "correlation"):
+        np.testing.assert_allclose(overwritten[name], kept[name], rtol=1e-5)
+    assert len(set(np.round(kept.q.values, 4))) == 4  # the points differ, so that the last value would be seen
+    # one pass, and one that finds the batch axis, as there is no convolution
+    assert len(runs) == 2
+
+
+class Patches(nn.Module):
+    """Images to tokens by a convolution, the stream batch first or sequence first."""
+
+    def __init__(self, sequence_first):
+        super().__init__()
+        self.patch, self.linear, self.sequence_first = nn.Conv2d(3, 6, 4, 4), nn.Linear(6, 6), sequence_first
+
+    def forward(self, x):
+        x = self.patch(x).flatten(2)
+        x = x.permute(2, 0, 1) if self.sequence_first else x.transpose(1, 2)
+        for _ in range(2):
+            tokens = x.mean(0 if self.sequence_first else 1, keepdim=True)
+            x = x + torch.tanh(self.linear(x + tokens))
+        return x
+
+
+def test_batch_of_a_convolution_tells_the_batch_axis_in_one_pass():
+    torch.manual_seed(3)
+    images = torch.randn(2, 3, 8, 12)
+    first, second = Patches(False), Patches(True)
+    second.load_state_dict(first.state_dict())
+    runs = []
+    for model in (first, second):
+        model.patch.register_forward_hook(lambda *_: runs.append(1))
+    one, other = measure(first, images), measure(second, images)
+    for name in ("q", "p", "correlation"):
+        np.testing.assert_allclose(one[name], other[name], rtol=1e-5)
+    assert len(runs) == 2
+    stream = first.patch(images).flatten(2).transpose(1, 2)
+    usual, wrong = stream_moments(stream, Axes(0, 2)), stream_moments(stream, Axes(1, 2))
+    assert float(one.p[0]) == pytest.approx(usual.p, rel=1e-5)
+    assert abs(usual.p - wrong.p) > 0.01 * usual.q

@@ -14,6 +14,7 @@ from criticality.stream.find import watch
 
 Moment = Moments
 
+_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 _CHANNELS_FIRST = ("conv1d", "conv2d", "conv3d", "_convolution", "batch_norm", "group_norm", "instance_norm")
 
 
@@ -31,6 +32,12 @@ def moment_of(tensor: Tensor) -> dict[Axes | None, Moment]:
     return {axes: stream_moments(tensor, axes) for axes in layouts(tensor.shape)}
 
 
+def moment(tensor: Tensor, axes: Axes | None) -> Moment:
+    """Moments in one layout, or in the usual one where a tensor cannot have that."""
+    choices = layouts(tensor.shape)
+    return stream_moments(tensor, axes if axes in choices else choices[0])
+
+
 def stream_axes(
     model: nn.Module,
     inputs: Any,
@@ -42,8 +49,9 @@ def stream_axes(
     """The layout of a stream, by its first point.
 
     Channels are what the first weight or norm of the first branch contracts.  The batch axis of a stream with three axes
-    is the first one, unless what is at one place reaches others along it: nan is put there, and a pass goes on until it has
-    spread.
+    is the one of the two that is as long as the batch of a convolution before it; without one it is the first one, unless
+    what is at one place reaches others along it: nan is put there, and a pass goes on until it has spread, to a point or,
+    where the sizes of the two axes tell them apart, to any value that has them.
     """
     shape = points[0].shape
     choices = layouts(shape)
@@ -51,6 +59,9 @@ def stream_axes(
         return choices[0]
     if len(shape) >= 4:
         return choices[1] if chain is not None and _channels_first(found, chain) else choices[0]
+    batch = _convolved(found, points[0])
+    if batch in shape[:2] and shape[0] != shape[1]:
+        return choices[tuple(shape[:2]).index(batch)]
     return choices[1] if _mixes_first_axis(model, inputs, found, points, under) else choices[0]
 
 
@@ -70,6 +81,18 @@ def _channels_first(found: Trace, chain: Chain) -> bool:
     return False
 
 
+def _convolved(found: Trace, start: Point) -> int | None:
+    """Samples in the first convolution before a point, which torch counts by the first axis."""
+    point = found.layout.call(start.node)
+    for call in found.layout.record.calls.values():
+        if point is not None and call.number >= point.number:
+            break
+        if call.function in _CONVOLUTIONS and 0 in call.shapes:
+            shape = call.shapes[0]
+            return shape[0] if len(shape) == int(call.function[4]) + 2 else None
+    return None
+
+
 def _mixes_first_axis(
     model: nn.Module,
     inputs: Any,
@@ -80,13 +103,15 @@ def _mixes_first_axis(
     """Whether the value at one place of the first two axes reaches others along the first: then tokens are counted by it."""
     start = found.layout.call(points[0].node)
     later = {call.number for point in points[1:] if (call := found.layout.call(point.node)) is not None}
-    mixes = False
+    shape = tuple(points[0].shape)
+    begun = mixes = False
 
     def note(call: Call, tensor: Tensor) -> None:
-        nonlocal mixes
+        nonlocal begun, mixes
         if start is not None and call.number == start.number:
             tensor.data[0, 0] = float("nan")
-        elif call.number in later:
+            begun = True
+        elif call.number in later or (begun and shape[0] != shape[1] and tensor.shape[:2] == shape[:2]):
             value = tensor.detach().isnan()
             mixes = bool(value[1:].any())
             if mixes or bool(value[:, 1:].any()):

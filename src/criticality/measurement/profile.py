@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
 from criticality.errors import NotFiniteError
-from criticality.measurement.axes import Moment, moment_of, stream_axes
+from criticality.measurement.axes import Moment, moment, moment_of, stream_axes
 from criticality.measurement.points import Points, points_asked_for, resolved
 from criticality.measurement.statistics import Axes
 from criticality.stream import Call, Point, Trace, trace
 from criticality.stream.find import watch
 from criticality.stream.points import ADDITIONS, OPAQUE
+from criticality.stream.recording import memory_of
 from criticality.stream.untouched import fresh_batch_norms
 
 Under = Callable[[], AbstractContextManager[Any]]
@@ -70,17 +71,18 @@ def profile(
     found = trace(model, inputs, seen, under() if under else None, required)
     asked, of_chain = points_asked_for(model, found, points, chain)
     nodes = [found.node(point) for point in asked]
-    missing = [found.layout.call(point.node) for point in asked if found.node(point) not in seen.moments]
-    if missing:
-        wanted = {call.number for call in missing if call is not None}
-        again = _Seen(wanted)
-        watch(model, inputs, again, under() if under else None)
-        for point in asked:
-            call = found.layout.call(point.node)
-            if call is not None and call.number in again.numbered:
-                seen.moments[found.node(point)] = again.numbered[call.number]
     axes = stream_axes(model, inputs, found, of_chain, asked, under)
-    moments = np.array([_moment(seen.moments.get(node), axes) for node in nodes]).T
+    known = seen.moments(nodes, axes)
+    calls = {point.node: found.layout.call(point.node) for point in asked if found.node(point) not in known}
+    missing = {call.number: found.layout.graph.nodes[number] for number, call in calls.items() if call is not None}
+    if missing:
+
+        def note(call: Call, tensor: Tensor) -> None:
+            if call.number in missing:
+                known[missing[call.number]] = moment(tensor, axes)
+
+        watch(model, inputs, note, under() if under else None)
+    moments = np.array([known.get(node, _UNKNOWN) for node in nodes]).T
     _check_finite(model, inputs, asked, moments[0], under)
     log_apjn = np.log(np.array([gradient_norms(found, nodes, asked, seed, n, n + 1 < probes) for n in range(probes)]))
     side_inputs = of_chain.side_inputs if of_chain is not None else ()
@@ -98,31 +100,55 @@ def profile(
 
 
 class _Seen:
-    """Moments of the values that can be points: sums, and all that comes before the first of them."""
+    """The values that can be points, sums and all that comes before the first of them, until it is known which are.
 
-    def __init__(self, wanted: set[int] | None = None):
-        self.moments: dict[Node, dict[Axes | None, Moment]] = {}
-        self.numbered: dict[int, dict[Axes | None, Moment]] = {}
-        self._wanted = wanted
+    They are held, not copied: the norm or branch that takes a sum keeps it for the backward pass, too.  The moments of what is
+    about to be overwritten, or is much larger than the stream can be, are taken at once.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[Node, tuple[Tensor, int]] = {}
+        self._taken: dict[Node, dict[Axes | None, Moment]] = {}
+        self._in_memory: dict[int | None, list[Node]] = {}
+        self._smallest = 2**62
         self._sums = 0
 
     def __call__(self, call: Call, tensor: Tensor) -> None:
-        if self._wanted is not None:
-            if call.number in self._wanted:
-                self.numbered[call.number] = moment_of(tensor)
-            return
         name = call.node.name()
         adds = name.startswith(ADDITIONS) and sum(before is not None for before, _ in call.node.next_functions) > 1
         self._sums += adds
-        if (adds or name == OPAQUE or self._sums == 0) and len(call.shapes) == 1 and tensor.ndim >= 2:
-            self.moments[call.node] = moment_of(tensor)
+        if not (adds or name == OPAQUE or self._sums == 0) or len(call.shapes) != 1 or tensor.ndim < 2:
+            return
+        self._smallest = min(self._smallest, tensor.numel())
+        if tensor.numel() > _MUCH_LARGER * self._smallest:
+            self._taken[call.node] = moment_of(tensor)
+            return
+        self._held[call.node] = (tensor.detach(), tensor._version)
+        self._in_memory.setdefault(memory_of(tensor), []).append(call.node)
+
+    def before_write(self, tensor: Tensor) -> None:
+        """Take the moments of all values in the memory of a tensor."""
+        for node in self._in_memory.pop(memory_of(tensor), ()) if self._in_memory else ():
+            held, version = self._held.pop(node)
+            if held._version == version:
+                self._taken[node] = moment_of(held)
+
+    def moments(self, nodes: Sequence[Node], axes: Axes | None) -> dict[Node, Moment]:
+        """Of the nodes whose values were seen; everything that is held is forgotten."""
+        found: dict[Node, Moment] = {}
+        for node in nodes:
+            if node in self._taken:
+                of = self._taken[node]
+                found[node] = of.get(axes) or next(iter(of.values()))
+            elif node in self._held and self._held[node][0]._version == self._held[node][1]:
+                found[node] = moment(self._held[node][0], axes)
+        self._held.clear()
+        self._taken.clear()
+        return found
 
 
-def _moment(of: dict[Axes | None, Moment] | None, axes: Axes | None) -> tuple[float, float, float]:
-    if of is None:
-        return float("nan"), float("nan"), float("nan")
-    moment = of.get(axes) or next(iter(of.values()))
-    return moment.q, moment.p, moment.correlation
+_MUCH_LARGER = 4
+_UNKNOWN = Moment(float("nan"), float("nan"), float("nan"))
 
 
 def _check_finite(model: nn.Module, inputs: Any, points: Sequence[Point], q: np.ndarray, under: Under | None) -> None:
@@ -213,5 +239,7 @@ def _dtype_at(node: Node, default: torch.dtype) -> torch.dtype:
 
 
 def squared_norm(tensor: Tensor) -> float:
-    """Squared norm with the sum in float64."""
-    return float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64)) ** 2
+    """Squared norm: rows in the tensor's precision, or float32 where that is less, the sum over rows in float64."""
+    rows = tensor.detach()
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    return float(torch.linalg.vector_norm(rows, dim=-1).double().square().sum())

@@ -38,16 +38,19 @@ def stream_moments(stream: Float[Tensor, "..."], axes: Axes | None = None) -> Mo
     if axes is not None:
         x = x.movedim((axes.batch, axes.channels), (0, -1))
     x = x[:, None] if x.ndim == 2 else x[None] if x.ndim < 2 else x.flatten(1, -2)
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     tokens, width = x.shape[-2:]
     norms = torch.linalg.vector_norm(x, dim=-1)
-    q = norms.double().square().mean().item() / width
+    squares = norms.double().square()
+    q = squares.mean().item() / width
     if tokens == 1:
         return Moments(q, float("nan"), float("nan"))
     pairs = tokens * (tokens - 1)
-    total = x.sum(dim=-2).double().square().sum(-1)
-    p = ((total - norms.double().square().sum(-1)) / (pairs * width)).mean().item()
-    unit = torch.einsum("btw,bt->bw", x, norms.clamp_min(torch.finfo(norms.dtype).tiny).reciprocal())
-    correlation = ((unit.double().square().sum(-1) - tokens) / pairs).mean().item()
+    inverse = norms.clamp_min(torch.finfo(norms.dtype).tiny).reciprocal()
+    sums = torch.stack([torch.ones_like(norms), inverse], dim=1) @ x  # both in one pass over x
+    sums = torch.linalg.vector_norm(sums, dim=-1).double().square()
+    p = ((sums[:, 0] - squares.sum(-1)) / (pairs * width)).mean().item()
+    correlation = ((sums[:, 1] - tokens) / pairs).mean().item()
     return Moments(q, p, correlation)
 
 

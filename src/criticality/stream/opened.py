@@ -16,10 +16,13 @@ def composite(func: Callable[..., Any]) -> bool:
     Methods of ``Tensor`` are left out, as they call themselves by way of their base class, and so are functions that choose
     between others and do not ask themselves.
     """
-    return (
-        isinstance(func, FunctionType)
-        and func.__module__ in ("torch.nn.functional", "torch.functional")
-        and any(name in func.__code__.co_names for name in _ASKS)
+    return isinstance(func, FunctionType) and _asks(func)
+
+
+@cache
+def _asks(func: FunctionType) -> bool:
+    return func.__module__ in ("torch.nn.functional", "torch.functional") and any(
+        name in func.__code__.co_names for name in _ASKS
     )
 
 

@@ -2,7 +2,7 @@
 
 Values are known by their node of the autograd graph, so that what is recorded can be laid over the graph, and an
 operation in place makes a new value.  Nothing is hooked into the model: calls are seen by a ``TorchFunctionMode``, and
-modules as they are entered and left.
+modules as they are entered and left, by way of the attribute under which torch keeps a module's compiled call.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 from criticality.stream.opened import composite, opened
 
 Observe = Callable[["Call", Tensor], Tensor | None]
-"""Called with each new value that depends on the sources, as soon as it is made; what it returns takes its place."""
+"""Called with each new value that depends on the sources, as soon as it is made; what it returns takes its place.  A method
+``before_write``, where it has one, is called with each tensor that is about to be written to."""
 
 
 @dataclass(slots=True)
@@ -88,19 +89,40 @@ class Record:
             visit = self.visits[visit].parent
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> list[Tensor]:
     """Tensors of nested tuples, lists, mappings and dataclasses, in order."""
+    found: list[Tensor] = []
+    _collect(value, found)
+    return found
+
+
+def memory_of(tensor: Tensor) -> int | None:
+    """Which memory a tensor is in; ``None`` where it has none of its own, as inside ``vmap``. No mode sees the question."""
+    with torch._C.DisableTorchFunction():
+        try:
+            return tensor.untyped_storage()._cdata
+        except NotImplementedError:
+            return None
+
+
+_ATOMS = frozenset((int, float, bool, str, type(None), slice, torch.dtype, torch.device, torch.Size))
+
+
+def _collect(value: Any, found: list[Tensor]) -> None:
+    kind = type(value)
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for entry in value.values():
-            yield from tensors_in(entry)
+        found.append(value)
+    elif kind in _ATOMS:
+        return
     elif isinstance(value, (tuple, list)):
         for entry in value:
-            yield from tensors_in(entry)
+            _collect(entry, found)
+    elif kind is dict or isinstance(value, Mapping):
+        for entry in value.values():
+            _collect(entry, found)
     elif hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
         for name in value.__dataclass_fields__:
-            yield from tensors_in(getattr(value, name, None))
+            _collect(getattr(value, name, None), found)
 
 
 class Recording(TorchFunctionMode):
@@ -124,6 +146,7 @@ class Recording(TorchFunctionMode):
         self._tokens = list(tokens)
         self._tables: set[int] = set()
         self._observe = observe
+        self._before_write: Callable[[Any], None] | None = getattr(observe, "before_write", None)
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._state = {*self._names, *(id(buffer) for buffer in model.buffers())}
         self._derived: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -144,7 +167,7 @@ class Recording(TorchFunctionMode):
         if composite(func):
             with self:
                 return opened(func)(*args, **kwargs)
-        given = list(tensors_in((args, kwargs)))
+        given = tensors_in((args, kwargs))
         if args and _writes(name):
             for tensor in given if name == "batch_norm" else args[:1]:
                 self._keep(tensor)
@@ -228,7 +251,10 @@ class Recording(TorchFunctionMode):
         found: dict[str, None] = {}
         for tensor in given:
             name = self._names.get(id(tensor))
-            found |= dict.fromkeys([name] if name is not None else self._derived.get(tensor, ()))
+            if name is not None:
+                found[name] = None
+            elif not tensor.requires_grad:
+                found |= dict.fromkeys(self._derived.get(tensor, ()))
         return tuple(found)
 
     def _contracted(self, function: str, given: Iterable[Tensor]) -> dict[str, tuple[int, ...]]:
@@ -241,20 +267,23 @@ class Recording(TorchFunctionMode):
         return found
 
     def _keep(self, tensor: Any) -> None:
-        """A copy of a parameter or a buffer before it is written to; of a weight that holds no numbers there is none."""
+        """A copy of a parameter or a buffer before it is written to; of a weight that holds no numbers there is none.  Whoever
+        observes is told of any tensor.
+        """
         if isinstance(tensor, Tensor) and id(tensor) in self._state and id(tensor) not in self.saved:
             before = tensor.detach().clone()
             with torch._C.DisableTorchFunction():
                 same = before.is_meta == tensor.is_meta
             if same:
                 self.saved[id(tensor)] = (tensor, before)
+        if self._before_write is not None and isinstance(tensor, Tensor):
+            self._before_write(tensor)
 
     def _unseen(self, value: Any) -> None:
         """Note what a module returns and no call was seen to make, such as the output of a function of somebody's own."""
         for tensor in tensors_in(value):
             if tensor.grad_fn is not None and tensor.grad_fn not in self.record.calls:
-                with torch._C.DisableTorchFunction():  # what is looked at here is no call of the model
-                    self._add(tensor, self._call(tensor.grad_fn.name(), tensor.grad_fn))
+                self._add(tensor, self._call(tensor.grad_fn.name(), tensor.grad_fn))
 
     def _is_source(self, given: list[Tensor], output: Any) -> bool:
         if not isinstance(output, Tensor) or not output.is_floating_point() or output.requires_grad:
@@ -291,31 +320,51 @@ class Recording(TorchFunctionMode):
     @contextmanager
     def watching(self) -> Iterator[Record]:
         """Record what the calling thread does inside."""
-        thread, original = threading.get_ident(), nn.Module.__call__
+        thread = threading.get_ident()
 
-        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if threading.get_ident() != thread or module not in self._modules:
-                return original(module, *args, **kwargs)
-            visit = Visit(self._modules[module], type(module).__name__, self._inside[-1], _nodes((args, kwargs)))
-            self.record.visits.append(visit)
-            self._inside.append(len(self.record.visits) - 1)
-            try:
-                output = original(module, *args, **kwargs)
-                self._unseen(output)
-            except BaseException:
-                self.failed_in = self.failed_in or visit.name
-                raise
-            finally:
-                self._inside.pop()
-            visit.left = _nodes(output)
-            return output
+        def watched(module: nn.Module, name: str) -> Callable[..., Any]:
+            original = module._compiled_call_impl or module._call_impl
 
-        nn.Module.__call__ = call  # type: ignore[method-assign]
+            def call(*args: Any, **kwargs: Any) -> Any:
+                if threading.get_ident() != thread:
+                    return original(*args, **kwargs)
+                return self._visit(name, type(module).__name__, original, args, kwargs)
+
+            return call
+
+        before = [(module, module.__dict__.get("_compiled_call_impl", _ABSENT)) for module in self._modules]
+        for module, name in self._modules.items():
+            module.__dict__["_compiled_call_impl"] = watched(module, name)
         try:
             with self:
                 yield self.record
         finally:
-            nn.Module.__call__ = original  # type: ignore[method-assign]
+            for module, held in before:
+                if held is _ABSENT:
+                    module.__dict__.pop("_compiled_call_impl", None)
+                else:
+                    module.__dict__["_compiled_call_impl"] = held
+
+    def _visit(self, name: str, kind: str, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run a module inside a visit of its own."""
+        with torch._C.DisableTorchFunction():  # what is looked at here, and below, is no call of the model
+            visit = Visit(name, kind, self._inside[-1], _nodes((args, kwargs)))
+        self.record.visits.append(visit)
+        self._inside.append(len(self.record.visits) - 1)
+        try:
+            output = run(*args, **kwargs)
+            with torch._C.DisableTorchFunction():
+                self._unseen(output)
+                visit.left = _nodes(output)
+        except BaseException:
+            self.failed_in = self.failed_in or visit.name
+            raise
+        finally:
+            self._inside.pop()
+        return output
+
+
+_ABSENT = object()
 
 
 def contracted_axes(function: str, weight: Tensor) -> tuple[int, ...]:
@@ -375,8 +424,7 @@ def node_of(tensor: Tensor) -> Node | None:
 
 
 def _nodes(value: Any) -> tuple[Node, ...]:
-    found = (node_of(tensor) for tensor in tensors_in(value))
-    return tuple(node for node in found if node is not None)
+    return tuple([node for tensor in tensors_in(value) if (node := node_of(tensor)) is not None])
 
 
 def _same(index: Tensor, token: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from criticality.stream.opened import composite, opened
+from criticality.stream.recording import memory_of, tensors_in
 from criticality.weightless import products, views  # noqa: F401  (they fill the table of rules)
 from criticality.weightless.law import Law
 from criticality.weightless.revealed import Span
@@ -64,7 +65,7 @@ class WeightsIntegratedOut(TorchFunctionMode):
     def _renew(self, generation: int) -> None:
         self.generation = generation
         self._roots: dict[int, Root] = {}
-        self._memories: dict[int, Root | None] = {}
+        self._memories: dict[int | None, Root | None] = {}
         self._last: tuple[Tensor, int, Span] | None = None
         for weight, law in self._given:
             root = self._add(weight, law)
@@ -89,7 +90,7 @@ class WeightsIntegratedOut(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if not any(self.find(one) for one in _tensors((args, kwargs))):
+        if not any(self.find(one) for one in tensors_in((args, kwargs))):
             return func(*args, **kwargs)
         if func in RULES:
             found = RULES[func](self, func, *args, **kwargs)
@@ -113,10 +114,7 @@ class WeightsIntegratedOut(TorchFunctionMode):
             return root, root.shadow
         if tensor.layout is not torch.strided:
             return None
-        try:
-            root = self._memories.get(tensor.untyped_storage()._cdata)
-        except NotImplementedError:  # inside vmap a tensor has no memory of its own
-            return None
+        root = self._memories.get(memory_of(tensor))
         if root is None:
             return None
         if tensor.is_meta:
@@ -201,16 +199,6 @@ class WeightsIntegratedOut(TorchFunctionMode):
         self._roots[id(weight)] = root
         self._memories[root.shadow.untyped_storage()._cdata] = root
         return root
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (tuple, list)):
-        for branch in tree:
-            yield from _tensors(branch)
-    elif isinstance(tree, dict):
-        yield from _tensors(tuple(tree.values()))
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
