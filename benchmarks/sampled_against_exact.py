@@ -5,7 +5,8 @@
 
 Four blocks of each family at width 1024, one sequence of 16 bytes of text or one photograph of 16 patches, the model's own
 initialization.  ``log E J(l -> L)`` of every point over 24 seeds with its standard error, against the exact value.  A family with
-a difference beyond 2 standard errors is run at width 2048, too: what a finite width adds is half as much there.  One line of
+a difference beyond 2 standard errors is run at width 512, too, with ``fan_in Var(W)`` as it was: the network of infinite
+width is the same, and what a finite width adds is twice as much.  One line of
 JSON each; ``docs/make_sampled_against_exact.py`` makes the page.
 """
 
@@ -13,45 +14,50 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 import warnings
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from criticality.errors import UndescribedError
 from criticality.models import ModelDescription, describe_model
+from criticality.models.reading import described as describe
 from criticality.theory import propagate
-from criticality.weightless import predict_sampled
+from criticality.weightless import build_without_weights, laws_of, predict_sampled
+from criticality.weightless.initializing import Initializer
 
 STORE = Path(__file__).parents[1] / "docs" / "data" / "sampled_against_exact.jsonl"
-WIDTHS = (1024, 2048)
+WIDTHS = (1024, 512)
 DEPTH, TOKENS, PIXELS, SEEDS, SAMPLES = 4, 16, 64, 24, 256
 BEYOND = 2.0
 """Standard errors."""
 
+IMAGES = (
+    *("timm:vit_base_patch16_224", "hf:vit", "timm:deit3_base_patch16_224", "timm:vit_base_patch16_rope_224"),
+    *("hf:deit", "hf:dinov2", "hf:beit", "timm:beit_base_patch16_224", "timm:vit_base_patch16_clip_224"),
+)
 TEXT = (
-    *("gpt2", "gpt_neo", "opt", "biogpt", "gptj", "codegen", "phi", "persimmon", "starcoder2"),
-    *("llama", "mistral", "qwen2", "qwen3", "olmo", "granite", "cohere", "smollm3", "glm", "helium", "exaone4"),
-    *("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "ernie"),
+    *("gpt2", "llama", "bert", "qwen3", "gptj", "opt", "cohere", "distilbert", "gpt_neox", "granite", "olmo", "glm"),
+    *("mistral", "qwen2", "phi", "codegen", "persimmon", "starcoder2", "smollm3", "helium", "exaone4", "stablelm"),
+    *("roberta", "xlm-roberta", "camembert", "electra", "ernie", "gpt_neo", "biogpt"),
 )
 HEADS = {"gpt_neox": 16, "stablelm": 16}
-IMAGES = (
-    *("hf:vit", "hf:deit", "hf:dinov2", "hf:beit"),
-    *("timm:vit_base_patch16_224", "timm:deit3_base_patch16_224", "timm:beit_base_patch16_224"),
-    *("timm:vit_base_patch16_clip_224", "timm:vit_base_patch16_rope_224"),
-)
 POINTWISE = ("hf:gpt2", "hf:llama", "timm:vit_base_patch16_224")
 
 
 def cases() -> Iterator[dict[str, Any]]:
     """What is compared: every family with its own norms, three of them with functions in their place."""
-    text = [f"hf:{kind}" for kind in (*TEXT, *HEADS)]
-    yield from ({"model": model, "norm": None} for model in (*text, *IMAGES))
-    yield from ({"model": model, "norm": norm} for model in POINTWISE for norm in ("dyt", "derf"))
+    models = [model for pair in zip_longest(IMAGES, (f"hf:{kind}" for kind in TEXT)) for model in pair if model]
+    own = [{"model": model, "norm": None} for model in models]
+    pointwise = [{"model": model, "norm": norm} for model in POINTWISE for norm in ("dyt", "derf")]
+    yield from (*own[:8], *pointwise, *own[8:])
 
 
 def description(model: str, norm: str | None, width: int) -> ModelDescription:
@@ -61,18 +67,29 @@ def description(model: str, norm: str | None, width: int) -> ModelDescription:
     return describe_model(model, **sizes, **({"image_size": PIXELS} if model in IMAGES else {"tokens": TOKENS}))
 
 
+def laws_of_width(model: str, norm: str | None, width: int) -> Initializer:
+    """What keeps ``fan_in Var(W)`` of every branch what it is at the first width."""
+    laws = laws_of(build_without_weights(description(model, norm, WIDTHS[0]).create, at_least=1))
+
+    def draw(name: str, weight: Tensor, fan_in: int) -> None:
+        nn.init.normal_(weight, std=math.sqrt(laws[name].variance * WIDTHS[0] / width))
+
+    return draw
+
+
 def compared(model: str, norm: str | None, width: int) -> dict[str, Any]:
     """Both ways for one case."""
     described = description(model, norm, width)
+    init = described.init if width == WIDTHS[0] else laws_of_width(model, norm, width)
     row: dict[str, Any] = {"model": model, "norm": norm, "width": width, "seeds": SEEDS}
     try:
-        network, kernels = described.describe()
+        network, kernels = describe(described.create, init, described.inputs())
     except UndescribedError as error:
         return row | {"undescribed": str(error)}
     exact = propagate(network, kernels[:1], samples=SAMPLES)
     one = tree_map(lambda batch: batch[:1], described.inputs())
     start = time.process_time()
-    sampled = predict_sampled(described.create, one, SEEDS, points="sublayers", init=described.init)
+    sampled = predict_sampled(described.create, one, SEEDS, points="sublayers", init=init)
     seconds = time.process_time() - start
     rest = slice(0, -1)  # J(L -> L) = 1
     if exact.sizes["block"] != sampled.sizes["block"]:

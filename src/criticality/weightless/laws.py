@@ -83,9 +83,9 @@ def law_of_pieces(pieces: Sequence[Piece]) -> Law:
     rest = [piece for piece in pieces if not _padding(piece, total)] or list(pieces)
     if len(rest) == 1:
         entries = rest[0].entries
-        return Law(entries.ordered().double(), orthogonal=entries.matrix is not None)
+        return Law(entries.values.double(), orthogonal=entries.matrix is not None)  # shared: a law has no order
     kept = sum(length for length, _ in rest)
-    samples = [entries.ordered().double() for _, entries in rest]
+    samples = [entries.values.double() for _, entries in rest]
     moments = tuple(
         sum(length / kept * power.mean().item() for (length, _), power in zip(rest, powers, strict=True))
         for powers in (samples, [s.square() for s in samples])

@@ -194,8 +194,11 @@ class RevealedMatrix:
             told.learn(span, values)
         elif keep:
             span = span or Span.of(rows)
+            place = rows.new_empty(
+                len(rows), self.shape[1 - side]
+            )  # before what is drawn, which would leave a hole behind
             values, drawn = self._free(span, across)
-            found = triangle_times(span.root.to(values.dtype), values)
+            found = triangle_times(span.root, values, place)
             told.learn(span, drawn or values)
         else:
             found = self._once(rows, across)
@@ -223,15 +226,15 @@ class RevealedMatrix:
 
     def _once(self, rows: Float[Tensor, "rows n"], across: Side) -> Float[Tensor, "rows m"]:
         """A product that no later one has to agree with: directions of its rows are not needed, their root is."""
-        root = root_of(rows)
+        root, place = root_of(rows), rows.new_empty(len(rows), across.length)
         numbers = self._draw(len(rows), across).numbers()
-        found = triangle_times(root, numbers)
+        found = triangle_times(root, numbers, place)
         if len(across):
             known = across.current_values()
             precision = torch.promote_types(rows.dtype, known.dtype)
             wanted = rows.to(precision) @ known.mT.to(precision)
-            missing = wanted - triangle_times(root.to(precision), across.coefficients(numbers.to(precision)))
-            found = found + across.combination(missing).to(found.dtype)
+            missing = wanted - root.to(precision) @ across.coefficients(numbers.to(precision))
+            found += across.combination(missing).to(found.dtype)
         return found
 
     def rows(self, indices: Int[Tensor, " rows"], side: int = LEFT) -> Float[Tensor, "rows m"]:

@@ -85,14 +85,21 @@ def root_of(rows: Float[Tensor, "rows n"]) -> Float[Tensor, "rows rows"]:
     return (scale * lower * outside).to(rows.dtype)
 
 
-def triangle_times(lower: Float[Tensor, "rows rows"], values: Float[Tensor, "rows m"]) -> Float[Tensor, "rows m"]:
-    """``lower @ values`` of a lower triangular matrix, at 5/8 of the operations where there are many rows."""
+def triangle_times(
+    lower: Float[Tensor, "rows rows"], values: Float[Tensor, "rows m"], place: Float[Tensor, "rows m"]
+) -> Float[Tensor, "rows m"]:
+    """``lower @ values`` of a lower triangular matrix, at 5/8 of the operations where there are many rows.
+
+    Written to ``place``, where the precisions are one.
+    """
+    if not lower.dtype == values.dtype == place.dtype:
+        precision = torch.promote_types(lower.dtype, values.dtype)
+        return lower.to(precision) @ values.to(precision)
     if len(lower) <= SQUARE:
-        return lower @ values
-    found = values.new_empty(len(lower), values.shape[1])
+        return torch.mm(lower, values, out=place)
     for start, stop in _quarters(len(lower)):
-        torch.mm(lower[start:stop, :stop], values[:stop], out=found[start:stop])
-    return found
+        torch.mm(lower[start:stop, :stop], values[:stop], out=place[start:stop])
+    return place
 
 
 def _scaled(rows: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
