@@ -24,7 +24,7 @@ def rows_of(kind: str) -> Tensor:
 SINGLE = 1e-6
 DROPPED = {"equal": 10 * PIVOT}
 """What is lost of rows, in parts of their length, where one is taken for a combination of others."""
-SMEARED = {"alike": 10 * RIDGE / 1e-4**2}
+SMEARED = {"alike": 10 * RIDGE / 1e-4**2, "equal": 10 * PIVOT}
 """By how much directions are not orthonormal, where rows differ by as little as 1e-4."""
 
 
