@@ -65,7 +65,7 @@ def repository(here, duration):
 def run(here, folder, hours):
     command = ["sh", "docs/studies/run.sh", "HEAD", str(folder), sys.executable, "busy"]
     environment = os.environ | {"CORE_HOURS": hours}
-    return subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.parametrize(("hours", "status", "said"), [("1e-9", 3, "are spent"), ("0.0009", 3, "ended by signal")])
@@ -82,7 +82,7 @@ def test_what_is_packed_is_unpacked_by_a_later_start(tmp_path):
     ended = run(here, tmp_path / "first", "1")
     assert ended.returncode == 0, ended.stderr
     pack = ["sh", "docs/studies/pack.sh", str(tmp_path / "first"), sys.executable]
-    subprocess.run(pack, cwd=here, check=True, capture_output=True, timeout=100)
+    subprocess.run(pack, cwd=here, check=True, capture_output=True, timeout=600)
     assert (here / "examples" / "paper" / "data" / "busy.zarr.zip").is_file()
     later = run(here, tmp_path / "later", "1")
     assert later.returncode == 0, later.stderr
