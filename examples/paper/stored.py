@@ -93,10 +93,12 @@ def _trainings() -> Stored:
         name, index = item
         row = kept_study(name).isel(cell=index)
         cell = list(read_study(ROOT / "docs" / "studies" / f"{name}.yaml").cells())[index]
-        status, values, message, _ = compute_cell("train", cell, None)
-        if status != str(row.status.values):
-            raise ValueError(f"training {cell} must end as {row.status.values!s}, but ended as {status}: {message}")
-        return relative({key: float(row[key]) for key in ("log_apjn", "first_loss")}, values)
+        found = compute_cell("train", cell, None)
+        if found.status != str(row.status.values):
+            raise ValueError(
+                f"training {cell} must end as {row.status.values!s}, but ended as {found.status}: {found.message}"
+            )
+        return relative({key: float(row[key]) for key in ("log_apjn", "first_loss")}, found.values)
 
     return Stored(items, difference, tolerance=1e-3)
 
