@@ -6,10 +6,12 @@ Measurement: ``measure``, ``measure_ensemble``, ``measure_between``, ``measure_f
 Models: ``criticality.models``.  Studies: ``criticality.studies``.
 """
 
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from criticality.lazy import lazy_names
+from criticality.moved import MovedModules
 
 if TYPE_CHECKING:
     from criticality.studies.predict import predict
@@ -43,6 +45,8 @@ from criticality.theory import (
     resnet,
     transformer,
 )
+
+sys.meta_path.append(MovedModules)
 
 __getattr__, __dir__ = lazy_names(__name__, {"studies.predict": ("predict",)})
 

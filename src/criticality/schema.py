@@ -24,6 +24,7 @@ further dimensions in front (``case``).
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -96,6 +97,21 @@ def write_text(text: str, path: str | os.PathLike[str]) -> Path:
     with whole_or_absent(path) as file:
         file.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+def plain(value: Any) -> Any:
+    """The JSON form of numbers, arrays and mappings of them; what is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 @cache

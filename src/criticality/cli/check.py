@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from criticality.cli.options import SAMPLES, common, model_changes, model_norm
-from criticality.cli.output import emit, plain, save_json
+from criticality.cli.output import emit, save_json
+from criticality.schema import plain
 from criticality.studies.check import CheckUp, check_up
 
 

@@ -11,7 +11,6 @@ from criticality import __version__
 
 VERBS = (
     "check",
-    "claims",
     "classify",
     "compare",
     "convert",
@@ -25,6 +24,10 @@ VERBS = (
     "train",
     "zoo",
 )
+
+
+MOVED = {"claims": "a command of the article's folder in the repository: python examples/paper/claims.py"}
+"""Verbs of earlier versions, and what they are now."""
 
 
 class _Refusal(click.ClickException):
@@ -44,6 +47,8 @@ class Verbs(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name in MOVED:
+            raise _Refusal(f"criticality {name} is now {MOVED[name]}")
         if name not in VERBS:
             return None
         command: click.Command = getattr(import_module(f"criticality.cli.{name}"), name)

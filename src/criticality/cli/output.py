@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,22 +12,7 @@ import numpy as np
 import xarray as xr
 from tabulate import tabulate
 
-from criticality.schema import write_dataset, write_text
-
-
-def plain(value: Any) -> Any:
-    """The JSON form of numbers, arrays and mappings of them; what is not finite becomes null."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+from criticality.schema import plain, write_dataset, write_text
 
 
 def emit(record: Mapping[str, Any], as_json: bool, text: str) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from criticality.laboratory.records import geometric_steps
-from criticality.reports.figures import COLOURS, MARKERS, STYLE
+from criticality.laboratory import geometric_steps
+from criticality.reports import COLOURS, MARKERS, STYLE
 from criticality.studies.endings import endings
-from criticality.studies.plane import read_panels
 from criticality.studies.training import Choice, Trainings
+from plane import read_panels
 
 ALPHAS = (0.3, 0.6, 1.2, 2.4)
 SPREAD = 1.1
@@ -35,7 +36,7 @@ def draw_overview(studies: dict[str, Trainings]) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.4 * len(shown) + 0.8, 5.2), layout="constrained")
         rows = figure.subplots(2, len(shown), sharex="col", squeeze=False)
-        entries: dict[str, object] = {}
+        entries: dict[str, Artist] = {}
         for column, (name, study) in enumerate(shown.items()):
             labelled: set[str] = set()
             for choice in sorted(study.choices, key=lambda one: style(one)[1]):
@@ -56,7 +57,7 @@ def draw_overview(studies: dict[str, Trainings]) -> Figure:
     return figure
 
 
-def draw_runs(study: Trainings) -> Figure | None:
+def draw_runs(study: Trainings) -> Figure:
     """Loss (above) and mean slope in training (below): a run that learns, and the worst one of each way to fail that there is."""
     kinds = endings(study.data)
     chosen = [("learns", *_best(study))]

@@ -4,26 +4,23 @@ from pathlib import Path
 
 import pytest
 
-from converged import factorial, made_up, made_up_plane
-from criticality.python_file import load_file
-from criticality.studies.training import kept_trainings, read_trainings
+import draw_training
+import make_training
+from criticality.studies.training import read_trainings
+from kept import kept_trainings
+from made_up import factorial, made_up, made_up_plane
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-@pytest.fixture(scope="module")
-def script():
-    return load_file(str(DOCS / "make_training.py"), "script")
-
-
-def test_page_of_made_up_trainings(script, tmp_path):
+def test_page_of_made_up_trainings(tmp_path, monkeypatch):
     choices = factorial(lambda a, t: 0.9 - 0.01 * t)
     norm = {"norm": "ln", "log_apjn": 4.2, "quality": 0.95, "log_stable": -1.6}
     data = made_up([*choices, norm], name="factorial_32")
     data["diverged"].values[3, 0] = 1
     studies = {"factorial_32": read_trainings(data)}
-    script.FOLDER = tmp_path
-    page = script.page(studies, {})
+    monkeypatch.setattr(make_training, "FOLDER", tmp_path)
+    page = make_training.page(studies, {})
     lines = page.splitlines()
     assert "| `factorial_32` | 126 of 126 cells (21 of 21 choices) |" in lines
     assert "| `factorial_64` | 0 of about 182 cells (0 of 28 choices) |" in lines
@@ -38,8 +35,7 @@ def test_page_of_made_up_trainings(script, tmp_path):
 
 
 def test_plane_is_drawn():
-    drawing = load_file(str(DOCS / "draw_training.py"), "script")
-    figure = drawing.draw_plane(made_up_plane(lambda w, b: 0.9 - 0.1 * w))
+    figure = draw_training.draw_plane(made_up_plane(lambda w, b: 0.9 - 0.1 * w))
     assert len(figure.axes) == 4  # two panels and their colour bars
     assert figure.axes[1].collections[0].get_array().max() == pytest.approx(0.9 - 0.08 - 0.01)
 

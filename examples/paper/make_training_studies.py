@@ -1,4 +1,4 @@
-"""Write the studies of ``docs/studies/plan.md``: ``python docs/make_training_studies.py``; needs FashionMNIST.
+"""Write the studies of ``docs/studies/plan.md``: ``python examples/paper/make_training_studies.py``; needs FashionMNIST.
 
 The weight deviation of each choice is solved by theory so that log J(0 -> L) of the recursion at initialization is the target,
 averaged over the kernels that standardized FashionMNIST images have.  What is correlated later is log J as *measured* in each run.
@@ -14,11 +14,11 @@ import yaml
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 
-from criticality.laboratory.data import fashion_mnist
+from criticality.laboratory import fashion_mnist
 from criticality.pointwise import Pointwise, get_function, pointwise_function
-from criticality.sweeps.study import read_study
+from criticality.sweeps import read_study
 
-FOLDER = Path(__file__).parent / "studies" / "training"
+FOLDER = Path(__file__).parents[2] / "docs" / "studies" / "training"
 RATES = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0]
 ALPHAS, TARGETS = (0.3, 0.6, 1.2, 2.4), (1, 2, 4, 8, 16)
 SIGMAS = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -89,7 +89,7 @@ def write(
         content["search"] = search
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=118)
     (FOLDER / f"{name}.yaml").write_text(
-        f"# {why} Made by docs/make_training_studies.py; the plan is docs/studies/plan.md.\n{text}"
+        f"# {why} Made by examples/paper/make_training_studies.py; the plan is docs/studies/plan.md.\n{text}"
     )
 
 
@@ -135,7 +135,7 @@ def study_b() -> None:
     families = [*powers, *rms, *factorial("derf", 32, kernels)]
     why = "Study B: other functions and RMSNorm, depth 32."
     write("families_32", why, searched, {**fixed, "steps": 1500}, families, "learning_rate")
-    before_training(32, [*read_study(FOLDER / "factorial_32.yaml").cases, *families])
+    before_training(32, [*map(dict, read_study(FOLDER / "factorial_32.yaml").cases), *families])
     dyt = factorial("dyt", 32, kernels)
     half = [layer_norm[2], *dyt[:8], layer_norm[0], layer_norm[4], *dyt[8:10], schedule[0]]
     why = "Study B: half of the choices for twice as long, depth 32."

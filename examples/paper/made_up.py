@@ -1,15 +1,31 @@
-"""Made-up studies of converged trainings whose answers are known: the columns that stacked trainings store, and no training."""
+"""Made-up studies of converged trainings whose answers are known, for what must break a claim: the columns that stacked trainings
+store, and no training."""
 
 import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
+
+from criticality.studies.training import Trainings, read_trainings
+
+Answer = Callable[[float, float], float]
+"""Of alpha and log J."""
 
 RATES = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2]
 SEEDS, RECORDS, WINDOWS = 3, 5, 20
 
 
-def made_up(choices, *, name="made_up", depth=32, done=None, noise=0.0005, seed=0):
+def made_up(
+    choices: Sequence[Mapping[str, Any]],
+    *,
+    name: str = "made_up",
+    depth: int = 32,
+    done: int | None = None,
+    noise: float = 0.0005,
+    seed: int = 0,
+) -> xr.Dataset:
     """A study of choices ``dict(alpha, log_apjn, quality, log_stable)``; ``norm`` and ``sigma_w`` as well, if given.
 
     Accuracy is ``quality`` at rate 1e-3, a little less at others, and 0.1 above the largest stable rate.  Only the first ``done``
@@ -64,7 +80,12 @@ def made_up(choices, *, name="made_up", depth=32, done=None, noise=0.0005, seed=
     return xr.Dataset(variables, coordinates, {"study": json.dumps(study)})
 
 
-def factorial(quality, log_stable=lambda alpha, log_apjn: -2.0, alphas=(0.3, 0.6, 1.2, 2.4), targets=(1, 2, 4, 8, 16)):
+def factorial(
+    quality: Answer,
+    log_stable: Answer = lambda alpha, log_apjn: -2.0,
+    alphas: Sequence[float] = (0.3, 0.6, 1.2, 2.4),
+    targets: Sequence[float] = (1, 2, 4, 8, 16),
+) -> list[dict[str, float]]:
     """Choices of alpha crossed with log J, with ``quality(alpha, log_apjn)`` and ``log_stable(alpha, log_apjn)``."""
     return [
         {"alpha": a, "log_apjn": float(t), "quality": quality(a, t), "log_stable": log_stable(a, t)}
@@ -73,7 +94,36 @@ def factorial(quality, log_stable=lambda alpha, log_apjn: -2.0, alphas=(0.3, 0.6
     ]
 
 
-def made_up_plane(accuracy):
+DEPTHS = {"factorial_32": 32, "families_32": 32, "factorial_16": 16, "factorial_64": 64, "long_32": 32, "vit_alpha": 12}
+"""Of the studies on which the plan decides."""
+
+
+def falls_with_log_apjn(alpha: float, log_apjn: float) -> float:
+    """A quality of which every hypothesis of the plan is true."""
+    return 0.9 - 0.01 * log_apjn
+
+
+def stable_rates_fall(alpha: float, log_apjn: float) -> float:
+    """The same of decimal logarithms of largest stable rates, at the rates there are."""
+    return {1: -1.5, 2: -2.0, 4: -2.5, 8: -2.5, 16: -3.0}[int(log_apjn)]
+
+
+def plan_in_which(
+    quality: Answer = falls_with_log_apjn,
+    log_stable: Answer = stable_rates_fall,
+    other: Mapping[str, tuple[Answer, Answer]] | None = None,
+    left_out: Collection[str] = (),
+) -> dict[str, Trainings]:
+    """All studies of the plan, complete, with the same answers everywhere but in the studies ``other``."""
+    answers = {name: (other or {}).get(name, (quality, log_stable)) for name in DEPTHS if name not in left_out}
+    return {
+        name: read_trainings(made_up(factorial(*answers[name]), name=name, depth=depth, seed=place))
+        for place, (name, depth) in enumerate(DEPTHS.items())
+        if name in answers
+    }
+
+
+def made_up_plane(accuracy: Callable[[float, float], float]) -> xr.Dataset:
     """A plane of 6 x 6 points with two rates, ``accuracy(sigma_w, sigma_b)`` at the first and 0.1 at the second."""
     rows = [(w, b, rate) for rate in (0.03, 0.3) for w in np.linspace(0.8, 2.2, 6) for b in np.linspace(0, 1, 6)]
     score = np.array([[accuracy(w, b) if rate < 0.1 else 0.1] for w, b, rate in rows])

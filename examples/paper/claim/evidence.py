@@ -1,4 +1,4 @@
-"""Whether converged trainings bear out that log J at initialization decides stability, and quality: rules of docs/studies/plan.md.
+"""What converged trainings say of log J at initialization, by the rules of docs/studies/plan.md.
 
 Nothing is decided before the studies of the plan are complete; what is read before is said to be of N of M cells.
 """
@@ -10,12 +10,14 @@ from dataclasses import asdict
 
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 
-from criticality.studies.association import LEAST, Table, correlation, held_out, spearman, tabulate
-from criticality.studies.outcome import Outcome, Verdict
+from claim.drawing import Data
+from claim.outcome import Outcome, Verdict
+from criticality.reports import COLOURS, MARKERS
+from criticality.studies.association import LEAST, Estimate, Table, correlation, held_out, spearman, tabulate
 from criticality.studies.predictors import Predictors
-from criticality.studies.stability import Estimate
-from criticality.studies.training import Choice, Progress, Trainings, kept_trainings
+from criticality.studies.training import Choice, Progress, Trainings
 
 AT_32, AT_16, HELD = ("factorial_32", "families_32"), ("factorial_16",), ("factorial_64",)
 """What the hypotheses are read on; repeated at; and the depth that is held out."""
@@ -24,61 +26,18 @@ TASK = "vit_alpha"
 """Study C's choices at searched rates: the held-out task."""
 
 LONG = "long_32"
-CONVERGED = 0.9
-"""Rank correlation of the quality of the same choices after twice the steps, from which on quality counts as converged."""
+"""Half of the choices for twice the steps."""
 
 Studies = Mapping[str, Trainings]
 
 
-def stability(seed: int, studies: Studies | None = None) -> Outcome:
-    """H1: the largest stable rate falls with ``log J`` at initialization.
-
-    *fails* where the interval of the correlation at depth 32 reaches 0. *holds* where in addition those at depth 16 and of the
-    held-out task do not, and a line fitted at depths 16 and 32 is better at depth 64 than the mean; else it *holds with limits*.
-    """
-    studies = kept_trainings() if studies is None else studies
-    open_ = progress_of(studies, (*AT_32, *AT_16, *HELD))
-    asked = (
-        "Spearman's correlation of log J(0→L) at initialization and the largest rate at which all seeds end within 5 per cent of"
-        " the best, over all choices of norm, α and weights, LayerNorm among them"
-    )
-    if not open_.complete:
-        return _undecided(asked, open_, studies, "log_stable")
-    found = _evidence(studies, "log_stable", seed)
-    return _decided(asked, open_, found, _borne_out(found))
-
-
-def quality(seed: int, studies: Studies | None = None) -> Outcome:
-    """H2 and H3: quality at convergence falls with ``log J`` at initialization, and it is ``log J`` and not ``alpha``.
-
-    *fails* where the interval of the correlation at depth 32 reaches 0. *holds* where what ``stability`` asks for is so of quality,
-    at equal alpha the interval stays below 0 and the correlation is larger than that of alpha at equal ``log J``, and quality is
-    ``CONVERGED``; else it *holds with limits*.
-    """
-    studies = kept_trainings() if studies is None else studies
-    open_ = progress_of(studies, (*AT_32, *AT_16, *HELD, LONG))
-    asked = (
-        "Spearman's correlation of log J(0→L) at initialization and test accuracy at the rate of best validation accuracy, over"
-        " all choices of norm, α and weights, LayerNorm among them, also at equal rank of α"
-    )
-    if not open_.complete:
-        return _undecided(asked, open_, studies, "quality")
-    found = _evidence(studies, "quality", seed)
-    table = table_of([studies[name] for name in AT_32])
-    mine = found["at equal α"] = correlation(table, "log_apjn", "quality", "log_alpha", seed=seed)
-    other = found["of α at equal log J"] = correlation(table, "log_alpha", "quality", "log_apjn", seed=seed)
-    same = converged(studies["factorial_32"], studies[LONG])
-    good = _borne_out(found) and mine.high < 0 and abs(mine.value) > abs(other.value) and same >= CONVERGED
-    said = f" Rank correlation of quality with that after twice the steps: {same:+.2f}."
-    return _decided(asked, open_, found, good, said, {"converged": same})
-
-
-def _borne_out(found: Mapping[str, Estimate]) -> bool:
+def borne_out(found: Mapping[str, Estimate]) -> bool:
+    """Seen at depth 32, repeated at 16 and on the held-out task, and worth something at the depth that is held out."""
     below = [found[name].high < 0 if name in found else False for name in ("depth 32", "depth 16", "held-out task")]
     return all(below) and found["error at depth 64"].value < 1
 
 
-def _decided(
+def decided(
     asked: str,
     progress: Progress,
     found: Mapping[str, Estimate],
@@ -146,7 +105,7 @@ def converged(short: Trainings, long: Trainings) -> float:
     return float(spearman(first, second))
 
 
-def _evidence(studies: Studies, target: str, seed: int) -> dict[str, Estimate]:
+def evidence_of(studies: Studies, target: str, seed: int) -> dict[str, Estimate]:
     """The correlation at depths 32, 16, 64, and the error at depth 64 over that of the mean of the others."""
     tables = {
         depth: table_of([studies[name] for name in names]) for depth, names in ((32, AT_32), (16, AT_16), (64, HELD))
@@ -159,7 +118,7 @@ def _evidence(studies: Studies, target: str, seed: int) -> dict[str, Estimate]:
     return found
 
 
-def _undecided(asked: str, open_: Progress, studies: Studies, target: str) -> Outcome:
+def undecided(asked: str, open_: Progress, studies: Studies, target: str) -> Outcome:
     said, numbers = "", {"cells": float(open_.cells), "of_cells": float(open_.of_cells)}
     begun = [studies[name] for name in AT_32 if name in studies and studies[name].choices]
     if sum(len(study.choices) for study in begun) >= LEAST:
@@ -185,3 +144,25 @@ def _numbers(found: Mapping[str, Estimate]) -> dict[str, float]:
         for name, value in found.items()
         for part in ("value", "low", "high")
     }
+
+
+def draw_estimates(axes: Sequence[Axes], data: Data) -> None:
+    """One row for each estimate, with its interval."""
+    (panel,) = axes
+    estimates = data["estimates"]
+    for row, (name, found) in enumerate(estimates.items()):
+        error = [[found["value"] - found["low"]], [found["high"] - found["value"]]]
+        style = int(name.startswith("error"))
+        panel.errorbar(
+            [found["value"]],
+            [row],
+            xerr=np.maximum(error, 0),
+            fmt=MARKERS[style],
+            color=COLOURS[style],
+            mfc="white",
+            capsize=2,
+        )
+    panel.axvline(0, color="black", lw=0.8)
+    panel.set(xlim=(-1.05, 1.55), xlabel="Spearman's $\\rho$ of $\\log J$; error relative to the mean's")
+    panel.invert_yaxis()
+    panel.set_yticks(range(len(estimates)), list(estimates))

@@ -1,4 +1,4 @@
-"""Write the tables behind the article's interactive figures and their still pictures: ``python docs/make_explorers.py``.
+"""Write the tables behind the article's interactive figures and their still pictures: ``python examples/paper/make_explorers.py``.
 
 Tables are scripts, ``_static/explorer/NAME.js``, so that pages opened from a disk can read them.
 """
@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 
 from criticality.phases import critical_line
 from criticality.pointwise import get_function
-from criticality.reports.figures import COLOURS, DASHES, NORM_NAMES, STYLE, save_figure
+from criticality.reports import COLOURS, DASHES, NORM_NAMES, STYLE, save_figure
 from criticality.schema import write_text
-from criticality.studies.explorer import mlp_explorer, residual_explorer
+from explorer import mlp_explorer, residual_explorer
 
-DOCS = Path(__file__).parent
+DOCS = Path(__file__).parents[2] / "docs"
 DIGITS = 5
 """Significant digits of the tables' numbers: a relative error of at most 5e-5."""
 

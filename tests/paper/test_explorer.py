@@ -10,7 +10,7 @@ import pytest
 from criticality import SymmetricKernel, make_norm, propagate, resnet
 from criticality.phases import amplification_map, fixed_point_of
 from criticality.pointwise import get_function
-from criticality.studies.explorer import mlp_explorer, residual_explorer
+from explorer import mlp_explorer, residual_explorer
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -1,4 +1,4 @@
-"""Write studies/stability.md and its figures from the kept studies: ``python docs/make_stability.py [FOLDER]``.
+"""Write studies/stability.md and its figures from the kept studies: ``python examples/paper/make_stability.py [FOLDER]``.
 
 With FOLDER, which holds NAME.zarr of ``criticality sweep run docs/studies/NAME.yaml --out FOLDER/NAME.zarr``, what is kept is
 taken from there first.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import matplotlib as mpl
@@ -17,26 +18,23 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-import criticality.studies
 from criticality import __version__
-from criticality.reports.figures import COLOURS, DASHES, MARKERS, STYLE, save_figure
+from criticality.reports import COLOURS, DASHES, MARKERS, STYLE, save_figure
 from criticality.schema import write_dataset
-from criticality.studies.stability import (
-    KEPT,
+from criticality.studies.association import Estimate
+from criticality.sweeps import Store
+from kept import DATA, FIRST_STEPS, kept_study
+from stability import (
     MARGIN,
     Choice,
-    Estimate,
     choices,
     correlation,
     difference,
     excess_of_cells,
-    kept_study,
     runs_of,
 )
-from criticality.sweeps.store import Store
 
-FOLDER = Path(__file__).parent / "studies"
-DATA = Path(criticality.studies.__file__).parent / "data"
+FOLDER = Path(__file__).parents[2] / "docs" / "studies"
 TITLES = {
     "stability": "ViT, AdamW",
     "stability_warm_up": "ViT, AdamW, warm-up",
@@ -92,7 +90,7 @@ def shown(found: Estimate, digits: int = 2) -> str:
 
 def take(folder: Path) -> None:
     DATA.mkdir(exist_ok=True)
-    for name in KEPT:
+    for name in FIRST_STEPS:
         store = folder / f"{name}.zarr"
         if store.exists():
             write_dataset(Store(store).dataset(), DATA / f"{name}.nc")
@@ -132,10 +130,18 @@ def table_of_correlations(
         groups: list[list[int]] = [[depth] for depth in depths] + ([depths] if len(depths) > 1 else [])
         for group in groups:
             kwargs = {} if order is None else {"order": order(study)}
-            found = correlation(study, quantity, keep=lambda c, g=group: c.pointwise and c.depth in g, **kwargs)
+            found = correlation(study, quantity, keep=partial(_is_pointwise_at, group), **kwargs)
             label = "all" if len(group) > 1 else str(group[0])
             lines.append(f"| {TITLES[name]} | {label} | {shown(found)} | {found.choices} |")
     return lines
+
+
+def _is_at(depth: int, kind: Callable[[Choice], bool], choice: Choice) -> bool:
+    return choice.depth == depth and kind(choice)
+
+
+def _is_pointwise_at(depths: Sequence[int], choice: Choice) -> bool:
+    return choice.pointwise and choice.depth in depths
 
 
 def nearness(study: xr.Dataset) -> Quantity:
@@ -158,8 +164,8 @@ def table_of_differences(
                     difference(
                         study,
                         quantity,
-                        lambda c, d=depth, f=chosen: c.depth == d and f(c),
-                        lambda c, d=depth, f=others: c.depth == d and f(c),
+                        partial(_is_at, depth, chosen),
+                        partial(_is_at, depth, others),
                     )
                     for quantity in (stable, score)
                 ]
@@ -172,7 +178,7 @@ def falls_with_alpha(studies: dict[str, xr.Dataset]) -> list[str]:
     for name, study in studies.items():
         for depth in depths_of(study):
             found = [
-                correlation(study, quantity, keep=lambda c, d=depth: constant_alpha(c) and c.depth == d, order=alpha)
+                correlation(study, quantity, keep=partial(_is_at, depth, constant_alpha), order=alpha)
                 for quantity in (stable, score)
             ]
             lines.append(f"| {TITLES[name]} | {depth} | {shown(found[0])} | {shown(found[1])} |")
@@ -332,8 +338,8 @@ def page(studies: dict[str, xr.Dataset]) -> str:
     sections = [
         "# Does criticality at initialization predict the first 150 steps?",
         EARLY,
-        f"Made by `docs/make_stability.py` (criticality {__version__}) from the studies `studies/stability*.yaml`; do not edit."
-        " What is said in words about these numbers is in [the article](../article.md#does-it-decide-training).",
+        f"Made by `examples/paper/make_stability.py` (criticality {__version__}) from the studies `studies/stability*.yaml`; do not"
+        " edit. What is said in words about these numbers is in [the article](../article.md#does-it-decide-training).",
         SETTING + budget(studies) + ".",
         WORDS,
         "## Every choice: log J at initialization; stable rate; score; sensitivity",
@@ -362,7 +368,7 @@ def page(studies: dict[str, xr.Dataset]) -> str:
 
 def write() -> None:
     """The page and its figures from what is kept."""
-    studies = {name: kept_study(name) for name in KEPT if (DATA / f"{name}.nc").exists()}
+    studies = {name: kept_study(name) for name in FIRST_STEPS if (DATA / f"{name}.nc").exists()}
     (FOLDER / "stability.md").write_text(page(studies))
     cost = json.loads((Path(__file__).parent / "data" / "cost.json").read_text())["rows"]
     study = studies["stability"]

@@ -1,22 +1,20 @@
-"""What a study of trainings says about criticality: largest stable learning rates, final quality, and rank correlations."""
+"""What the study of the first 150 steps says: largest stable learning rates, score, and rank correlations with log J."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import as_file, files
 
 import numpy as np
 import xarray as xr
 from scipy.stats import spearmanr
 
+from criticality.studies.association import Estimate
+
 MARGIN = 0.05
 """Nats. A run trains when its last ten losses average below those of the best constant prediction on the same batches by this
 much, and it did not diverge. Networks that are pushed too far mostly do not diverge: they fall back to predicting a constant."""
-
-KEPT = ("stability", "stability_warm_up", "stability_muon", "stability_code")
-"""The studies that the library holds: docs/studies/NAME.yaml as they were run."""
 
 _COLUMNS = (
     "last_loss",
@@ -63,16 +61,6 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A number read off a study and its 95 per cent interval, by resampling (``bootstrap``)."""
-
-    value: float
-    low: float
-    high: float
-    choices: int
-
-
-@dataclass(frozen=True)
 class Runs:
     """All runs of one choice, as ``(rates, seeds)``."""
 
@@ -114,18 +102,6 @@ class Runs:
         logs = np.log10(self.rates)
         below = logs[0] - (logs[-1] - logs[0]) / max(1, len(logs) - 1)
         return np.array([logs[np.flatnonzero(t)[-1]] if t.any() else below for t in self.trains.T])
-
-
-def kept_study(name: str = "stability") -> xr.Dataset:
-    """One of the studies that the library holds.
-
-    Raises:
-        ValueError: for a name not among ``KEPT``.
-    """
-    if name not in KEPT:
-        raise ValueError(f"study {name!r} must be one of {', '.join(map(repr, KEPT))}")
-    with as_file(files("criticality.studies") / "data" / f"{name}.nc") as path:
-        return xr.load_dataset(path, engine="h5netcdf")
 
 
 def choices(study: xr.Dataset) -> list[Choice]:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from converged import made_up_plane
 from criticality.laboratory.data import DATA_ROOT, fashion_mnist
 from criticality.laboratory.initial import log_apjn
 from criticality.laboratory.recursion import Shape, Stack
 from criticality.phases.maps import critical_line
 from criticality.pointwise import get_function
-from criticality.studies.plane import INPUT_VARIANCE, last_log_chi, read_panels
+from made_up import made_up_plane
+from plane import INPUT_VARIANCE, last_log_chi, read_panels
 
 
 @pytest.mark.parametrize(("norm", "mu"), [("none", 0.0), ("none", 1.0), ("ln", 0.9), ("ln", 1.0)])

@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from criticality.phases.classification import classify
-from criticality.phases.depth import ResidualStep
-from criticality.phases.maps import fixed_point_of
+from criticality.phases import ResidualStep, classify, fixed_point_of
 from criticality.pointwise import Pointwise, get_function
-from criticality.theory.norms import make_norm
+from criticality.theory import make_norm
 
 NORMS = ("ln", "dyt", "derf")
 ALPHAS = tuple(2.0 ** (k / 3) for k in range(-12, 10))

@@ -1,4 +1,4 @@
-"""Write studies/training.md, its figures and the two claims from the packed studies: ``python docs/make_training.py``.
+"""Write studies/training.md, its figures and the two claims from the packed studies: ``python examples/paper/make_training.py``.
 
 It reads whatever is there and says of how many cells it is.
 """
@@ -13,24 +13,22 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-import criticality.studies
+import draw_training
+from claim import CLAIMS
+from claim.evidence import AT_16, AT_32, HELD, LONG, PLAN, converged, table_of
+from claims import claim_record, write_page
 from criticality import __version__
-from criticality.cli.claims import claim_record
-from criticality.python_file import load_file
-from criticality.reports.claims import claims_page
-from criticality.reports.figures import save_figure
-from criticality.studies.association import LEAST, Table, correlation, held_out
-from criticality.studies.claims import CLAIMS
+from criticality.reports import save_figure
+from criticality.studies.association import LEAST, Estimate, Table, correlation, held_out
 from criticality.studies.endings import ENDINGS, endings
-from criticality.studies.plane import read_panels
 from criticality.studies.predictors import PREDICTORS
-from criticality.studies.stability import Estimate
-from criticality.studies.training import Choice, Trainings, kept_trainings
-from criticality.studies.verdicts import AT_16, AT_32, HELD, LONG, PLAN, converged, table_of
-from criticality.sweeps.pack import packed_dataset
+from criticality.studies.training import Choice, Trainings
+from criticality.sweeps import packed_dataset
+from kept import DATA, kept_trainings
+from plane import read_panels
 
-FOLDER = Path(__file__).parent / "studies"
-DATA = Path(criticality.studies.__file__).parent / "data"
+DOCS = Path(__file__).parents[2] / "docs"
+FOLDER = DOCS / "studies"
 TARGETS = {"quality": "quality", "log_stable": "largest stable rate", "speed": "loss after 100 steps at 3e-4"}
 WORDS = (
     "**Words** (of [the plan](plan.md), committed before the data). *Quality*: test accuracy at the rate of best mean"
@@ -43,7 +41,7 @@ WORDS = (
 
 def initial_studies(names: tuple[str, ...] = ("initial_16", "initial_32", "initial_64")) -> dict[str, xr.Dataset]:
     """What was measured before the first step, by the name of the study of trainings that it belongs to."""
-    found = {}
+    found: dict[str, xr.Dataset] = {}
     for name in names:
         path = DATA / f"{name}.zarr.zip"
         if path.exists():
@@ -57,10 +55,10 @@ def shown(found: Estimate) -> str:
     return f"{found.value:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
 
 
-def if_enough(compute: Callable[[], Estimate]) -> str:
+def if_enough(compute: Callable[..., Estimate], *given: Any) -> str:
     """The estimate, or how many choices there are: too few is said by the library."""
     try:
-        return shown(compute())
+        return shown(compute(*given))
     except ValueError:
         return "too few"
 
@@ -91,7 +89,7 @@ def table_of_choices(study: Trainings) -> list[str]:
 def table_of_correlations(table: Table) -> list[str]:
     lines = ["| Predictor | " + " | ".join(TARGETS.values()) + " | choices |", "|---|---|---|---|---|"]
     for name, words in PREDICTORS.items():
-        cells = [if_enough(lambda n=name, t=target: correlation(table, n, t)) for target in TARGETS]
+        cells = [if_enough(correlation, table, name, target) for target in TARGETS]
         count = len(table.defined([name, "quality"]))
         lines.append(f"| {words} | " + " | ".join(cells) + f" | {count} |")
     return lines
@@ -114,7 +112,7 @@ def table_of_partials(
     """Rank correlations with quality, stable rate and speed, each predictor at equal ranks of what is given, if anything."""
     lines = ["| " + " | ".join(heads) + " |", "|---|---|---|---|"]
     for words, (predictor, given) in rows.items():
-        cells = [if_enough(lambda p=predictor, t=t, g=given: correlation(table, p, t, g)) for t in TARGETS]
+        cells = [if_enough(correlation, table, predictor, target, given) for target in TARGETS]
         lines.append(f"| {words} | " + " | ".join(cells) + " |")
     return lines
 
@@ -122,7 +120,7 @@ def table_of_partials(
 def table_of_errors(fitted: Table, held: Table) -> list[str]:
     lines = ["| Predictor | " + " | ".join(TARGETS.values()) + " |", "|---|---|---|---|"]
     for name, words in PREDICTORS.items():
-        cells = [if_enough(lambda n=name, t=target: held_out(fitted, held, n, t)) for target in TARGETS]
+        cells = [if_enough(held_out, fitted, held, name, target) for target in TARGETS]
         lines.append(f"| {words} | " + " | ".join(cells) + " |")
     return lines
 
@@ -221,8 +219,8 @@ def page(studies: dict[str, Trainings], measured: dict[str, xr.Dataset]) -> str:
     fitted = table_or_none(studies, (*AT_32, *AT_16), measured)
     sections = [
         "# Does criticality at initialization predict converged training?",
-        f"Made by `docs/make_training.py` (criticality {__version__}) from the studies `studies/training/*.yaml`; do not edit."
-        " Residual recursion x ← x + W n(x) + b of width 128 on FashionMNIST, AdamW, cosine, 1,500 steps of 128 images, three"
+        f"Made by `examples/paper/make_training.py` (criticality {__version__}) from the studies `studies/training/*.yaml`; do not"
+        " edit. Residual recursion x ← x + W n(x) + b of width 128 on FashionMNIST, AdamW, cosine, 1,500 steps of 128 images, three"
         " seeds, rates searched. What is there so far:",
         "\n".join(table_of_progress(studies)),
         WORDS,
@@ -263,8 +261,7 @@ def plane() -> list[str]:
     if not path.exists():
         return ["## Doshi's plane", "Not begun: 0 of 1500 cells."]
     data = packed_dataset(path)
-    drawing = load_file(str(Path(__file__).parent / "draw_training.py"), "script")
-    save_figure(drawing.draw_plane(data), FOLDER / "plane")[1].unlink()
+    save_figure(draw_training.draw_plane(data), FOLDER / "plane")[1].unlink()
     lines = ["| Network | rank correlation of accuracy and \\|log χ*\\| | range of log χ* |", "|---|---|---|"]
     for panel in read_panels(data):
         span = f"{panel.log_chi.min():+.3f} to {panel.log_chi.max():+.3f}"
@@ -284,9 +281,8 @@ def convergence(studies: dict[str, Trainings]) -> str:
 
 
 def figures(studies: dict[str, Trainings]) -> list[str]:
-    drawing = load_file(str(Path(__file__).parent / "draw_training.py"), "script")
     found = []
-    for name, figure, words in drawing.drawn(studies):
+    for name, figure, words in draw_training.drawn(studies):
         save_figure(figure, FOLDER / name)[1].unlink()
         found.append(f"![{words}]({name}.png)")
     return found
@@ -294,13 +290,12 @@ def figures(studies: dict[str, Trainings]) -> list[str]:
 
 def write_claims() -> None:
     """The two claims anew, the others as they are."""
-    out = Path(__file__).parent / "claims"
+    out = DOCS / "claims"
     records = [
         claim_record(claim, 0, out) if claim.trainings else json.loads((out / "data" / f"{key}.json").read_text())
         for key, claim in CLAIMS.items()
     ]
-    (out / "claims.json").write_text(json.dumps(records, indent=1) + "\n")
-    (out / "claims.md").write_text(claims_page(records, "figures", f"criticality {__version__}, seed 0"))
+    write_page(records, 0, out)
 
 
 def write() -> None:

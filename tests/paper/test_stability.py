@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import xarray as xr
+from first_steps import made_up
 
-from criticality.studies.stability import choices, correlation, difference
-from trainings import made_up
+from stability import choices, correlation, difference
 
 
 def test_largest_stable_rates():

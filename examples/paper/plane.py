@@ -8,10 +8,9 @@ from functools import cached_property
 import numpy as np
 import xarray as xr
 
-from criticality.phases.maps import amplification_map
+from criticality.phases import amplification_map
 from criticality.pointwise import Pointwise, get_function
-from criticality.studies.association import spearman
-from criticality.studies.stability import Estimate
+from criticality.studies.association import Estimate, spearman
 
 INPUT_VARIANCE = 0.2063
 """``K`` at the start of the stream: mean square of FashionMNIST's pixels in [0, 1], as the embedding is fan-in (tested)."""
