@@ -6,14 +6,19 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-import xarray as xr
 from tabulate import tabulate
 
+from criticality.lazy import lazy_module
 from criticality.schema import write_dataset, write_text
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = lazy_module("xarray")
 
 
 def plain(value: Any) -> Any:
