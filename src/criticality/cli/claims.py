@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from criticality import __version__
 from criticality.cli.options import NAMES, common
 from criticality.cli.output import emit, plain
 from criticality.cli.progress import bar
-from criticality.reports.claims import claim_figure, claims_page
-from criticality.reports.figures import save_figure
-from criticality.schema import source_digest, write_text
-from criticality.studies.claims import Claim, chosen_claims
-from criticality.studies.training import trainings_digest
+
+if TYPE_CHECKING:
+    from criticality.studies.claims import Claim
 
 
 @click.command()
@@ -27,6 +24,11 @@ def claims(only: tuple[str, ...] | None, as_json: bool, seed: int, out: Path | N
 
     --out DIR gets claims.md, claims.json, a figure and a file for each claim; an interrupted run keeps what is finished.
     """
+    from criticality import __version__
+    from criticality.reports.claims import claims_page
+    from criticality.schema import write_text
+    from criticality.studies.claims import chosen_claims
+
     chosen = chosen_claims(only)
     records = []
     with bar(len(chosen), "claims") as advance:
@@ -43,6 +45,12 @@ def claims(only: tuple[str, ...] | None, as_json: bool, seed: int, out: Path | N
 
 def claim_record(claim: Claim, seed: int, out: Path | None) -> dict[str, Any]:
     """From its file, where the same code has made one with the same seed; else computed, and its file and figure written."""
+    from criticality import __version__
+    from criticality.reports.claims import claim_figure
+    from criticality.reports.figures import save_figure
+    from criticality.schema import source_digest, write_text
+    from criticality.studies.training import trainings_digest
+
     made_by = {
         "seed": seed,
         "source": source_digest("pointwise", "theory", "measurement", "models", "phases", "studies"),

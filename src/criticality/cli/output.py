@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-from tabulate import tabulate
 
 from criticality.lazy import lazy_module
-from criticality.schema import write_dataset, write_text
 
 if TYPE_CHECKING:
+    import numpy as np
     import xarray as xr
 else:
-    xr = lazy_module("xarray")
+    np = lazy_module("numpy")
 
 
 def plain(value: Any) -> Any:
@@ -43,18 +41,24 @@ def emit(record: Mapping[str, Any], as_json: bool, text: str) -> None:
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
     """Aligned columns, six significant digits."""
+    from tabulate import tabulate
+
     return tabulate(rows, headers=headers, floatfmt=".6g", missingval="-")
 
 
 def save(dataset: xr.Dataset, out: Path | None) -> None:
     """Write a result where ``--out`` says, and say so."""
     if out is not None:
+        from criticality.schema import write_dataset
+
         click.echo(f"wrote {write_dataset(dataset, out)}", err=True)
 
 
 def save_json(record: Mapping[str, Any], out: Path | None) -> None:
     """Write a record where ``--out`` says, and say so."""
     if out is not None:
+        from criticality.schema import write_text
+
         click.echo(f"wrote {write_text(json.dumps(plain(record), indent=1) + chr(10), out)}", err=True)
 
 

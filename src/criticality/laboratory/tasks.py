@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from criticality.laboratory.names import TASKS
 from criticality.models.initialization import initialize
 from criticality.theory import Network, TokenKernel
 
@@ -46,9 +47,6 @@ class Task:
     read: Callable[[nn.Module, Any], tuple[Network, list[TokenKernel]]]
     inputs: Callable[[Any], Any]
     test: Callable[[], Any] | None = None
-
-
-TASKS = ("digits", "code", "code-gpt", "fashion-vit")
 
 
 def task(name: str, data_root: str | os.PathLike[str] | None = None) -> Task:
