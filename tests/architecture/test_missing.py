@@ -85,7 +85,8 @@ main({["sweep", "run", str(study), "--out", str(tmp_path / "s.zarr"), "--workers
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if memory:
         assert run.returncode == 2
-        assert "memory_gb=1" in run.stderr and "must be left out" in run.stderr
+        assert "memory_gb=1" in run.stderr
+        assert "must be left out" in run.stderr
     else:
         assert run.returncode == 0, run.stderr
         assert json.loads(run.stdout)["done"] == 2
