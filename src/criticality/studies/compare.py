@@ -7,11 +7,11 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 import xarray as xr
 
@@ -138,12 +138,19 @@ def case_label(case: ModelDescription) -> str:
     return f"{case.norm or OWN_NORM}{alpha} {case.init}"
 
 
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
 def _key(comparison: Comparison, case: ModelDescription) -> str:
     settings = {name: getattr(comparison, name) for name in ("seeds", "seed", "probes", "samples")}
     made_by = {
         "criticality": __version__,
         "source": source_digest("pointwise", "theory", "stream", "weightless", "measurement", "models"),
-        "timm": timm.__version__,
+        "timm": _installed("timm"),
         "schema": SCHEMA,
     }
     described = {"kind": type(case).__name__, **asdict(case)}  # type: ignore[call-overload]
