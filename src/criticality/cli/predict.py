@@ -11,7 +11,6 @@ import click
 from criticality.cli.options import SAMPLES, common, model_changes, model_norm
 from criticality.cli.output import emit, profile_record, profile_text, save
 from criticality.cli.progress import bar
-from criticality.theory import SymmetricKernel, make_norm, propagate, resnet
 
 
 @click.command()
@@ -43,7 +42,7 @@ def predict(
     if model == "resnet":
         dataset = _resnet(**options)
     else:
-        from criticality.models import describe_model  # slow: torch and timm
+        from criticality.models import describe_model
         from criticality.studies.predict import check_way, predict_description
 
         check_way(way)
@@ -84,6 +83,8 @@ def _resnet(
     rho0: float,
     **others: Any,
 ) -> Any:
+    from criticality.theory import SymmetricKernel, make_norm, propagate, resnet
+
     for name, value in (("sigma-w", sigma_w), ("sigma-b", sigma_b)):
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name}={value!r} must be a finite number, 0 or above")

@@ -2,9 +2,10 @@
 
 from criticality.theory.attention import HeadNorm, Rotary, ScoreSampling
 from criticality.theory.branches import MLP, Attention, GatedMLP, Linear, Normed, Parallel
+from criticality.theory.finite_width import LogVariance, log_apjn_variance
 from criticality.theory.kernels import SymmetricKernel, TokenKernel
-from criticality.theory.network import Network, Sublayer, resnet, transformer
-from criticality.theory.norms import LayerNorm, NoNorm, PointwiseNorm, RMSNorm, make_norm
+from criticality.theory.network import Network, Sublayer, mean_description, resnet, transformer
+from criticality.theory.norms import LayerNorm, NoNorm, Norm, PointwiseNorm, RMSNorm, make_norm
 from criticality.theory.propagation import propagate
 
 __all__ = [
@@ -14,8 +15,10 @@ __all__ = [
     "HeadNorm",
     "LayerNorm",
     "Linear",
+    "LogVariance",
     "Network",
     "NoNorm",
+    "Norm",
     "Normed",
     "Parallel",
     "PointwiseNorm",
@@ -25,7 +28,9 @@ __all__ = [
     "Sublayer",
     "SymmetricKernel",
     "TokenKernel",
+    "log_apjn_variance",
     "make_norm",
+    "mean_description",
     "propagate",
     "resnet",
     "transformer",

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 from jaxtyping import Float
 
+from criticality.lazy import lazy_module
 from criticality.schema import profile_dataset
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.kernels import Kernel, SymmetricKernel, TokenKernel
 from criticality.theory.network import Network, Sublayer
 from criticality.theory.norms import K
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = lazy_module("xarray")
 
 
 def propagate(
