@@ -25,7 +25,8 @@ def rows(store: Path) -> list[Row]:
 
 def deviations(row: Row) -> list[float]:
     """Sampled minus exact in standard errors, those of both together, at every point but the last."""
-    return [(a - b) / e for a, b, e in zip(row["sampled"], row["exact"], errors(row), strict=True)]
+    points = zip(row["sampled"], row["exact"], errors(row), strict=True)
+    return [0.0 if a == b else (a - b) / e for a, b, e in points]
 
 
 def errors(row: Row) -> list[float]:

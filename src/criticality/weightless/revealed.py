@@ -148,7 +148,8 @@ class Side:
 class RevealedMatrix:
     """A matrix ``M (left, right)`` of independent entries, revealed as far as products and look-ups have asked.
 
-    Exact for Gaussian entries at any size; other laws enter by their mean and variance, right for sums over many entries.
+    Exact for Gaussian entries at any size (on the CPU as 16,384 quantiles); other laws enter by their mean and variance, right
+    for sums over many entries.
     The numbers drawn depend on the seed and on the shapes asked for, not on values: the products are smooth functions of
     what is multiplied.
 
