@@ -64,7 +64,7 @@ class Run:
         calls: a whole number of periods.
         period: calls after which the same kind of block comes again.
         seen: how many calls of one shape follow each other in the model.
-        tied: whether one module is called more than once.
+        tied: whether one module is called more than once, or has the weights of another.
     """
 
     calls: tuple[BlockCall, ...]

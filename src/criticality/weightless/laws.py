@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from criticality.errors import UnknownLawError
+from criticality.weightless.drawing import LARGEST_QR
 from criticality.weightless.entries import SAMPLE
 from criticality.weightless.law import Law
-from criticality.weightless.storage import Piece
+from criticality.weightless.storage import Piece, origins_of
 
 PADDING = 0.01
 """A constant part of a weight up to this fraction is a padding row, which says nothing about the other rows."""
@@ -71,10 +72,30 @@ def measured_law(weight: Tensor) -> Law:
         first += part.sum().item()
         second += part.square().sum().item()
     moments = (first / flat.numel(), second / flat.numel())
+    orthogonal = numbers is weight and is_orthogonal(numbers.detach())
     if flat.numel() > SAMPLE:
         index = torch.randint(flat.numel(), (SAMPLE,), generator=torch.Generator().manual_seed(0))
         flat = flat[index.to(flat.device)]
-    return Law(flat.double().cpu(), moments=moments)
+    return Law(flat.double().cpu(), orthogonal, moments, paired=True)
+
+
+def is_orthogonal(weight: Tensor) -> bool:
+    """Whether the rows of a weight (or its columns, the fewer of them) are orthogonal and equally long.
+
+    Then all vectors of one length on the shorter side are equally long after the product; after one with independent entries the
+    squares differ by ``sqrt(2 / longer side)``.
+    """
+    if weight.dim() < 2 or weight.is_meta or weight.numel() == 0:
+        return False
+    matrix = weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
+    matrix = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.mT
+    longer, shorter = matrix.shape
+    if not 16 <= shorter <= LARGEST_QR:
+        return False
+    vectors = torch.randn(shorter, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    vectors /= torch.linalg.vector_norm(vectors, dim=0)
+    lengths = torch.linalg.vector_norm(matrix @ vectors.to(matrix), dim=0).square().double()
+    return float(lengths.max() - lengths.min()) < 0.1 * (2 / longer) ** 0.5 * float(lengths.mean())
 
 
 def law_of_pieces(pieces: Sequence[Piece]) -> Law:
@@ -83,7 +104,8 @@ def law_of_pieces(pieces: Sequence[Piece]) -> Law:
     rest = [piece for piece in pieces if not _padding(piece, total)] or list(pieces)
     if len(rest) == 1:
         entries = rest[0].entries
-        return Law(entries.ordered().double(), orthogonal=entries.matrix is not None)
+        origins = origins_of(pieces)
+        return Law(entries.ordered().double(), entries.matrix is not None, origins=origins, paired=True)
     kept = sum(length for length, _ in rest)
     samples = [entries.ordered().double() for _, entries in rest]
     moments = tuple(
@@ -93,7 +115,7 @@ def law_of_pieces(pieces: Sequence[Piece]) -> Law:
     counts = [max(1, round(SAMPLE * length / kept)) for length, _ in rest]
     mixture = torch.cat([_take(sample, count) for sample, count in zip(samples, counts, strict=True)])
     mixture = mixture[torch.randperm(len(mixture), generator=torch.Generator().manual_seed(0))]
-    return Law(mixture, moments=(moments[0], moments[1]))
+    return Law(mixture, moments=(moments[0], moments[1]), origins=origins_of(pieces), paired=True)
 
 
 def _padding(piece: Piece, total: int) -> bool:

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 from criticality.stream.opened import composite, opened
 from criticality.stream.recording import memory_of, tensors_in
 from criticality.weightless import products, views  # noqa: F401  (they fill the table of rules)
+from criticality.weightless.copies import Copies
 from criticality.weightless.law import Law
 from criticality.weightless.revealed import Span
 from criticality.weightless.roots import Operand, Root
@@ -40,6 +41,7 @@ class WeightsIntegratedOut(TorchFunctionMode):
         weights: laws of parameters that hold numbers; the numbers are not read. Tensors with an attribute ``law``
             (``RandomWeight``) are found where they are used.
         seed: of all numbers.
+        names: of weights by their ``id``, for errors.
 
     Example:
         >>> layer = torch.nn.Linear(64, 512, bias=False)
@@ -50,8 +52,11 @@ class WeightsIntegratedOut(TorchFunctionMode):
         True
     """
 
-    def __init__(self, weights: Mapping[Tensor, Law] | None = None, *, seed: int = 0) -> None:
+    def __init__(
+        self, weights: Mapping[Tensor, Law] | None = None, *, seed: int = 0, names: Mapping[int, str] | None = None
+    ) -> None:
         super().__init__()
+        self.names = names or {}
         self.seed, self.generation = seed, 0
         self._given = list((weights or {}).items())
         self._depth = 0
@@ -65,6 +70,7 @@ class WeightsIntegratedOut(TorchFunctionMode):
     def _renew(self, generation: int) -> None:
         self.generation = generation
         self._roots: dict[int, Root] = {}
+        self._copies = Copies(self.names)
         self._memories: dict[int | None, Root | None] = {}
         self._last: tuple[Tensor, int, Span] | None = None
         for weight, law in self._given:
@@ -195,7 +201,8 @@ class WeightsIntegratedOut(TorchFunctionMode):
             return func(*args, **kwargs)
 
     def _add(self, weight: Tensor, law: Law) -> Root:
-        root = Root(weight, law, (self.seed, self.generation, len(self._roots)))
+        root = Root(weight, law, (self.seed, self.generation, len(self._roots)), self._copies.original(weight, law))
+        self._copies.add(root)
         self._roots[id(weight)] = root
         self._memories[root.shadow.untyped_storage()._cdata] = root
         return root
