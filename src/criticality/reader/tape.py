@@ -148,7 +148,7 @@ class Tape(TorchFunctionMode):
 
 def _run(func: Any, name: str, args: Any, kwargs: Any) -> Any:
     tensors = list(tensors_in((args, kwargs)))
-    if any(isinstance(one, Shadow) for one in tensors) or (name in _PRODUCTS and any(map(_is_weight, tensors))):
+    if any(isinstance(one, Shadow) for one in tensors) or (name in _OF_WEIGHTS and any(map(_is_weight, tensors))):
         return _shadowed(func, args, kwargs)
     try:
         return func(*args, **kwargs)
@@ -199,10 +199,10 @@ _OPERATORS = {
     "__pow__": "pow", "__rpow__": "rpow", "multiply": "mul", "subtract": "sub", "concat": "cat", "concatenate": "cat",
 }  # fmt: skip
 _PROPERTIES = frozenset(("T", "mT", "H", "mH", "data"))
-_PRODUCTS = frozenset(
-    ("linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "baddbmm", "einsum", "embedding", "index_select",
-     "conv1d", "conv2d", "conv3d")
-)  # fmt: skip
+PRODUCTS = frozenset(
+    ("linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "baddbmm", "einsum", "conv1d", "conv2d", "conv3d")
+)
+_OF_WEIGHTS = PRODUCTS | {"embedding", "index_select"}
 _QUESTIONS = frozenset(
     ("size", "dim", "ndimension", "numel", "nelement", "stride", "is_floating_point", "is_complex", "is_contiguous",
      "__len__", "data_ptr", "storage_offset", "get_device", "requires_grad_", "element_size", "__format__", "__repr__",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,52 +11,60 @@ from torch import Tensor
 from criticality.errors import UnknownLawError
 from criticality.weightless.entries import overlap
 from criticality.weightless.law import Law
-from criticality.weightless.roots import Root
 
 _ROUNDINGS = 32
 """Of the weight's precision: entries that are apart by less, in standard deviations, are in proportion."""
 
 _FEW = 256
 
+Owner = TypeVar("Owner")
 
-class Copies:
-    """The random weights of a run, asked for each new one whether it is a multiple of one that is there.
+
+class _Known(NamedTuple, Generic[Owner]):
+    weight: Tensor
+    law: Law
+    owner: Owner
+
+
+class Copies(Generic[Owner]):
+    """Weights with what belongs to each, asked for each new one whether it is a multiple of one that is there.
 
     Args:
         names: of weights by their ``id``, for errors.
     """
 
-    def __init__(self, names: Mapping[int, str]) -> None:
-        self.names = names
-        self._of_draw: dict[int, list[Root]] = {}
-        self._alike: dict[Hashable, list[Root]] = {}
+    def __init__(self, names: Mapping[int, str] | None = None) -> None:
+        self.names = names or {}
+        self._of_draw: dict[int, list[_Known[Owner]]] = {}
+        self._alike: dict[Hashable, list[_Known[Owner]]] = {}
 
-    def add(self, root: Root) -> None:
+    def add(self, weight: Tensor, law: Law, owner: Owner) -> None:
         """Note a weight; copies of others need not be, as what is a copy of them is one of the others."""
-        if root.copied is not None or not root.law.paired:
+        if not law.paired or law.variance == 0:
             return
-        if not root.law.origins:
-            self._alike.setdefault(_look(root.weight, root.law), []).append(root)
-        for draw in {draw for draw, _, _ in root.law.origins}:
-            self._of_draw.setdefault(draw, []).append(root)
+        known = _Known(weight, law, owner)
+        if not law.origins:
+            self._alike.setdefault(_look(weight, law), []).append(known)
+        for draw in {draw for draw, _, _ in law.origins}:
+            self._of_draw.setdefault(draw, []).append(known)
 
-    def original(self, weight: Tensor, law: Law) -> tuple[Root, float] | None:
-        """The weight that this one is a multiple of, and the factor.
+    def original(self, weight: Tensor, law: Law) -> tuple[Owner, float] | None:
+        """What belongs to the weight that this one is a multiple of, and the factor.
 
         Raises:
             UnknownLawError: it was computed from entries of another weight in another way.
         """
         if not law.paired or law.variance == 0:
             return None
-        related = [root for draw in {draw for draw, _, _ in law.origins} for root in self._of_draw.get(draw, ())]
-        for root in related or self._alike.get(_look(weight, law), ()):
-            factor = _factor(root, weight, law)
+        related = [known for draw in {draw for draw, _, _ in law.origins} for known in self._of_draw.get(draw, ())]
+        for known in related or self._alike.get(_look(weight, law), ()):
+            factor = _factor(known, weight, law)
             if factor is not None:
-                return root, factor
-        for root in related:
-            if overlap(root.law.origins, law.origins):
+                return known.owner, factor
+        for known in related:
+            if overlap(known.law.origins, law.origins):
                 raise UnknownLawError(
-                    f"the law of {self._name(weight)} given {self._name(root.weight)} is unknown, because the one was computed from"
+                    f"the law of {self._name(weight)} given {self._name(known.weight)} is unknown, because the one was computed from"
                     " entries of the other, and the model uses both: build the model, and predict from its own weights"
                 )
         return None
@@ -70,10 +79,10 @@ def _look(weight: Tensor, law: Law) -> Hashable:
     return weight.shape, int(few.argmax()), int(few.argmin())
 
 
-def _factor(root: Root, weight: Tensor, law: Law) -> float | None:
+def _factor(known: _Known[Owner], weight: Tensor, law: Law) -> float | None:
     """By what the entries of a weight are multiplied to be those of another; ``None`` where they are not in proportion."""
-    first = root.law
-    if (root.weight.shape, root.weight.stride()) != (weight.shape, weight.stride()) or first.origins != law.origins:
+    first = known.law
+    if (known.weight.shape, known.weight.stride()) != (weight.shape, weight.stride()) or first.origins != law.origins:
         return None
     if len(first.sample) != len(law.sample) or first.orthogonal != law.orthogonal:
         return None

@@ -25,7 +25,6 @@ from criticality.weightless.copies import Copies
 from criticality.weightless.law import Law
 from criticality.weightless.laws import measured_law
 from criticality.weightless.prepared import Prepared, sources_of_weights
-from criticality.weightless.roots import Root
 from criticality.weightless.sampling import WeightsIntegratedOut
 from criticality.weightless.weight import RandomWeight
 
@@ -151,21 +150,21 @@ def _with_laws(ready: Prepared, used: set[str]) -> Prepared:
 
 def _copied(run: Run, ready: Prepared) -> bool:
     """Whether the model gives one weight to several of the blocks, as copies of each other have it."""
-    copies = Copies({})
+    copies: Copies[BlockCall] = Copies()
     for one in run.calls:
-        roots = []
-        for weight in one.module.parameters():
-            law = weight.law if isinstance(weight, RandomWeight) else ready.laws.get(weight)
-            if law is None or not law.known:
-                continue
-            try:
-                if copies.original(weight, law) is not None:
-                    return True
-            except UnknownLawError:
-                return True
-            roots.append(Root(weight, law, ()))
-        for root in roots:
-            copies.add(root)
+        laws = {
+            weight: weight.law if isinstance(weight, RandomWeight) else ready.laws.get(weight)
+            for weight in one.module.parameters()
+        }
+        try:
+            copied = any(law is not None and copies.original(weight, law) for weight, law in laws.items())
+        except UnknownLawError:
+            return True
+        if copied:
+            return True
+        for weight, law in laws.items():
+            if law is not None:
+                copies.add(weight, law, one)
     return False
 
 

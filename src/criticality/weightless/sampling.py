@@ -70,7 +70,7 @@ class WeightsIntegratedOut(TorchFunctionMode):
     def _renew(self, generation: int) -> None:
         self.generation = generation
         self._roots: dict[int, Root] = {}
-        self._copies = Copies(self.names)
+        self._copies: Copies[Root] = Copies(self.names)
         self._memories: dict[int | None, Root | None] = {}
         self._last: tuple[Tensor, int, Span] | None = None
         for weight, law in self._given:
@@ -201,8 +201,10 @@ class WeightsIntegratedOut(TorchFunctionMode):
             return func(*args, **kwargs)
 
     def _add(self, weight: Tensor, law: Law) -> Root:
-        root = Root(weight, law, (self.seed, self.generation, len(self._roots)), self._copies.original(weight, law))
-        self._copies.add(root)
+        copied = self._copies.original(weight, law)
+        root = Root(weight, law, (self.seed, self.generation, len(self._roots)), copied)
+        if copied is None:
+            self._copies.add(weight, law, root)
         self._roots[id(weight)] = root
         self._memories[root.shadow.untyped_storage()._cdata] = root
         return root
