@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from criticality.errors import UnknownLawError
+from criticality.stream.sharded import gathered
 from criticality.weightless.drawing import LARGEST_QR
 from criticality.weightless.entries import SAMPLE
 from criticality.weightless.law import Law
@@ -21,7 +22,7 @@ _CHUNK = 2**22
 
 def laws_of(model: nn.Module) -> dict[str, Law]:
     """The law of every parameter, by name: of a random weight its own, of a real one (any dtype and device) what is
-    measured on it. A sharded parameter is measured on this process's part of it.
+    measured on it. Sharded parameters are gathered, one after the other: all processes must ask.
     """
     return {name: law_of(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
 
@@ -62,8 +63,8 @@ def require_known_laws(model: nn.Module) -> None:
 @torch.no_grad()
 def measured_law(weight: Tensor) -> Law:
     """The law of a real weight of any shape: moments of all its entries, and a sample of at most 16,384 of them."""
-    numbers = weight.to_local() if hasattr(weight, "to_local") else weight
-    flat = numbers.detach().reshape(-1)
+    weight = gathered(weight.detach())
+    flat = weight.reshape(-1)
     if flat.numel() == 0:
         return Law(torch.full((1,), float("nan"), dtype=torch.float64))
     first = second = 0.0
@@ -72,7 +73,7 @@ def measured_law(weight: Tensor) -> Law:
         first += part.sum().item()
         second += part.square().sum().item()
     moments = (first / flat.numel(), second / flat.numel())
-    orthogonal = numbers is weight and is_orthogonal(numbers.detach())
+    orthogonal = is_orthogonal(weight)
     if flat.numel() > SAMPLE:
         index = torch.randint(flat.numel(), (SAMPLE,), generator=torch.Generator().manual_seed(0))
         flat = flat[index.to(flat.device)]

@@ -13,6 +13,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from criticality.errors import InputsError
+from criticality.stream.sharded import gathered, reshard
 from criticality.weightless.building import build_without_weights
 from criticality.weightless.entries import AT_LEAST
 from criticality.weightless.initializing import Initializer, initialize_branches
@@ -43,7 +44,7 @@ class Prepared:
 
     def under(self) -> WeightsIntegratedOut:
         """The mode that it is run in, a new one for each pass; its numbers are the same for the same seed."""
-        return WeightsIntegratedOut(self.laws, seed=self.seed, names=names_of(self.model))
+        return WeightsIntegratedOut(self.laws, seed=self.seed, model=self.model)
 
 
 def prepared(
@@ -76,8 +77,7 @@ def prepared(
         laws = {}
     ready = inputs(built) if callable(inputs) and not isinstance(inputs, (Tensor, nn.Module)) else inputs
     if init not in ("own", "timm"):
-        names = names_of(built)
-        initialize_branches(built, init, ready, lambda: WeightsIntegratedOut(seed=seed, names=names), seed)
+        initialize_branches(built, init, ready, lambda: WeightsIntegratedOut(seed=seed, model=built), seed)
     return Prepared(built, ready, laws, seed)
 
 
@@ -93,17 +93,13 @@ def seeds_of(seeds: int | Iterable[int]) -> list[int]:
     return chosen
 
 
-def names_of(model: nn.Module) -> dict[int, str]:
-    """Of parameters, by their ``id``."""
-    return {id(parameter): name for name, parameter in model.named_parameters()}
-
-
 def large_weights(model: nn.Module, at_least: int = AT_LEAST) -> list[Tensor]:
     """Random weights of a model that hold numbers: floating parameters of many entries that are not all alike.
 
     Those that a weight is computed from, beside buffers that were made for their numbers, are what they are.
     """
     computed_from = {id(parameter) for parameter in sources_of_weights(model)}
+    reshard(model)
     return [
         parameter
         for parameter in model.parameters()
@@ -111,8 +107,12 @@ def large_weights(model: nn.Module, at_least: int = AT_LEAST) -> list[Tensor]:
         and parameter.numel() >= at_least
         and not isinstance(parameter, RandomWeight)
         and id(parameter) not in computed_from
-        and bool((parameter.detach() != parameter.detach().flatten()[0]).any())
+        and _varies(gathered(parameter.detach()))
     ]
+
+
+def _varies(numbers: Tensor) -> bool:
+    return bool((numbers != numbers.flatten()[0]).any())
 
 
 def sources_of_weights(model: nn.Module) -> list[nn.Parameter]:
