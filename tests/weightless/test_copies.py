@@ -125,7 +125,11 @@ def test_a_multiple_of_a_weight_is_that_multiple(factor: float, dtype: torch.dty
 
     x = torch.randn(3, WIDTH, requires_grad=True)
     for model in (build_without_weights(factory), factory()):
-        laws = {} if isinstance(model[0].weight, RandomWeight) else dict(zip(model.parameters(), laws_of(model).values(), strict=True))
+        laws = (
+            {}
+            if isinstance(model[0].weight, RandomWeight)
+            else dict(zip(model.parameters(), laws_of(model).values(), strict=True))
+        )
         with WeightsIntegratedOut(laws):
             one, other = (layer(x) for layer in model)
             back, back_other = (torch.autograd.grad(y.sum(), x)[0] for y in (one, other))
@@ -197,7 +201,9 @@ def test_a_built_model_whose_weights_are_computed_is_what_it_is(name: str) -> No
 def test_blocks_with_computed_weights_are_repeated_once_the_weights_are_kept() -> None:
     torch.manual_seed(0)
     model = Tower(2, parametrizations.spectral_norm).eval()
-    with pytest.raises(InputsError, match=r"'blocks\.0\.a\.parametrizations\.weight\.original' .*remove_parametrizations"):
+    with pytest.raises(
+        InputsError, match=r"'blocks\.0\.a\.parametrizations\.weight\.original' .*remove_parametrizations"
+    ):
         run_deep(prepared(model, inputs(), 0, at_least=2), [4])
     for module in list(model.modules()):
         if parametrize.is_parametrized(module):

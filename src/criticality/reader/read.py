@@ -13,9 +13,10 @@ from criticality.reader.evaluation import Evaluation
 from criticality.reader.shadow import Shadow
 from criticality.reader.start import start_kernels
 from criticality.reader.sublayers import sublayer
-from criticality.reader.tape import PRODUCTS, Tape, Value, mapped
+from criticality.reader.tape import PRODUCTS, Tape, Value
 from criticality.reader.terms import Seen, Stream, whole
 from criticality.stream import Chain, Trace, named_points, trace
+from criticality.stream.inputs import mapped
 from criticality.stream.recording import tensors_in
 from criticality.stream.untouched import untouched
 from criticality.theory import Network, Sublayer, TokenKernel
@@ -214,7 +215,7 @@ def _signature(start: Value, end: Value) -> Hashable:
         def shown(one: Value) -> Any:
             return numbers[one.number] if one.number in numbers else _constant(one)
 
-        arguments = mapped(shown, Value, (operation.args, operation.kwargs))
+        arguments = mapped(shown, (operation.args, operation.kwargs), Value)
         lines.append((operation.name, value.output, operation.inside, repr(arguments)))
     return tuple(lines)
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from copy import copy
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from criticality.errors import StreamNotFoundError
 from criticality.stream.find import Chain, Trace, original, watch
+from criticality.stream.inputs import mapped
 from criticality.stream.points import VIEWS, Layout
 from criticality.stream.recording import node_of, tensors_in
 
@@ -215,7 +215,7 @@ def _watch_arguments(
         if one is not None and differentiable:
             one.takes = differentiable[places[id(one)][0]]
             one.value = given[one.takes].detach().clone()
-            one.args, one.kwargs = _changed(args, Tensor.detach), _changed(kwargs, Tensor.detach)
+            one.args, one.kwargs = mapped(Tensor.detach, args), mapped(Tensor.detach, kwargs)
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         one = wanted.get((id(module), times.get(id(module), 0)))
@@ -234,36 +234,10 @@ def _watch_arguments(
             hook.remove()
 
 
-def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same nesting with every tensor changed; what holds none that changes is the very same object."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, Mapping):
-        entries = {key: _changed(entry, change) for key, entry in value.items()}
-        return entries if any(entries[key] is not value[key] for key in value) else value
-    if isinstance(value, (tuple, list)):
-        parts = [_changed(entry, change) for entry in value]
-        if all(part is entry for part, entry in zip(parts, value, strict=True)):
-            return value
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if is_dataclass(value) and not isinstance(value, type):
-        held = {name.name: _changed(getattr(value, name.name, None), change) for name in fields(value)}
-        changed = {name: part for name, part in held.items() if part is not getattr(value, name, None)}
-        return value if not changed else _with(value, changed)
-    return value
-
-
-def _with(value: Any, changed: dict[str, Any]) -> Any:
-    new = copy(value)
-    for name, part in changed.items():
-        object.__setattr__(new, name, part)
-    return new
-
-
 def _exchanged(value: Any, place: int, x: Tensor) -> Any:
     """The same nesting with the tensor of one number in the place of another."""
     numbers = iter(range(10**9))
-    return _changed(value, lambda tensor: x if next(numbers) == place else tensor)
+    return mapped(lambda tensor: x if next(numbers) == place else tensor, value)
 
 
 def _traits(calls: Sequence[BlockCall], trait: TraitOfParameter) -> list[dict[str, Hashable]]:

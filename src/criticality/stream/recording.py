@@ -230,7 +230,9 @@ class Recording(TorchFunctionMode):
     def _passed_on(self, tensor: Tensor) -> Call | None:
         """The call of a value that a function of somebody's own returns as it was given, to be told of the backward pass."""
         inputs = [node for node, _ in tensor.grad_fn.next_functions] if tensor.grad_fn is not None else []
-        place = next((node for node in inputs if node is not None and self._entered.get(node) == tensor.data_ptr()), None)
+        place = next(
+            (node for node in inputs if node is not None and self._entered.get(node) == tensor.data_ptr()), None
+        )
         if place is None or not isinstance(tensor.grad_fn, torch.autograd.function.BackwardCFunction):
             return None
         call = self._call(PASSED_ON, tensor.grad_fn)

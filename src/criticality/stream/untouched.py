@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from criticality.stream.inputs import map_tensors
+from criticality.stream.inputs import mapped
 from criticality.stream.sharded import reshard
 
 _AT_THE_END: ContextVar[ExitStack | None] = ContextVar("at_the_end", default=None)
@@ -110,4 +110,4 @@ def placed(
 
 def to_device(inputs: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Move inputs; floating tensors also take ``dtype``."""
-    return map_tensors(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None), inputs)
+    return mapped(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None), inputs)

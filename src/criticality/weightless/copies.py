@@ -64,8 +64,8 @@ class Copies(Generic[Owner]):
         for known in related:
             if overlap(known.law.origins, law.origins):
                 raise UnknownLawError(
-                    f"the law of {self._name(weight)} given {self._name(known.weight)} is unknown, because the one was computed from"
-                    " entries of the other, and the model uses both: build the model, and predict from its own weights"
+                    f"the law of {self._name(weight)} given {self._name(known.weight)} is unknown, because the one was computed"
+                    " from entries of the other, and the model uses both: build the model, and predict from its own weights"
                 )
         return None
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float64, Shaped
 from torch import Tensor
 
 SAMPLE = 16_384
@@ -94,8 +94,28 @@ def _normal() -> Tensor:
     return normal / normal.square().mean().sqrt()
 
 
+def _truncated_normal(mean: float, std: float, low: float, high: float) -> Tensor:
+    a, b = (low - mean) / std, (high - mean) / std
+    sign = -1.0 if a + b > 0 else 1.0  # the lower tail has the digits
+    start, end = sorted((sign * a, sign * b))
+    below, above = torch.special.ndtr(torch.tensor([start, end], dtype=torch.float64))
+    return mean + std * sign * corrected(torch.special.ndtri(below + (above - below) * _uniform()), start, end)
+
+
+def corrected(sample: Float64[Tensor, " n"], low: float, high: float) -> Float64[Tensor, " n"]:
+    """A sample of a standard normal law between two bounds with the mean and variance of that law, by scale and shift."""
+    bounds = torch.tensor([low, high], dtype=torch.float64)
+    density = torch.exp(-bounds.square() / 2) / (2 * math.pi) ** 0.5
+    total = torch.special.ndtr(bounds).diff() if low + high <= 0 else -torch.special.ndtr(-bounds).diff()
+    mean = -density.diff() / total
+    variance = 1 - torch.where(density > 0, bounds * density, 0.0).diff() / total - mean**2
+    centred = sample - sample.mean()
+    return mean + centred * (variance / centred.square().mean()).sqrt()
+
+
 QUANTILES: dict[str, tuple[tuple[float, ...], Callable[..., Tensor]]] = {
     "normal": ((0.0, 1.0), lambda mean, std: mean + std * _normal()),
+    "truncated_normal": ((0.0, 1.0, -2.0, 2.0), _truncated_normal),
     "uniform": ((0.0, 1.0), lambda low, high: low + (high - low) * _uniform()),
     "exponential": ((1.0,), lambda rate: -torch.log1p(-_uniform()) / rate),
     "log_normal": ((1.0, 2.0), lambda mean, std: torch.exp(mean + std * _normal())),
@@ -172,8 +192,11 @@ def player() -> Player:
 @contextmanager
 def playing(with_player: Player) -> Iterator[Player]:
     """Operations on random weights inside are played by ``with_player``."""
+    from criticality.weightless.playing import truncated_normals  # which plays on this
+
     token = _PLAYER.set(with_player)
     try:
-        yield with_player
+        with truncated_normals():
+            yield with_player
     finally:
         _PLAYER.reset(token)

@@ -7,18 +7,19 @@ its initializations; no rule ever guesses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map_only
 
 from criticality.errors import UnknownLawError
 from criticality.weightless.creation import CREATIONS, created
-from criticality.weightless.entries import Entries, player
+from criticality.weightless.entries import Entries, corrected, player
 from criticality.weightless.storage import Geometry, Piece, aligned, independent
 from criticality.weightless.weight import RandomWeight
 
@@ -260,6 +261,55 @@ def draw(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return NotImplemented
     pieces = [Piece(weight.numel(), player().draw(name, *given))]
     return weight if weight.memory.write(weight.geometry, pieces) else NotImplemented
+
+
+@contextmanager
+def truncated_normals() -> Iterator[None]:
+    """Torch's own truncated normal, which rejects entries, is drawn from its law: in a sample, rejection leaves noise."""
+    original = nn.init._no_grad_trunc_normal_
+
+    def drawn(tensor: Tensor, mean: float, std: float, a: float, b: float, generator: Any = None) -> Tensor:
+        if not isinstance(tensor, RandomWeight):
+            return original(tensor, mean, std, a, b, generator)
+        pieces = [Piece(tensor.numel(), player().draw("truncated_normal", mean, std, a, b))]
+        written = tensor.memory.write(tensor.geometry, pieces)
+        return tensor if written else original(tensor, mean, std, a, b, generator)
+
+    nn.init._no_grad_trunc_normal_ = drawn
+    try:
+        yield
+    finally:
+        nn.init._no_grad_trunc_normal_ = original
+
+
+@rule("erfinv", "erfinv_")
+def normal_from_uniform(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Of uniform entries ``sqrt(1/2)`` times those of a truncated normal law, with its moments."""
+    pieces = args[0].pieces()
+    if pieces is None or len(pieces) != 1 or (ends := _ends_if_uniform(pieces[0].entries)) is None:
+        return pointwise(func, args, kwargs)
+    low, high = torch.special.ndtri((ends + 1) / 2).tolist()
+
+    def normal(values: Tensor) -> Tensor:
+        return corrected(torch.special.ndtri((values + 1) / 2), low, high) * 0.5**0.5
+
+    result = [Piece(pieces[0].length, player().apply(normal, [pieces[0].entries], "erfinv of uniform"))]
+    if not func.overloadpacket.__name__.endswith("_"):
+        return _made(func, args, kwargs, result, args[0].device)
+    return args[0] if args[0].memory.write(args[0].geometry, result) else NotImplemented
+
+
+def _ends_if_uniform(entries: Entries) -> Tensor | None:
+    """Bounds of entries that lie between -1 and 1 in equal steps."""
+    if entries.constant:
+        return None
+    steps = entries.values.double().sort().values
+    step = (steps[-1] - steps[0]) / (len(steps) - 1)
+    even = steps[0] + step * torch.arange(len(steps), dtype=torch.float64)
+    ends = torch.stack([steps[0] - step / 2, steps[-1] + step / 2])
+    if float(step) <= 0 or float(ends.abs().max()) > 1 + 1e-9 or float((steps - even).abs().max()) > 1e-6 * float(step):
+        return None
+    return ends.clamp(-1.0, 1.0)
 
 
 @rule("normal")

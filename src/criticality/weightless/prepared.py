@@ -116,7 +116,7 @@ def _varies(numbers: Tensor) -> bool:
 
 
 def sources_of_weights(model: nn.Module) -> list[nn.Parameter]:
-    """Parameters that hold numbers and that torch computes a weight from: by a parametrization, or by the older norms of weights."""
+    """Parameters that hold numbers and that torch computes a weight from: by parametrizations and the older norms of weights."""
     found: list[nn.Parameter] = []
     for module in model.modules():
         if parametrize.is_parametrized(module):
