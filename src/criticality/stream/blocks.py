@@ -98,7 +98,8 @@ def repeated_blocks(
         under: context in which the model is run once more for the arguments of its blocks.
 
     Raises:
-        StreamNotFoundError: no module is called with a value of the stream and returns one of the same shape.
+        StreamNotFoundError: no module is called with a value of the stream and returns one of the same shape; something is done to
+            the stream between most of the blocks, which repeating them would leave out.
     """
     runs = _runs(found.layout, chain, _candidates(model, found, chain))
     if not runs:
@@ -108,6 +109,19 @@ def repeated_blocks(
             " module: measure models of several depths instead"
         )
     longest = max(reversed(runs), key=lambda run: sum(one.blocks for one in run))
+    gaps = [
+        (a[-1], b[0])
+        for a, b in pairwise(runs)
+        if type(a[-1].module) is type(b[0].module) and a[-1].shape == b[0].shape
+    ]
+    if len(gaps) >= len(longest):
+        before, after = gaps[0]
+        between = [found.layout.call(node) for node in chain.flow.cuts if before.end < node <= after.start]
+        what = ", ".join(dict.fromkeys(repr(one.function) for one in between if one is not None))
+        raise StreamNotFoundError(
+            f"blocks of {type(model).__name__} must follow one another for one to be repeated, and between {before.name!r} and"
+            f" {after.name!r} the stream goes through {what}: make it a part of the block, or measure models of several depths"
+        )
     _watch_arguments(model, inputs, longest, under)
     period, length = periodic(_traits(longest, trait))
     kept = longest[len(longest) - length :]
