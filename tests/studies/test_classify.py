@@ -60,7 +60,7 @@ def test_classes_of_one_branch(norm: Callable[[], nn.Module], kind: str, exponen
 
 
 def test_an_exponent_that_moves_is_not_known_to_its_statistical_error() -> None:
-    """``log J = z + 0.02 z^2``, ``z = log(1 + L)``: the local exponent is still 1.24 in the middle of the deeper half of the window."""
+    """``log J = z + 0.02 z^2``, ``z = log(1 + L)``: in the middle of the deeper half of the window the local exponent is 1.24."""
     z = np.log1p(GEOMETRIC)
     noise = 0.005 * np.random.default_rng(0).standard_normal((4, len(z)))
     moving, still = (

@@ -146,7 +146,7 @@ class Between(Net):
 
 
 def test_what_is_done_between_blocks_is_not_left_out() -> None:
-    with pytest.raises(StreamNotFoundError, match="between 'blocks.0' and 'blocks.1' the stream goes through 'mul'"):
+    with pytest.raises(StreamNotFoundError, match=r"between 'blocks\.0' and 'blocks\.1' the stream goes through 'mul'"):
         run_deep(prepared(Between(0.9), batch(), 0, at_least=2), [4])
     with pytest.raises(StreamNotFoundError, match="none is returned by such a module"):
         run_deep(prepared(Between(nn.LayerNorm(WIDTH)), batch(), 0, at_least=2), [4])
