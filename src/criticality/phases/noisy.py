@@ -100,6 +100,7 @@ def classify_profiles(
             numbers.get("crossover", math.nan),
             None,
             None,
+            None,
             {int(at[index]): float(profile[index]) for index in shown},
             se,
             numbers.get("coefficient_se", math.nan),
