@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from criticality.cli.options import NAMES, NUMBERS, SAMPLES, common, measurement, model_changes
+from criticality.cli.options import NAMES, NUMBERS, PROBE, SAMPLES, common, measurement, model_changes
 from criticality.cli.output import emit, table
 from criticality.cli.progress import bar
 from criticality.reports import write_report
 from criticality.schema import read_dataset
-from criticality.studies.compare import Comparison, steps_per_case, summary
+from criticality.studies.compare import THIRDS, Comparison, steps_per_case, summary
 from criticality.studies.compare import compare as run_comparison
 
 
@@ -27,6 +27,7 @@ from criticality.studies.compare import compare as run_comparison
 @click.option("--seeds", type=int, default=6, show_default=True, help="Weight seeds, from --seed on.")
 @SAMPLES
 @measurement
+@PROBE
 @model_changes
 @common
 def compare(model: str, as_json: bool, out: Path | None, **options: Any) -> None:
@@ -66,9 +67,22 @@ def comparison_table(record: dict[str, Any]) -> str:
             case["log_apjn_measured"][0],
             case["log_apjn_se"][0],
             case["largest_deviation"],
+            case["gmfe"],
+            *case["gmfe_thirds"].values(),
             case["verdict"],
         ]
         for case in record["cases"]
     ]
-    headers = ["norm", "alpha", "init", "log J theory", "log J measured", "SE", "largest deviation", "verdict"]
+    headers = [
+        "norm",
+        "alpha",
+        "init",
+        "log J theory",
+        "log J measured",
+        "SE",
+        "largest deviation",
+        "GMFE",
+        *THIRDS,
+        "verdict",
+    ]
     return table(rows, headers)

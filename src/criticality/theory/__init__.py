@@ -5,7 +5,7 @@ from criticality.theory.branches import MLP, Attention, GatedMLP, Linear, Normed
 from criticality.theory.kernels import SymmetricKernel, TokenKernel
 from criticality.theory.network import Network, Sublayer, resnet, transformer
 from criticality.theory.norms import LayerNorm, NoNorm, PointwiseNorm, RMSNorm, make_norm
-from criticality.theory.propagation import propagate
+from criticality.theory.propagation import propagate, propagate_between
 
 __all__ = [
     "MLP",
@@ -27,6 +27,7 @@ __all__ = [
     "TokenKernel",
     "make_norm",
     "propagate",
+    "propagate_between",
     "resnet",
     "transformer",
 ]

@@ -1,7 +1,7 @@
 """What repeated blocks of any branches come to at great depth: their maps expanded in ``q^(-1/2)`` at the correlation they tend to.
 
-A block adds ``F`` to ``q`` and ``P`` to ``p`` and acts on ``(u, v)`` by a 2 x 2 matrix ``M``, all functions of ``(q, rho)``, which the
-library's own sub-layers give. Equations: docs/theory, section 7.
+A block adds ``F`` to ``q`` and ``P`` to ``p`` and acts on ``(u, v)`` by a 2 x 2 matrix ``M``, all functions of ``(q, rho)``,
+which the library's own sub-layers give. Equations: docs/theory, section 7.
 """
 
 from __future__ import annotations
@@ -76,8 +76,9 @@ class Block:
 def power_law(step: BlockStep) -> PowerLaw:
     """Exponents of ``J ~ L^zeta`` of blocks whose norms are all LayerNorms.
 
-    There ``M = 1 + A / q`` with ``q ~ F l``, so that both modes of ``(u, v)`` are powers of depth: the eigenvalues of ``A / F`` at the
-    correlation that tokens tend to. At correlation one the modes are the difference ``u - v`` and the common mode ``u + (T-1) v``.
+    There ``M = 1 + A / q`` with ``q ~ F l``, so that both modes of ``(u, v)`` are powers of depth: the eigenvalues of ``A / F``
+    at the correlation that tokens tend to. At correlation one the modes are the difference ``u - v`` and the common mode
+    ``u + (T-1) v``.
 
     Raises:
         ValueError: blocks that add nothing to the stream.
@@ -100,7 +101,8 @@ def stretched_law(step: BlockStep, q0: float = 1.0) -> StretchedLaw:
     """``log J`` of blocks that have a bounded norm, ``exponent`` 1/2.
 
     With ``e = q^(-1/2)`` and the correlation held at ``c*``, a block adds ``F0 + F1 e`` to ``q`` and multiplies ``J`` by the larger
-    eigenvalue of ``M``, whose logarithm is ``g1 e + g2 e^2``. Summed: ``log J = 2 g1 sqrt(L / F0) + (g2 / F0 - g1 F1 / F0^2) log L``.
+    eigenvalue of ``M``, whose logarithm is ``g1 e + g2 e^2``. Summed:
+    ``log J = 2 g1 sqrt(L / F0) + (g2 / F0 - g1 F1 / F0^2) log L``.
     Where tokens mix, ``F`` depends on the correlation, which comes to ``c*`` as ``L^-relaxation``, and the next order is
     ``L^(1/2 - relaxation)`` with a coefficient that depends on the input: no logarithm is given.
 

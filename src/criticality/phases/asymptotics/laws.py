@@ -38,8 +38,8 @@ class StretchedLaw:
         coefficient: dimensionless, ``L`` in layers or blocks; nan where it depends on more than what is known.
         logarithm: ``b``; nan where the next order is not a logarithm, or not known.
         correlation: ``c*`` that tokens tend to; nan where they do not mix.
-        relaxation: ``kappa``, they tend to it as ``L^-kappa``; the next order of ``log J`` is then ``L^(1/2 - kappa)`` where ``kappa``
-            is below 1/2, and its coefficient depends on the input.
+        relaxation: ``kappa``, they tend to it as ``L^-kappa``; the next order of ``log J`` is then ``L^(1/2 - kappa)`` where
+            ``kappa`` is below 1/2, and its coefficient depends on the input.
         crossover_depth: ``l*``, at which ``alpha^2 q = 1``: growth is exponential before.
     """
 
