@@ -78,14 +78,18 @@ def predict(
                 progress=lambda done: advance(f"seed {done}", 1),
             )
     record = {"model": model, "norm": options["norm"], "alpha": options["alpha"], **profile_record(dataset)}
+    collapse = dataset.attrs.get("collapse_exponents")
+    if collapse is not None:
+        record |= dict(zip(("angle_exponent", "gradient_exponent"), map(float, collapse), strict=True))
     record |= {"way": dataset.attrs.get("way", "exact"), "probe": probe}
     save(dataset, out)
     error = f" +- {record['log_apjn_se']:.4f}" if "log_apjn_se" in record else ""
-    emit(
-        record,
-        as_json,
-        profile_text(record, f"{model}: log J(0->L) = {record['log_apjn']:.4f}{error} ({record['way']})"),
-    )
+    text = profile_text(record, f"{model}: log J(0->L) = {record['log_apjn']:.4f}{error} ({record['way']})")
+    if collapse is not None:
+        text += "\n\nlast block, tokens nearly alike: lambda_a = {:.6g} (angles), lambda_g = {:.6g} (gradients)".format(
+            *collapse
+        )
+    emit(record, as_json, text)
 
 
 def _forward(

@@ -19,7 +19,14 @@ from criticality.phases.asymptotics import (
 )
 from criticality.phases.classification import Classification, classify, equivalent_tokens
 from criticality.phases.depth import BlockStep, ResidualStep, amplification
-from criticality.phases.maps import FixedPoint, amplification_map, critical_line, fixed_point_of, transformer_map
+from criticality.phases.maps import (
+    FixedPoint,
+    amplification_map,
+    collapse_map,
+    critical_line,
+    fixed_point_of,
+    transformer_map,
+)
 from criticality.phases.tails import Tail, tail_of
 from criticality.phases.zoo import ZOO, zoo_function, zoo_table
 
@@ -37,6 +44,7 @@ __all__ = [
     "amplification",
     "amplification_map",
     "classify",
+    "collapse_map",
     "critical_line",
     "crossover_depth",
     "crossover_depth_small_alpha",

@@ -2,6 +2,7 @@
 
 from criticality.theory.attention import HeadNorm, Rotary, ScoreSampling
 from criticality.theory.branches import MLP, Attention, GatedMLP, Linear, Normed, Parallel
+from criticality.theory.collapse import CollapseExponents, collapse_exponents
 from criticality.theory.kernels import SymmetricKernel, TokenKernel
 from criticality.theory.network import Network, Sublayer, resnet, transformer
 from criticality.theory.norms import LayerNorm, NoNorm, PointwiseNorm, RMSNorm, make_norm
@@ -10,6 +11,7 @@ from criticality.theory.propagation import propagate, propagate_between
 __all__ = [
     "MLP",
     "Attention",
+    "CollapseExponents",
     "GatedMLP",
     "HeadNorm",
     "LayerNorm",
@@ -25,6 +27,7 @@ __all__ = [
     "Sublayer",
     "SymmetricKernel",
     "TokenKernel",
+    "collapse_exponents",
     "make_norm",
     "propagate",
     "propagate_between",

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from criticality.probes import Probe, probe_kernel, probe_name
 from criticality.schema import SCHEMA, profile_dataset
 from criticality.theory.attention import ScoreSampling
+from criticality.theory.collapse import collapse_exponents
 from criticality.theory.kernels import Kernel, SymmetricKernel, TokenKernel
 from criticality.theory.network import Network, Sublayer
 from criticality.theory.norms import K
@@ -40,7 +41,8 @@ def propagate(
             stream, ``(tokens, tokens)``, or one such for each input; ``log_apjn`` is then ``log tr G^l / tr G^L``.
 
     Returns:
-        Dataset of ``criticality.schema`` over ``block`` (``0 .. depth``, sub-layer boundaries included).
+        Dataset of ``criticality.schema`` over ``block`` (``0 .. depth``, sub-layer boundaries included); attribute
+        ``collapse_exponents``: ``lambda_a`` and ``lambda_g`` of the last block at its mean variance, where tokens are equivalent.
 
     Raises:
         ValueError: inputs of different kinds or sizes, or kernels that stop being finite; as ``probe_kernel``.
@@ -91,9 +93,17 @@ def propagate(
             "inputs": len(kernels),
             "seed": seed,
             "probe": probe_name(probe) if isinstance(probe, str) else "kernel",
+            **_collapse(network, float(q[-1 - network.sublayers_per_block]), kernels[0].tokens),
         },
         **kept,
     )
+
+
+def _collapse(network: Network, q: float, tokens: int) -> dict[str, list[float]]:
+    try:
+        return {"collapse_exponents": list(collapse_exponents(network.last_block, q, tokens))}
+    except ValueError:  # it tells tokens apart, or is dead
+        return {}
 
 
 def propagate_between(
