@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import torch
 
 from criticality.cli.options import FROM, PROBE, common, measurement, model_changes, model_norm
 from criticality.cli.output import emit, forward_record, forward_text, profile_record, profile_text, save
 from criticality.cli.progress import bar
-from criticality.measurement import measure_between, measure_ensemble, measure_forward_ensemble
-from criticality.models import describe_model
-from criticality.reports import heat_map, save_figure
+
+if TYPE_CHECKING:
+    import torch
 
 
 @click.command()
@@ -46,6 +45,11 @@ def measure(
     MODEL is "timm:NAME", "hf:PATH/config.json", "hf:MODEL_TYPE" or "module:PATH.py:FACTORY". Averages over weight seeds;
     the standard error is over seeds.
     """
+    import torch
+
+    from criticality.measurement import measure_between, measure_ensemble, measure_forward_ensemble
+    from criticality.models import describe_model
+
     description = describe_model(model, **options)
     inputs = description.inputs(seed)
     settings: dict[str, Any] = {"device": torch_device(device), "dtype": getattr(torch, dtype)}
@@ -56,6 +60,8 @@ def measure(
         pairs = measure_between(description.build(), inputs, points=description.points, seed=seed, **settings)
         save(pairs, out)
         if out is not None:
+            from criticality.reports import heat_map, save_figure
+
             save_figure(heat_map(pairs, title=f"{model}, {description.norm or 'own norm'}"), out.with_suffix(""))
         record: dict[str, Any] = {"model": model, "log_apjn": pairs.log_apjn.values}
         emit(record, as_json, f"{model}: log J(0->L) = {float(pairs.log_apjn[0, -1]):.4f}")
@@ -103,6 +109,8 @@ def torch_device(name: str) -> torch.device:
     Raises:
         ValueError: a name that torch does not know, or a device that is not there.
     """
+    import torch
+
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -86,9 +86,7 @@ def model_norm(function: F) -> F:
     return function
 
 
-INIT = click.option(
-    "--init", help="own (the model's; timm says the same) or fan-in [default: own].", default=None, show_default=False
-)
+INIT = click.option("--init", help="own (the model's) or fan-in [default: own].", default=None, show_default=False)
 
 FROM = click.option(
     "--from", "source", type=click.IntRange(min=0), help="Source block: forward, J from it to every later block."

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from criticality.cli.options import FROM, PROBE, SAMPLES, common, model_changes, model_norm
 from criticality.cli.output import emit, forward_record, forward_text, profile_record, profile_text, save
 from criticality.cli.progress import bar
-from criticality.theory import Network, SymmetricKernel, make_norm, propagate, propagate_between, resnet
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from criticality.theory import Network, SymmetricKernel
 
 
 @click.command()
@@ -59,7 +63,7 @@ def predict(
             raise ValueError(f"probe={probe!r} must be 'normal' for resnet, whose inputs do not mix")
         dataset = _resnet(**options)
     else:
-        from criticality.models import describe_model  # slow: torch and timm
+        from criticality.models import describe_model
         from criticality.studies.predict import check_way, predict_description
 
         check_way(way)
@@ -104,6 +108,8 @@ def _forward(
     options: dict[str, Any],
 ) -> None:
     """``log J(source -> m)`` of the exact theory for every later block."""
+    from criticality.theory import propagate_between
+
     if way == "sampled" or probe != "normal":
         raise ValueError(f"from={source!r} must come with the exact way and --probe normal, got {way!r} and {probe!r}")
     if model == "resnet":
@@ -123,7 +129,9 @@ def _forward(
 _CHANGES = ("norm", "alpha", "depth", "width", "image_size", "tokens", "text", "init")
 
 
-def _resnet(**options: Any) -> Any:
+def _resnet(**options: Any) -> xr.Dataset:
+    from criticality.theory import propagate
+
     return propagate(*_resnet_of(**options))
 
 
@@ -137,6 +145,8 @@ def _resnet_of(
     rho0: float,
     **others: Any,
 ) -> tuple[Network, SymmetricKernel]:
+    from criticality.theory import SymmetricKernel, make_norm, resnet
+
     for name, value in (("sigma-w", sigma_w), ("sigma-b", sigma_b)):
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name}={value!r} must be a finite number, 0 or above")

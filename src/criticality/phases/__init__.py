@@ -17,7 +17,7 @@ from criticality.phases.asymptotics import (
     stretched_growth,
     stretched_scale,
 )
-from criticality.phases.classification import Classification, classify, equivalent_tokens
+from criticality.phases.classification import Classification, classify
 from criticality.phases.depth import BlockStep, ResidualStep, amplification
 from criticality.phases.maps import (
     FixedPoint,
@@ -48,7 +48,6 @@ __all__ = [
     "critical_line",
     "crossover_depth",
     "crossover_depth_small_alpha",
-    "equivalent_tokens",
     "fixed_point_of",
     "law_of",
     "layer_norm_critical_bias",

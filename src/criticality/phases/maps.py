@@ -14,12 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq, fixed_point
 
+from criticality.lazy import lazy_module
 from criticality.phases.depth import BlockStep
 from criticality.pointwise import Pointwise, PointwiseFunction
 from criticality.theory.network import Network, check_whole, scale_weights
 from criticality.theory.norms import LayerNorm, PointwiseNorm
+
+optimize = lazy_module("scipy.optimize")
 
 _STEP = 1 / 24
 _CHUNK = 1 << 14
@@ -209,7 +211,7 @@ def critical_line(
                 f"bias_deviations must have a critical sigma_w for {function.name!r}, and {bias:g} has none"
             )
         else:
-            line[i] = math.sqrt(variances(brentq(excess, low, high, xtol=1e-13, rtol=1e-13))[0])
+            line[i] = math.sqrt(variances(optimize.brentq(excess, low, high, xtol=1e-13, rtol=1e-13))[0])
     return line
 
 
@@ -265,7 +267,9 @@ def fixed_point_of(
     if bias_variance == 0 and at_zero <= 1 and next_variance(q) < q < 0.1:
         q = 0.0  # on the critical line the signal dies out as 1/depth, which no iteration reaches
     if q > 1e-9 and abs(next_variance(q) - q) > 1e-14 * q:
-        q = float(np.exp(fixed_point(lambda y: np.log(next_variance(float(np.exp(y)))), math.log(q), xtol=1e-14)))
+        q = float(
+            np.exp(optimize.fixed_point(lambda y: np.log(next_variance(float(np.exp(y)))), math.log(q), xtol=1e-14))
+        )
     if q <= 1e-9 and bias_variance == 0:
         return FixedPoint(0.0, at_zero, 1.0, *(_length(at_zero),) * 3)
     chi = weight_variance * float(pointwise.D(q))
@@ -277,7 +281,7 @@ def fixed_point_of(
         def next_correlation(r: float) -> float:
             return (weight_variance * float(pointwise.C(q, q, r)) + bias_variance) / q
 
-        rho = float(brentq(lambda r: next_correlation(r) - r, -1 + 1e-9, 1 - 1e-9, xtol=1e-14))
+        rho = float(optimize.brentq(lambda r: next_correlation(r) - r, -1 + 1e-9, 1 - 1e-9, xtol=1e-14))
         rho_slope = weight_variance * float(pointwise.Cd(q, q, rho))
     return FixedPoint(q, chi, rho, _length(slope), _length(rho_slope), _length(chi))
 

@@ -7,16 +7,16 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 import xarray as xr
 
 from criticality import __version__
-from criticality.errors import UndescribedError
+from criticality.errors import TokensNotEquivalentError, UndescribedError
 from criticality.measurement import input_kernels, measure_ensemble, output_kernels
 from criticality.models import ModelDescription, describe_model
 from criticality.probes import Probe, check_probe
@@ -40,7 +40,7 @@ class Comparison:
     Attributes:
         model: as ``criticality.models.describe_model`` takes it.
         norms: names of norms; pointwise ones are crossed with ``alphas``, the others appear once.
-        inits: ``timm``, ``fan-in`` or both.
+        inits: ``own``, ``fan-in`` or both.
         depth, width, image_size, tokens, text: changes to the model; ``None`` keeps its own.
         seeds: how many weight seeds are averaged, from ``seed`` on.
         probes: backward passes for each seed.
@@ -53,7 +53,7 @@ class Comparison:
     model: str
     norms: tuple[str, ...] = ("ln", "dyt", "derf")
     alphas: tuple[float, ...] = (0.5, 1.0, 2.0)
-    inits: tuple[str, ...] = ("timm",)
+    inits: tuple[str, ...] = ("own",)
     depth: int | None = None
     width: int | None = None
     image_size: int | None = None
@@ -143,12 +143,19 @@ def case_label(case: ModelDescription) -> str:
     return f"{case.norm or OWN_NORM}{alpha} {case.init}"
 
 
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
 def _key(comparison: Comparison, case: ModelDescription) -> str:
     settings = {name: getattr(comparison, name) for name in ("seeds", "seed", "probes", "samples", "probe")}
     made_by = {
         "criticality": __version__,
         "source": source_digest("pointwise", "theory", "stream", "weightless", "measurement", "models"),
-        "timm": timm.__version__,
+        "timm": _installed("timm"),
         "schema": SCHEMA,
     }
     described = {"kind": type(case).__name__, **asdict(case)}  # type: ignore[call-overload]
@@ -214,16 +221,9 @@ def run_case(
 def _equivalent_tokens(network: Network, inputs: Sequence[TokenKernel], probe: Probe) -> xr.Dataset | None:
     """The theory of equivalent tokens, ``None`` where the network tells tokens apart."""
     try:
-        return propagate(network, _symmetrized(inputs), probe=probe)
-    except ValueError:
+        return propagate(network, SymmetricKernel.mean_of(inputs), probe=probe)
+    except TokensNotEquivalentError:
         return None
-
-
-def _symmetrized(kernels: Sequence[TokenKernel]) -> SymmetricKernel:
-    """Equivalent tokens with the mean variance and covariance of the real ones."""
-    q = float(np.mean([kernel.mean_diagonal() for kernel in kernels]))
-    p = float(np.mean([kernel.mean_off_diagonal() for kernel in kernels]))
-    return SymmetricKernel.of(q, p, kernels[0].tokens)
 
 
 def _case_dataset(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 from jaxtyping import Float
 
+from criticality.lazy import lazy_module
 from criticality.probes import Probe, probe_kernel, probe_name
 from criticality.schema import SCHEMA, profile_dataset
 from criticality.theory.attention import ScoreSampling
@@ -16,6 +17,11 @@ from criticality.theory.collapse import collapse_exponents
 from criticality.theory.kernels import Kernel, SymmetricKernel, TokenKernel
 from criticality.theory.network import Network, Sublayer
 from criticality.theory.norms import K
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = lazy_module("xarray")
 
 
 def propagate(
