@@ -1,10 +1,13 @@
 """``J`` between any two boundaries, forward and backward."""
 
+import json
 import math
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from criticality.cli.main import main
 from criticality.pointwise import Pointwise
 from criticality.theory import (
     MLP,
@@ -64,3 +67,16 @@ def test_forward_is_the_transposed_recursion():
     assert float(found[-1]) == pytest.approx(math.log(a), abs=1e-9)
     quotient = float(whole[-1] - whole.sel(target_block=8))
     assert quotient - math.log(a) == pytest.approx(0.5768, abs=1e-4)  # 1.05 where tokens start at 0.03, 0.40 at 0.4
+
+
+def test_the_command_line_predicts_forward():
+    """LayerNorm of one branch: ``J(l -> m) = (m + 1) / (l + 1)``."""
+    arguments = ["predict", "resnet", "--norm", "ln", "--depth", "9", "--from", "2"]
+    record = json.loads(CliRunner().invoke(main, [*arguments, "--json"]).output)
+    assert record["target_block"] == [2, 3, 4, 5, 6, 7, 8, 9]
+    np.testing.assert_allclose(record["log_apjn_forward"], np.log(np.arange(3, 11) / 3), atol=1e-5)
+    assert "block m" in CliRunner().invoke(main, arguments).output
+    for refused in (["--probe", "loss"], ["--way", "sampled"]):
+        run = CliRunner().invoke(main, [*arguments, *refused])
+        assert run.exit_code == 2
+        assert "must come with the exact way" in run.output
