@@ -21,9 +21,7 @@ from criticality.studies.compare import compare as run_comparison
 @click.argument("model")
 @click.option("--norm", "norms", type=NAMES, default="ln,dyt,derf", show_default=True, help="own: as it is.")
 @click.option("--alpha", "alphas", type=NUMBERS, default="0.5,1,2", show_default=True, help="Of pointwise norms.")
-@click.option(
-    "--init", "inits", type=NAMES, default="timm", show_default=True, help="own (for timm: timm), fan-in or both."
-)
+@click.option("--init", "inits", type=NAMES, default="own", show_default=True, help="own, fan-in or both.")
 @click.option("--seeds", type=int, default=6, show_default=True, help="Weight seeds, from --seed on.")
 @SAMPLES
 @measurement

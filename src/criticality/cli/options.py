@@ -84,9 +84,7 @@ def model_norm(function: F) -> F:
     return function
 
 
-INIT = click.option(
-    "--init", help="own (the model's; timm says the same) or fan-in [default: own].", default=None, show_default=False
-)
+INIT = click.option("--init", help="own (the model's) or fan-in [default: own].", default=None, show_default=False)
 
 SAMPLES = click.option(
     "--samples", type=int, default=16, show_default=True, help="Score matrices per attention layer in the theory."

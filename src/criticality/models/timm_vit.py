@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from criticality.errors import InputsError, ModelFailedError
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.images import photographs
-from criticality.models.initialization import initialize, initialize_branches
+from criticality.models.initialization import check_init, initialize, initialize_branches
 from criticality.models.reading import described
 from criticality.reader import read_network
 from criticality.theory import Network, TokenKernel
@@ -32,7 +32,7 @@ class ViTDescription:
         depth, width, heads: blocks, channels, and attention heads (default: 64 channels each, when the width is
             changed).
         image_size: pixels.
-        init: ``own`` (``timm`` says the same) or ``fan-in``, of the weights of all branches.
+        init: ``own`` or ``fan-in``, of the weights of all branches.
     """
 
     name: str
@@ -42,7 +42,7 @@ class ViTDescription:
     width: int | None = None
     heads: int | None = None
     image_size: int | None = None
-    init: str = "timm"
+    init: str = "own"
 
     def __post_init__(self) -> None:
         if not timm.is_model(self.name):
@@ -52,7 +52,7 @@ class ViTDescription:
         if self.width is not None and self.width % self._heads_of_width():
             raise ValueError(f"width={self.width!r} must be divisible by heads={self._heads_of_width()}")
         check_norm(self.norm, self.alpha)
-        initialize([], self.init)
+        check_init(self.init)
 
     def _heads_of_width(self) -> int:
         if self.heads is not None:

@@ -13,7 +13,7 @@ from criticality.phases.asymptotics import (
     stretched_growth,
     stretched_scale,
 )
-from criticality.phases.classification import Classification, classify, equivalent_tokens
+from criticality.phases.classification import Classification, classify
 from criticality.phases.depth import BlockStep, ResidualStep, amplification
 from criticality.phases.maps import FixedPoint, amplification_map, critical_line, fixed_point_of, transformer_map
 from criticality.phases.tails import Tail, tail_of
@@ -33,7 +33,6 @@ __all__ = [
     "critical_line",
     "crossover_depth",
     "crossover_depth_small_alpha",
-    "equivalent_tokens",
     "fixed_point_of",
     "layer_norm_critical_bias",
     "layer_norm_exponent",

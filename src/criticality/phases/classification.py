@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -11,7 +10,6 @@ import numpy as np
 
 from criticality.phases.depth import BlockStep, ResidualStep, amplification
 from criticality.phases.tails import slope_diverges, tail_of
-from criticality.theory.kernels import Kernel
 from criticality.theory.network import Network
 from criticality.theory.norms import LayerNorm, NoNorm, Norm, PointwiseNorm
 
@@ -95,13 +93,6 @@ def classify(network: ResidualStep | Network, q0: float = 1.0, *, rho0: float = 
         agrees,
         {depth: float(value) for depth, value in zip(DEPTHS, at_depths, strict=True)},
     )
-
-
-def equivalent_tokens(inputs: Sequence[Kernel]) -> tuple[float, float, int]:
-    """Mean variance and correlation of real inputs, and their number of tokens: what ``classify`` takes."""
-    tokens = inputs[0].tokens
-    rho = float(np.mean([kernel.mean_correlation() for kernel in inputs])) if tokens > 1 else 1.0
-    return float(np.mean([kernel.mean_diagonal() for kernel in inputs])), rho, tokens
 
 
 def _norms(network: ResidualStep | Network) -> list[Norm]:

@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import gammaln
 
+from criticality.errors import TokensNotEquivalentError
 from criticality.pointwise import Pointwise
 from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
 from criticality.theory.attention import ScoreSampling
@@ -222,12 +223,10 @@ class _Theory:
 
 def _cheap_theory(network: Network, kernels: Sequence[Kernel]) -> _Theory:
     """Equivalent tokens where the network allows, else two score samples."""
-    mean = [float(np.mean([getattr(k, f"mean_{part}")() for k in kernels])) for part in ("diagonal", "off_diagonal")]
-    tokens = kernels[0].tokens
-    symmetric = SymmetricKernel.of(mean[0], mean[1] if tokens > 1 else mean[0], tokens)
+    symmetric = SymmetricKernel.mean_of(kernels)
     try:
         propagate(network, symmetric)
-    except ValueError:
+    except TokensNotEquivalentError:
         return _Theory(list(kernels), 2)
     return _Theory([symmetric], 2)
 

@@ -16,7 +16,7 @@ import torch
 import xarray as xr
 
 from criticality import __version__
-from criticality.errors import UndescribedError
+from criticality.errors import TokensNotEquivalentError, UndescribedError
 from criticality.measurement import input_kernels, measure_ensemble
 from criticality.models import ModelDescription, describe_model
 from criticality.schema import SCHEMA, read_dataset, source_digest, write_dataset, write_text
@@ -39,7 +39,7 @@ class Comparison:
     Attributes:
         model: as ``criticality.models.describe_model`` takes it.
         norms: names of norms; pointwise ones are crossed with ``alphas``, the others appear once.
-        inits: ``timm``, ``fan-in`` or both.
+        inits: ``own``, ``fan-in`` or both.
         depth, width, image_size, tokens, text: changes to the model; ``None`` keeps its own.
         seeds: how many weight seeds are averaged, from ``seed`` on.
         probes: backward passes for each seed.
@@ -50,7 +50,7 @@ class Comparison:
     model: str
     norms: tuple[str, ...] = ("ln", "dyt", "derf")
     alphas: tuple[float, ...] = (0.5, 1.0, 2.0)
-    inits: tuple[str, ...] = ("timm",)
+    inits: tuple[str, ...] = ("own",)
     depth: int | None = None
     width: int | None = None
     image_size: int | None = None
@@ -200,16 +200,9 @@ def run_case(
 def _equivalent_tokens(network: Network, inputs: Sequence[TokenKernel]) -> xr.Dataset | None:
     """The theory of equivalent tokens, ``None`` where the network tells tokens apart."""
     try:
-        return propagate(network, _symmetrized(inputs))
-    except ValueError:
+        return propagate(network, SymmetricKernel.mean_of(inputs))
+    except TokensNotEquivalentError:
         return None
-
-
-def _symmetrized(kernels: Sequence[TokenKernel]) -> SymmetricKernel:
-    """Equivalent tokens with the mean variance and covariance of the real ones."""
-    q = float(np.mean([kernel.mean_diagonal() for kernel in kernels]))
-    p = float(np.mean([kernel.mean_off_diagonal() for kernel in kernels]))
-    return SymmetricKernel.of(q, p, kernels[0].tokens)
 
 
 def _case_dataset(
