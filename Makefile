@@ -28,7 +28,7 @@ figures: .venv/ready
 	$(BIN)/python examples/paper/paper.py --check 12
 
 benchmarks: .venv/ready
-	for file in apjn_profile theory_cost normalizers phase_maps monitor sweeps laboratory_cost; do $(BIN)/python benchmarks/$$file.py; done
+	for file in apjn_profile theory_cost normalizers phase_maps monitor sweeps laboratory_cost start_up description_cost; do $(BIN)/python benchmarks/$$file.py; done
 
 # pip, not uv: see CONTRIBUTING.md.
 .venv/ready: pyproject.toml

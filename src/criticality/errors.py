@@ -41,3 +41,7 @@ class TokensNotEquivalentError(UndescribedError):
 
 class UnknownLawError(CriticalityError):
     """The initialization of a parameter could not be followed."""
+
+
+class MissingPackageError(CriticalityError, ImportError):
+    """A package that only an extra brings is not installed; the message says which extra."""

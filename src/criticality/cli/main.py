@@ -7,8 +7,6 @@ from typing import Any
 
 import click
 
-from criticality import __version__
-
 VERBS = (
     "check",
     "classify",
@@ -68,8 +66,18 @@ class Verbs(click.Group):
             ctx.exit(130)
 
 
+def _version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if asked:
+        from criticality.version import __version__
+
+        click.echo(f"criticality, version {__version__}")
+        ctx.exit()
+
+
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="criticality")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit."
+)
 def main() -> None:
     """Predict, measure and compare how gradients grow with depth at initialization."""
 

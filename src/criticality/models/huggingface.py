@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from criticality.errors import InputsError, ModelFailedError
+from criticality.extras import require
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.example_inputs import transformers_inputs
 from criticality.models.initialization import check_init, initialize_branches
@@ -87,6 +88,7 @@ class HuggingFaceDescription:
         Raises:
             ModelFailedError: transformers does not build a model from this config.
         """
+        require("transformers")
         from transformers import AutoModel
 
         config = self.config()
@@ -144,6 +146,7 @@ class HuggingFaceDescription:
 
 
 def _load_config(name: str) -> Any:
+    require("transformers")
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
-from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from criticality.errors import InputsError, ModelFailedError
+from criticality.extras import require
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.images import photographs
 from criticality.models.initialization import check_init, initialize, initialize_branches
@@ -19,6 +17,8 @@ from criticality.models.reading import described
 from criticality.reader import read_network
 from criticality.theory import Network, TokenKernel
 from criticality.theory.network import check_whole
+
+timm = require("timm")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class ViTDescription:
             ValueError: as ``create``; with ``fan-in`` a model whose residual stream is not found.
         """
         model = self.create(device)
-        if isinstance(model, (VisionTransformer, Eva)):
+        if isinstance(model, (timm.models.VisionTransformer, timm.models.Eva)):
             initialize(model.blocks, self.init)
         elif self.init == "fan-in":
             initialize_branches(model, self.init, self.inputs())

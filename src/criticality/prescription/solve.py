@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
@@ -17,15 +17,12 @@ from scipy.special import gammaln
 
 from criticality.errors import TokensNotEquivalentError
 from criticality.pointwise import Pointwise
+from criticality.prescription.kinds import KINDS, Kind
 from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.kernels import Kernel
 from criticality.theory.network import Sublayer, scale_weights
 from criticality.theory.norms import LayerNorm, PointwiseNorm
-
-Kind = Literal["constant", "schedule", "branch-scale", "gain"]
-
-KINDS: tuple[Kind, ...] = ("constant", "schedule", "branch-scale", "gain")
 
 PRE_LAYER_NORM = "preln"
 """The target that matches the same network with LayerNorm, all its tokens alike: a class token, whose variance is small at the

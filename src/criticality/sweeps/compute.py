@@ -95,9 +95,12 @@ def _limited(memory_gb: float | None) -> Iterator[None]:
     if memory_gb is None:
         yield
         return
-    if sys.platform != "linux":
+    try:
+        import resource
+    except ImportError:  # only Unix has it
+        resource = None  # type: ignore[assignment]
+    if resource is None or sys.platform != "linux":
         raise ValueError(f"memory_gb={memory_gb!r} must be left out on {sys.platform}, where it cannot be kept to")
-    import resource
 
     with open("/proc/self/status") as status:
         now = next(int(line.split()[1]) for line in status if line.startswith("VmData")) * 1024

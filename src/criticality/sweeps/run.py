@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from criticality.extras import require
 from criticality.sweeps.compute import compute_cells
 from criticality.sweeps.integrity import sentence
 from criticality.sweeps.search import next_cell
@@ -172,7 +173,8 @@ def _uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
-    import dask
+    dask = require("dask")
+    require("distributed")
     from distributed import Client, LocalCluster
 
     with dask.config.set(

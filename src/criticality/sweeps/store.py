@@ -7,14 +7,15 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
 
 from criticality import __version__
+from criticality.extras import require
 from criticality.schema import SCHEMA
 from criticality.sweeps.compute import DONE, FAILED, NOT_A_NUMBER, OUT_OF_MEMORY, Computed
 from criticality.sweeps.integrity import (
@@ -28,6 +29,8 @@ from criticality.sweeps.integrity import (
     sentence,
 )
 from criticality.sweeps.study import Study
+
+zarr = require("zarr")
 
 STATES = ("open", DONE, FAILED, NOT_A_NUMBER, OUT_OF_MEMORY, "damaged")
 """Of cells; what is damaged is never written, but found when it is read."""
@@ -314,14 +317,15 @@ def _neighbours(results: Mapping[int, Computed]) -> list[dict[int, Computed]]:
 
 def _lock(file: Any) -> None:
     """For this process alone; raises ``BlockingIOError`` or ``PermissionError`` where another holds it."""
-    try:
+    with suppress(ImportError):  # only Unix has it
         import fcntl
-    except ImportError:  # Windows
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    with suppress(ImportError):  # only Windows has it
         import msvcrt
 
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        return
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _as_row(message: str) -> np.ndarray:

@@ -245,10 +245,6 @@ class TokenKernel(Kernel):
     def ones(self) -> TokenKernel:
         return TokenKernel(np.ones_like(self.entries))
 
-    def isotropic(self) -> TokenKernel:
-        """The backward kernel ``I`` of a probe ``u ~ N(0, I)`` on every token of this state."""
-        return TokenKernel(np.eye(self.tokens))
-
 
 def _off_diagonal_mean(matrix: Float[np.ndarray, "tokens tokens"]) -> float:
     tokens = len(matrix)
