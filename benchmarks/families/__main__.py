@@ -29,7 +29,7 @@ from subprocess import run
 from typing import Any
 
 MEMORY = 6 * 2**30
-WAITING = 5.0
+WAITING = 20.0
 """Limit of time that passes, in limits of processor time: other processes may be busy."""
 Say = Callable[..., None]
 

@@ -82,10 +82,13 @@ def transformers_model(name: str, width: int = WIDTH) -> Ready:
         except NotTriedError as error:
             if failed is None or (failed.stage != "not run" and error.stage == "not run"):
                 failed = error
-    raise failed or NotTriedError("not built", "its default configuration is not valid")
+    assert failed is not None
+    raise failed
 
 
 def _ready(config: Any, way: str) -> Ready:
+    if isinstance(config, Exception):
+        raise NotTriedError("not built", f"configuration, {way}: {type(config).__name__}: {_line(config)}") from config
     kind = model_class(type(config))
     _float32(config)
 
@@ -119,7 +122,7 @@ def _float32(config: Any) -> None:
 
 
 def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]
+    return " ".join(str(error).split())[:300]
 
 
 _SMALL = ("tiny", "small", "xxs", "xs", "_s", "nano", "pico", "femto", "atto", "base")
