@@ -31,8 +31,8 @@ def fields_of(kind: str, width: int, head: int) -> dict[str, Any]:
         "deepseek_v3": {"head_dim": 16},
         "depth_pro": {"intermediate_hook_ids": [3, 1], "patch_size": 56},
         "diffusion_gemma_text": {"num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": width},
-        "dots3_note_audio": {"adapter_out_dim": width},
-        "dots3_note_vision": {"adapter_in_dim": width, "adapter_out_dim": width},
+        "dots3_note_audio_encoder": {"adapter_out_dim": width},
+        "dots3_note_vision_encoder": {"adapter_in_dim": width, "adapter_out_dim": width},
         "edgetam_vision_model": {
             "backbone_channel_list": [1024, 512, 256, 64],
             "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
@@ -49,7 +49,7 @@ def fields_of(kind: str, width: int, head: int) -> dict[str, Any]:
         },
         "hunyuan_v1_dense": {"head_dim": head},
         "hunyuan_v1_moe": {"head_dim": head},
-        "hunyuan_vl_text": {"head_dim": head},
+        "hunyuan_vl_text": {"head_dim": head, "rope_parameters": rope | {"mrope_section": [16, 8, 8]}},
         "hy_v4_vl_text": {"rope_parameters": rope | {"mrope_section": [4, 2, 2]}},
         "instructblip": {"image_token_index": 127},
         "instructblipvideo": {"video_token_index": 127},
@@ -71,7 +71,7 @@ def fields_of(kind: str, width: int, head: int) -> dict[str, Any]:
             "backbone_config": {"backbone": "swin_tiny_patch4_window7_224", "img_size": 64},
             "timm_kwargs": {"img_size": 64, "always_partition": True},
         },
-        "oneformer": {"backbone_config": {"embed_dim": 32, "hidden_size": 256}},
+        "oneformer": {"backbone_config": {"embed_dim": 32, "hidden_size": 256, "num_heads": [1, 2, 4, 8]}},
         "pe_video_encoder": {"vision_config": {"architecture": "vit_pe_core_tiny_patch16_384"}},
         "perception_lm": {
             "vision_config": {"architecture": "vit_pe_core_tiny_patch16_384", "model_args": {"embed_dim": 192}}
@@ -102,8 +102,8 @@ def fields_of(kind: str, width: int, head: int) -> dict[str, Any]:
         "sam2_vision_model": {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
         "sam3_vision_model": {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
         "seggpt": {
-            "image_size": [64, 32],
-            "pretrain_image_size": 32,
+            "image_size": [128, 64],
+            "pretrain_image_size": 64,
             "intermediate_hidden_state_indices": [1, 2, 3],
             "merge_index": 0,
         },
@@ -120,8 +120,9 @@ def fields_of(kind: str, width: int, head: int) -> dict[str, Any]:
         "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
         "zamba": {"layers_block_type": ["linear_attention", "hybrid"] * 2},
         "zamba2": {
-            "layers_block_type": ["linear_attention", "hybrid"] * 2,
-            "hybrid_layer_ids": [1, 3],
+            "num_hidden_layers": 8,  # a value that four layers or more take
+            "layers_block_type": ["linear_attention", "hybrid"] * 4,
+            "hybrid_layer_ids": [1, 3, 5, 7],
             "n_mamba_heads": 8,
             "mamba_headdim": width // 4,
             "attention_hidden_size": 2 * width,

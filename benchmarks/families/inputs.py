@@ -61,7 +61,8 @@ def candidates(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     ]
     main = str(getattr(model, "main_input_name", "input_ids"))
     known = [name for name in parameters if name in _MAKERS]
-    start = [name for name in dict.fromkeys([*needed, *([main] if main in parameters else [])]) if name in _MAKERS]
+    usual = [*([main] if main in parameters else []), *(["noise_sequence"] if "noise_sequence" in parameters else [])]
+    start = [name for name in dict.fromkeys([*needed, *usual]) if name in _MAKERS]
     sets: list[list[str]] = []
     decoder = [name for name in ("decoder_input_ids", "decoder_input_values") if name in known]
     for names in (start, ["input_ids"], [*start, *decoder[:1]], [*start, "input_ids"], [*start, "pixel_values"]):
@@ -73,7 +74,9 @@ def candidates(model: nn.Module) -> Iterator[dict[str, Tensor]]:
         if not names or set(names) in seen:
             continue
         seen.append(set(names))
-        for makers in itertools.islice(itertools.product(*(known_forms[name](config) for name in names)), MOST_SHAPES):
+        forms = [known_forms[name](config) for name in names]
+        alike = zip(*forms, strict=False) if len(forms) > 1 else ()
+        for makers in itertools.islice(itertools.chain(alike, itertools.product(*forms)), MOST_SHAPES):
             yield {name: make() for name, make in zip(names, makers, strict=True)}
 
 
@@ -111,6 +114,9 @@ def _ids(config: Any) -> list[Make]:
     most = field(config, "vocab_size", "text_vocab_size", default=128)
     books = field(config, "num_codebooks", "num_channels", default=None)
     most = min(most if isinstance(most, int) else 128, 96)
+    queries, token = field(config, "num_query_tokens"), field(config, "image_token_index", "image_token_id")
+    if isinstance(queries, int) and isinstance(token, int):  # as many places as a picture has
+        return [lambda: torch.cat([torch.full((BATCH, queries), token), _whole(8, most, BATCH, TOKENS)()], 1)]
     shapes = [(BATCH, TOKENS)] + ([(BATCH, TOKENS, books), (BATCH, books, TOKENS)] if isinstance(books, int) else [])
     return [_whole(8, most, *shape) for shape in shapes] + [_whole(8, most, BATCH * 4, TOKENS)]
 
@@ -148,7 +154,7 @@ def _features(config: Any) -> list[Make]:
     bands = bands if isinstance(bands, int) else 80
     return [
         _normal(BATCH, bands, 2 * (positions if isinstance(positions, int) else 32)),
-        _normal(BATCH, 64, bands),
+        _normal(BATCH, 64, bands * field(config, "num_stacked_frames", default=1)),
         _normal(BATCH, 64, 128),
         _normal(BATCH, 256, 4 * bands),
         _normal(BATCH, bands, 400),
@@ -243,6 +249,10 @@ def _zeros(*shape: int) -> Make:
     return lambda: torch.zeros(shape, dtype=torch.long)
 
 
+def _ones_of(*shape: int) -> Make:
+    return lambda: torch.ones(shape, dtype=torch.long)
+
+
 def _ones(config: Any) -> list[Make]:
     return [lambda: torch.ones(BATCH, TOKENS, dtype=torch.long)]
 
@@ -255,7 +265,10 @@ _MAKERS: dict[str, Callable[[Any], list[Make]]] = {
     "bbox": _boxes,
     "hidden_states": _hidden,
     **dict.fromkeys(("inputs_embeds", "encoder_hidden_states", "query_embeds"), _embeddings()),
-    **dict.fromkeys(("noise_embeds", "context_hidden_states"), _embeddings()),
+    "noise_embeds": _embeddings(),
+    "context_hidden_states": lambda config: [
+        _normal(BATCH, TOKENS, times * field(config, "hidden_size", default=256)) for times in (1, 2, 3, 4)
+    ],
     "action_embeds": _embeddings("dit_hidden_size"),
     "latents": lambda config: [
         _normal(BATCH, field(config, "hidden_size", default=256), TOKENS),
@@ -288,7 +301,7 @@ _MAKERS: dict[str, Callable[[Any], list[Make]]] = {
     "qformer_input_ids": _ids,
     "visual_pos": lambda config: [lambda: torch.rand(BATCH, TOKENS, 4)],
     "input_features_mask": lambda config: [
-        lambda: torch.ones(BATCH, 64, dtype=torch.long),
+        *(_ones_of(BATCH, length) for length in (64, 64, 64, 256, 400)),
         lambda: torch.ones(BATCH, 64, dtype=torch.bool),
     ],
     "pixel_position_ids": lambda config: [
