@@ -110,7 +110,7 @@ def fields_of(kind: str, width: int, head: int) -> dict[str, Any]:
         "step3p5": {"sliding_window": 16},
         "swin2sr": {"depths": [2, 2], "num_heads": [6, 6], "embed_dim": 180, "image_size": 16},
         "t5gemma2_text": {"dropout_rate": 0.0},
-        "timesfm2_5": {"context_length": 512, "max_position_embeddings": 512},
+        "timesfm2_5": {"context_length": 128, "max_position_embeddings": 512},
         "timm_backbone": {"backbone": "resnet18"},
         "vibevoice_acoustic_tokenizer": sound,
         "vibevoice_acoustic_tokenizer_decoder": sound,
@@ -118,7 +118,11 @@ def fields_of(kind: str, width: int, head: int) -> dict[str, Any]:
         "vits": {"upsample_initial_channel": 128},
         "wavtokenizer_encoder": {"codebook_dim": width},
         "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
-        "zamba": {"layers_block_type": ["linear_attention", "hybrid"] * 2},
+        "zamba": {
+            "layers_block_type": ["linear_attention", "hybrid"] * 2,
+            "attention_hidden_size": 2 * width,
+            "attention_head_dim": 2 * head,
+        },
         "zamba2": {
             "num_hidden_layers": 8,  # a value that four layers or more take
             "layers_block_type": ["linear_attention", "hybrid"] * 4,
