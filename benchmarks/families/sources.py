@@ -89,7 +89,10 @@ def transformers_model(name: str, width: int = WIDTH) -> Ready:
 def _ready(config: Any, way: str) -> Ready:
     if isinstance(config, Exception):
         raise NotTriedError("not built", f"configuration, {way}: {type(config).__name__}: {_line(config)}") from config
-    kind = model_class(type(config))
+    try:
+        kind = model_class(type(config))
+    except ValueError as error:
+        raise NotTriedError("not built", _line(error)) from error
     _float32(config)
 
     def build() -> nn.Module:
