@@ -74,7 +74,7 @@ def test_measure(tmp_path):
 
 def test_compare_writes_a_report_that_stands_alone(tmp_path):
     record = run_json("compare", "timm:vit_tiny_patch16_224", "--norm", "ln,dyt", "--alpha", "0.5,1", *TINY,
-                      "--init", "timm,fan-in", "--samples", 4, "--out", tmp_path)  # fmt: skip
+                      "--init", "own,fan-in", "--samples", 4, "--out", tmp_path)  # fmt: skip
     assert record == json.loads((tmp_path / "summary.json").read_text())
     page = (tmp_path / "report.html").read_text()
     assert "LayerNorm" in page

@@ -23,7 +23,7 @@ from criticality.theory import Attention
 SMALL = {"depth": 2, "width": 128, "image_size": 64}
 
 
-@pytest.mark.parametrize("init", ["timm", "fan-in"])
+@pytest.mark.parametrize("init", ["own", "fan-in"])
 @pytest.mark.parametrize("norm", ["ln", "rms", "dyt", "derf", "none"])
 def test_the_meta_device_tells_what_real_weights_tell(norm, init):
     alpha = 0.75 if norm in ("dyt", "derf") else None
@@ -113,7 +113,8 @@ def test_photographs_are_real_and_normalized():
         (lambda: ViTDescription("vit_tiny_patch16_224", alpha=1.0), "alpha=1.0 must come with a pointwise norm"),
         (lambda: ViTDescription("vit_tiny_patch16_224", width=100, heads=3), "width=100 must be divisible by heads=3"),
         (lambda: ViTDescription("vit_tiny_patch16_224", init="xavier"), "init 'xavier' is unknown"),
-        (lambda: initialize([], "no"), "init 'no' is unknown; allowed are own, timm, fan-in"),
+        (lambda: initialize([], "no"), "init 'no' is unknown; allowed are own, fan-in"),
+        (lambda: initialize([], "timm"), "allowed are own, fan-in; 'timm' is now called 'own'"),
         (lambda: describe_model("vit_tiny"), "model 'vit_tiny' must be given as 'timm:NAME'"),
         (lambda: describe_model("timm:vit_tiny_patch16_224", tokens=4), "tokens=4 must be left out"),
         (lambda: photographs(0), "size=0 must be one or two whole numbers, at least 1"),

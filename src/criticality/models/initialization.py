@@ -14,16 +14,29 @@ from scipy import special
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from criticality.errors import ArgumentError
 from criticality.weightless import initializing
 from criticality.weightless.initializing import Initializer, default_axes
 
-INITS = ("own", "timm", "fan-in")
+INITS = ("own", "fan-in")
+
+_RENAMED = {"timm": "own"}
 
 _TRUNCATED_NORMAL = "_no_grad_trunc_normal_"
 
 
+def check_init(init: str) -> None:
+    """
+    Raises:
+        ArgumentError: an unknown ``init``.
+    """
+    if init not in INITS:
+        renamed = f"; {init!r} is now called {_RENAMED[init]!r}" if init in _RENAMED else ""
+        raise ArgumentError(f"init {init!r} is unknown; allowed are {', '.join(INITS)}{renamed}")
+
+
 def initialize(blocks: Iterable[nn.Module], init: str) -> None:
-    """Re-initialize modules in place: ``own`` (or ``timm``) leaves the model's own initialization, ``fan-in`` draws every
+    """Re-initialize modules in place: ``own`` leaves the model's own initialization, ``fan-in`` draws every
     weight matrix of the modules from N(0, 1/fan_in), fused and three-dimensional ones included, and sets their biases to 0.
 
     A weight is taken to sum over its last axis, a convolution's over all but its first, and transformers' ``Conv1D`` over
@@ -32,8 +45,7 @@ def initialize(blocks: Iterable[nn.Module], init: str) -> None:
     Raises:
         ValueError: an unknown ``init``.
     """
-    if init not in INITS:
-        raise ValueError(f"init {init!r} is unknown; allowed are {', '.join(INITS)}")
+    check_init(init)
     if init != "fan-in":
         return
     pytorch_utils = sys.modules.get("transformers.pytorch_utils")
@@ -55,14 +67,14 @@ def initialize_branches(
     inputs: Any,
     under: Callable[[], AbstractContextManager[Any]] | None = None,
 ) -> dict[str, int]:
-    """As ``criticality.weightless.initializing.initialize_branches``; ``timm`` says the same as ``own``.
+    """As ``criticality.weightless.initializing.initialize_branches``, by name.
 
     Raises:
         ValueError: an unknown ``init``; as that function.
     """
-    if isinstance(init, str) and init not in INITS:
-        raise ValueError(f"init {init!r} is unknown; allowed are {', '.join(INITS)}")
-    return initializing.initialize_branches(model, "own" if init == "timm" else init, inputs, under)
+    if isinstance(init, str):
+        check_init(init)
+    return initializing.initialize_branches(model, init, inputs, under)
 
 
 @dataclass(frozen=True)

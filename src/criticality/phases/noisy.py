@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
+from criticality.lazy import lazy_module
 from criticality.phases.classification import DEPTHS, Class, Classification
+
+optimize = lazy_module("scipy.optimize")
+special = lazy_module("scipy.special")
 
 GEOMETRIC = (1, 3, 6, 12, 24, 48, 96, 192, 333, 577, 1000)
 """Depths in blocks at which a network that is run is looked at."""
@@ -100,6 +102,7 @@ def classify_profiles(
             numbers.get("crossover", math.nan),
             None,
             None,
+            None,
             {int(at[index]): float(profile[index]) for index in shown},
             se,
             numbers.get("coefficient_se", math.nan),
@@ -149,7 +152,7 @@ def _ensemble(values: Float[np.ndarray, "seeds depths"], steps: bool) -> Float[n
 
 
 def _log_mean(values: np.ndarray) -> np.ndarray:
-    return np.asarray(logsumexp(values, axis=0)) - math.log(len(values))
+    return np.asarray(special.logsumexp(values, axis=0)) - math.log(len(values))
 
 
 def _scatter(added: Float[np.ndarray, "seeds steps"]) -> Float[np.ndarray, " steps"]:
@@ -181,7 +184,7 @@ def _bend(at: np.ndarray, profile: np.ndarray, weights: np.ndarray) -> float:
         return float(np.sum(weights * rest**2))
 
     start = min(np.linspace(-1.0, 2.0, 31), key=misfit)
-    return float(minimize_scalar(misfit, bounds=(start - 0.1, start + 0.1), method="bounded").x)
+    return float(optimize.minimize_scalar(misfit, bounds=(start - 0.1, start + 0.1), method="bounded").x)
 
 
 def _rate(at: np.ndarray, profile: np.ndarray) -> float:

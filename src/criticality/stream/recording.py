@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -176,8 +176,13 @@ class Recording(TorchFunctionMode):
             self._computed[output] = True
         if name in self._LOOKUPS and self._is_source(given, output):
             return self._source(output)
-        replaced = self._note(name, given, output)
+        with self._looking():
+            replaced = self._note(name, given, output)
         return output if replaced is None else replaced
+
+    def _looking(self) -> AbstractContextManager[None]:
+        """What is asked of tensors inside is no call of the model; where values are observed, what is done to them is seen."""
+        return torch._C.DisableTorchFunction() if self._observe is None else nullcontext()
 
     def _attribute(self, func: Any, args: Any) -> Any:
         """What an attribute of a tensor is; one that is a tensor, such as ``weight.T``, is followed as a call is."""

@@ -16,7 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from criticality.errors import InputsError, NotFiniteError
 from criticality.measurement.points import chain_named
-from criticality.measurement.profile import normal_probe, squared_norm
+from criticality.measurement.profile import squared_norm
+from criticality.measurement.starts import normal_probe
 from criticality.stream import trace
 from criticality.stream.blocks import BlockCall, Run, repeated_blocks
 from criticality.stream.find import eager

@@ -72,7 +72,7 @@ def prepared(
         require_known_laws(built)
         laws = {}
     ready = inputs(built) if callable(inputs) and not isinstance(inputs, (Tensor, nn.Module)) else inputs
-    if init not in ("own", "timm"):
+    if init != "own":
         initialize_branches(built, init, ready, lambda: WeightsIntegratedOut(seed=seed), seed)
     return Prepared(built, ready, laws, seed)
 
