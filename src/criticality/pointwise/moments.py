@@ -187,7 +187,9 @@ class Pointwise:
             value[hard] = hermite_series(coefficients, a, b, rho[hard], shared)
             bound = np.abs(rho[hard]) ** (order + 1) * np.sqrt(remainder[a] * remainder[b])
             total = np.sum(coefficients**2, axis=1) + remainder
-            hard = hard[bound > (2 * shared * np.sqrt(total[a] * total[b]) if loose else tolerance * np.abs(value[hard]))]
+            hard = hard[
+                bound > (2 * shared * np.sqrt(total[a] * total[b]) if loose else tolerance * np.abs(value[hard]))
+            ]
             if len(hard) == 0:
                 return value
         if formula is not None and loose:

@@ -263,7 +263,9 @@ def unit(array: np.ndarray) -> tuple[Float32[np.ndarray, "..."], float]:
     return (array / size).astype(np.float32), size
 
 
-def _exact_paths(heads: Heads, values: Single, gradient: Single, value_size: float, weights: tuple[float, float, float]) -> Matrix:
+def _exact_paths(
+    heads: Heads, values: Single, gradient: Single, value_size: float, weights: tuple[float, float, float]
+) -> Matrix:
     """Sums over heads, the gradient ``g`` that reaches the attention matrix averaged exactly.
 
     Row ``a`` of ``R`` is ``P_a g_a`` with ``P_a = diag(A_a) - A_a A_a^T``, and ``Cov(g_ab, g_cd) = G_ac V_bd``, so that
@@ -288,7 +290,9 @@ def _exact_paths(heads: Heads, values: Single, gradient: Single, value_size: flo
     return by_query * gradient + by_key
 
 
-def _drawn_paths(heads: Heads, values: Single, gradient: Single, value_size: float, weights: tuple[float, float, float]) -> Matrix:
+def _drawn_paths(
+    heads: Heads, values: Single, gradient: Single, value_size: float, weights: tuple[float, float, float]
+) -> Matrix:
     """Sums over heads, ``g`` drawn once for each pair: rotations and QK-norm come between scores and channels."""
     total = np.zeros(values.shape)
     generator = heads.sampling.generator(1)

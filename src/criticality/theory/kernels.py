@@ -129,8 +129,8 @@ class SymmetricKernel(Kernel):
         one = np.ones_like(variances)
         rho = np.clip(np.divide(p, variances, out=one.copy(), where=variances > 0), -1.0, 1.0)
         index = np.tile(np.arange(variances.size), 2)
-        both = function.pairs(variances, index, index, np.concatenate([one, rho]))
-        return SymmetricKernel(*np.split(both, 2), self._tokens)
+        same, other = np.split(function.pairs(variances, index, index, np.concatenate([one, rho])), 2)
+        return SymmetricKernel(same, other, self._tokens)
 
     def map_variances(self, function: Callable[[Any], Any]) -> SymmetricKernel:
         value = function(self.q)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import xarray as xr
@@ -50,15 +50,20 @@ def propagate(
     backwards: list[list[TokenKernel]] = []
     for kernel in kernels:
         if isinstance(kernel, SymmetricKernel):
-            symmetric = _forward(network, kernel, sampling)
+            symmetric, _ = _forward(network, kernel, sampling)
             forwards.append([*symmetric])
             profiles.append(_symmetric_log_apjn(network, symmetric, sampling))
         elif isinstance(kernel, TokenKernel):
-            tokens = _forward(network, kernel, sampling)
-            profile, backward = _token_backward(network, tokens, sampling)
+            tokens, kept = _forward(network, kernel, sampling)
             forwards.append([*tokens])
-            profiles.append(profile)
-            backwards.append(backward)
+            profile = []
+            gradients = []
+            for log_j, gradient in _token_backward(network, tokens, kept, sampling):
+                profile.append(log_j)
+                if keep_kernels:
+                    gradients.append(gradient)
+            profiles.append(np.array(profile[::-1]))
+            backwards.append(gradients[::-1])
     q, p, correlation = (
         np.mean([[getattr(kernel, f"mean_{part}")() for kernel in run] for run in forwards], axis=0)
         for part in ("diagonal", "off_diagonal", "correlation")
@@ -66,9 +71,9 @@ def propagate(
     log_apjn = np.array(profiles)
     peak = log_apjn.max(axis=0)
     averaged = peak + np.log(np.mean(np.exp(log_apjn - peak), axis=0))
-    kept = {}
+    matrices = {}
     if keep_kernels and backwards:
-        kept = {
+        matrices = {
             "kernel": _mean_entries(forwards),
             "backward_kernel": _mean_entries(backwards),
         }
@@ -80,7 +85,7 @@ def propagate(
         correlation=correlation,
         source="theory",
         attrs={"network": network.name, "tokens": kernels[0].tokens, "inputs": len(kernels), "seed": seed},
-        **kept,
+        **matrices,
     )
 
 
@@ -88,33 +93,37 @@ def _mean_entries(runs: Sequence[Sequence[Kernel]]) -> Float[np.ndarray, "bounda
     return np.mean([[kernel.entries for kernel in run if isinstance(kernel, TokenKernel)] for run in runs], axis=0)
 
 
-def _forward(network: Network, kernel: K, sampling: ScoreSampling) -> list[K]:
-    """Kernels at every boundary."""
-    kernels = [kernel]
+Kept = list[tuple[K, K | None]]
+"""Kernels of the input of every branch, and of its output where the way back asks for it."""
+
+
+def _forward(network: Network, kernel: K, sampling: ScoreSampling) -> tuple[list[K], Kept[K]]:
+    """Kernels at every boundary, and what is kept of every branch."""
+    kernels, kept = [kernel], []
     for layer, sublayer in enumerate(network.sublayers):
-        kernel = sublayer.forward(kernel, sampling.at(layer))
+        entered, output = sublayer.passed(kernel, sampling.at(layer))
+        kernel = sublayer.joined(kernel, output)
         if not math.isfinite(kernel.mean_diagonal()):
             raise ValueError(
                 f"network {network.name!r} must keep a finite kernel, but its variance overflows in sub-layer {layer}"
             )
         kernels.append(kernel)
-    return kernels
+        kept.append((entered, None if sublayer.placement == "pre" else output))
+    return kernels, kept
 
 
 def _token_backward(
-    network: Network, forward: list[TokenKernel], sampling: ScoreSampling
-) -> tuple[Float[np.ndarray, " boundaries"], list[TokenKernel]]:
-    """Log APJN to the end, and backward kernels scaled to unit mean diagonal, at every boundary."""
-    log_apjn = np.zeros(len(forward))
-    gradient = forward[-1].isotropic()
-    backward = [gradient]
+    network: Network, forward: list[TokenKernel], kept: Kept[TokenKernel], sampling: ScoreSampling
+) -> Iterator[tuple[float, TokenKernel]]:
+    """From the last boundary to the first, the log APJN to the end, and the backward kernel at unit mean diagonal."""
+    log_apjn, gradient = 0.0, forward[-1].isotropic()
+    yield log_apjn, gradient
     for layer in reversed(range(len(network.sublayers))):
-        gradient = network.sublayers[layer].backward(forward[layer], gradient, sampling.at(layer))
+        gradient = network.sublayers[layer].backward(forward[layer], gradient, sampling.at(layer), *kept[layer])
         trace = gradient.mean_diagonal()
-        log_apjn[layer] = log_apjn[layer + 1] + math.log(trace)
+        log_apjn += math.log(trace)
         gradient = gradient.affine(1 / trace)
-        backward.append(gradient)
-    return log_apjn, backward[::-1]
+        yield log_apjn, gradient
 
 
 def _symmetric_log_apjn(
