@@ -90,7 +90,7 @@ def tabulated_coefficients(
     are doubled; where that would take more than half as many as there are variances, nothing is interpolated.
     """
     low, high = np.log(q.min()), np.log(q.max())
-    for nodes in (16, 32, 64):
+    for nodes in (16, 32, 64) if high - low < 4 else (32, 64):
         if 2 * nodes > len(q) or high == low or tolerance == 0.0:
             break
         unit = np.cos(np.pi * (np.arange(nodes) + 0.5) / nodes)
@@ -127,12 +127,15 @@ def hermite_series(
     by_size = np.argsort(shares)
     present = np.sort(by_size[np.cumsum(shares[by_size]) > max(tolerance, 1e-32)])
     by_order = np.ascontiguousarray(coefficients.T)
-    total = np.zeros_like(rho)
+    total, of_left, of_right = np.zeros_like(rho), np.empty_like(rho), np.empty_like(rho)
     powers = {1: rho, 2: rho * rho}
     above = 0
     for k in present[::-1].tolist():
         if above:
             total *= powers[above - k] if above - k in powers else rho ** (above - k)
-        total += by_order[k, left] * by_order[k, right]
+        np.take(by_order[k], left, out=of_left, mode="clip")  # which spares a copy
+        np.take(by_order[k], right, out=of_right, mode="clip")
+        of_left *= of_right
+        total += of_left
         above = k
     return total * rho**above if above else total

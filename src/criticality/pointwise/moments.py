@@ -185,17 +185,17 @@ class Pointwise:
             )
             a, b = left[hard], right[hard]
             value[hard] = hermite_series(coefficients, a, b, rho[hard], shared)
-            bound = np.abs(rho[hard]) ** (order + 1) * np.sqrt(remainder[a] * remainder[b])
             total = np.sum(coefficients**2, axis=1) + remainder
-            hard = hard[
-                bound > (2 * shared * np.sqrt(total[a] * total[b]) if loose else tolerance * np.abs(value[hard]))
-            ]
-            if len(hard) == 0:
+            if loose and np.all(remainder <= 2 * shared * total):
                 return value
+            bound = np.abs(rho[hard]) ** (order + 1) * np.sqrt(remainder[a] * remainder[b])
+            hard = hard[bound > (2 * shared * np.sqrt(total[a] * total[b]) if loose else tolerance * np.abs(value[hard]))]
+            if len(hard) <= (4 * len(distinct) if formula is not None and loose else 0):
+                break
         if formula is not None and loose:
             value[hard] = formula.average(s_a[hard], s_b[hard], rho[hard], derivative, tolerance)[0]
             return value
-        for i in hard:
+        for i in hard.tolist():
             value[i] = gaussian_pair_average(
                 function, float(np.sqrt(s_a[i])), float(np.sqrt(s_b[i])), float(rho[i]), self.shift, kinks
             )
