@@ -192,13 +192,15 @@ class Heads:
         for pairs in self.chunks():
             if self.head_dim is None:
                 self.query, self.key = self.queries.factor[None], self.keys.factor[None]
-                scores = self.query @ generator.standard_normal((pairs, self.tokens, self.tokens)) @ self.key.mT
+                normals, weight = generator.standard_normal((pairs, self.tokens, self.tokens)), self.scale
+                scores = self.query @ normals @ self.key.mT
             else:
                 normals = generator.standard_normal((pairs, 2, self.tokens, self.head_dim))
                 root = math.sqrt(self.head_dim)
                 self.query, self.key = self.queries.draw(normals[:, 0]) / root, self.keys.draw(normals[:, 1]) / root
-                scores = root * (self.query @ self.key.mT)
-            yield softmax(np.stack([self.scale * scores, -self.scale * scores], axis=1), self.allowed, precision)
+                scores, weight = self.query @ self.key.mT, root * self.scale
+            scores *= weight
+            yield softmax(np.stack([scores, -scores], axis=1), self.allowed, precision)
 
     @property
     def plain(self) -> bool:
