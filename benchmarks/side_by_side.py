@@ -28,7 +28,10 @@ def seconds(
     warm_up: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Median time of each candidate by ``clock``; the candidates take turns, so that the machine's drift hits all alike."""
+    """Median time of each candidate; the candidates take turns, so that the machine's drift hits all alike.
+
+    ``clock``: wall time, or ``time.process_time`` (of all threads), which other processes disturb less.
+    """
     for call in candidates.values():
         for _ in range(warm_up):
             call()
