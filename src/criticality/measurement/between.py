@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from criticality.errors import NotFiniteError
+from criticality.lazy import lazy_module
 from criticality.measurement.axes import stream_axes
 from criticality.measurement.points import Points, points_asked_for, resolved
 from criticality.measurement.profile import gradient_norms, normal_probe, squared_norm
@@ -19,6 +19,11 @@ from criticality.schema import SCHEMA
 from criticality.stream import Call, trace
 from criticality.stream.find import watch
 from criticality.stream.untouched import placed, untouched
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = lazy_module("xarray")
 
 
 def measure_between(

@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import special
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from criticality.errors import ArgumentError
+from criticality.lazy import lazy_module
 from criticality.weightless import initializing
 from criticality.weightless.initializing import Initializer, default_axes
+
+special = lazy_module("scipy.special")
 
 INITS = ("own", "fan-in")
 
