@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from criticality.cli.options import NAMES, NUMBERS, SAMPLES, common, measurement, model_changes
+from criticality.cli.options import NAMES, NUMBERS, PROBE, SAMPLES, common, measurement, model_changes
 from criticality.cli.output import emit, table
 from criticality.cli.progress import bar
 
@@ -21,6 +21,7 @@ from criticality.cli.progress import bar
 @click.option("--seeds", type=int, default=6, show_default=True, help="Weight seeds, from --seed on.")
 @SAMPLES
 @measurement
+@PROBE
 @model_changes
 @common
 def compare(model: str, as_json: bool, out: Path | None, **options: Any) -> None:
@@ -65,9 +66,24 @@ def comparison_table(record: dict[str, Any]) -> str:
             case["log_apjn_measured"][0],
             case["log_apjn_se"][0],
             case["largest_deviation"],
+            case["gmfe"],
+            *case["gmfe_thirds"].values(),
             case["verdict"],
         ]
         for case in record["cases"]
     ]
-    headers = ["norm", "alpha", "init", "log J theory", "log J measured", "SE", "largest deviation", "verdict"]
+    headers = [
+        "norm",
+        "alpha",
+        "init",
+        "log J theory",
+        "log J measured",
+        "SE",
+        "largest deviation",
+        "GMFE",
+        "shallow",
+        "middle",
+        "deep",
+        "verdict",
+    ]
     return table(rows, headers)

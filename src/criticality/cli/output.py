@@ -61,9 +61,29 @@ def profile_record(dataset: xr.Dataset) -> dict[str, Any]:
     return record
 
 
+def forward_record(dataset: xr.Dataset) -> dict[str, Any]:
+    """The numbers of a forward profile, ``log J`` from one block to every block after it."""
+    blocks = dataset.sel(target_block=dataset.target_block[np.isclose(dataset.target_block % 1, 0)])
+    blocks = blocks.isel(target_block=np.flatnonzero(np.isfinite(blocks.log_apjn.values)))
+    record: dict[str, Any] = {
+        "target_block": blocks.target_block.values.astype(int),
+        "log_apjn": float(blocks.log_apjn[-1]),
+        "log_apjn_forward": blocks.log_apjn.values,
+    }
+    if "log_apjn_se" in blocks:
+        record["log_apjn_se"] = float(blocks.log_apjn_se[-1])
+        record["log_apjn_forward_se"] = blocks.log_apjn_se.values
+    return record
+
+
+def forward_text(record: Mapping[str, Any], title: str, rows: int = 13) -> str:
+    """A forward profile for people, as ``profile_text``."""
+    names = {"target_block": "block m", "log_apjn_forward": "log J(l->m)", "log_apjn_forward_se": "standard error"}
+    return _rows(record, {name: names[name] for name in names if name in record}, title, rows)
+
+
 def profile_text(record: Mapping[str, Any], title: str, rows: int = 13) -> str:
     """A profile for people: evenly spaced blocks, first and last always."""
-    chosen = np.unique(np.linspace(0, len(record["block"]) - 1, rows).round().astype(int))
     names = {
         "block": "block l",
         "q_profile": "q",
@@ -72,5 +92,10 @@ def profile_text(record: Mapping[str, Any], title: str, rows: int = 13) -> str:
     }
     if "log_apjn_se_profile" in record:
         names["log_apjn_se_profile"] = "standard error"
+    return _rows(record, names, title, rows)
+
+
+def _rows(record: Mapping[str, Any], names: Mapping[str, str], title: str, rows: int) -> str:
+    chosen = np.unique(np.linspace(0, len(record[next(iter(names))]) - 1, rows).round().astype(int))
     lines = [[schema.plain(record[name][i]) for name in names] for i in chosen]
     return f"{title}\n\n{table(lines, list(names.values()))}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,7 @@ class Map:
     log_x: bool = False
     log_y: bool = False
     error: float | None = None
+    beside: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 _LABELS = {
@@ -50,6 +51,8 @@ _LABELS = {
     "depth": r"block $l$",
     "gain": r"gain of all weights",
     "log_chi": r"$\log\,\chi$",
+    "weight": r"weight $a = b$ of the branches",
+    "gradient_exponent": r"$\lambda_g$ per block",
 }
 
 
@@ -97,9 +100,18 @@ def _transformer(function: PointwiseFunction | LayerNorm, depth: int, points: in
     return Map("alpha", "depth", "log_apjn", x, np.arange(1.0, depth + 1), values, log_x=True, log_y=True)
 
 
+def _block(function: PointwiseFunction | LayerNorm, depth: int, points: int) -> Map:
+    if isinstance(function, norms.LayerNorm):
+        raise ValueError("function='ln' of block must be the activation of the MLP, whose norms are LayerNorms")
+    x, y = np.linspace(0.2, 4.0, points), np.linspace(0.05, 0.95, points)
+    angle, gradient = maps.collapse_map(function, x[None, :], attention_weight=y[:, None], mlp_weight=y[:, None])
+    return Map("sigma_w", "weight", "gradient_exponent", x, y, gradient, beside={"angle_exponent": angle})
+
+
 _MAPS: dict[str, dict[str, Callable[[PointwiseFunction | LayerNorm, int, int], Map]]] = {
     "mlp": {"sigma_w,sigma_b": _mlp},
     "resnet": {"alpha,sigma_w": _resnet_alpha, "sigma_w,skip": _resnet_skip, "sigma_w,scale": _resnet_scale},
+    "block": {"sigma_w,weight": _block},
     "transformer": {
         "alpha,depth": lambda function, depth, points: _transformer(function, depth, points, False),
         "alpha,gain": lambda function, depth, points: _transformer(function, depth, points, True),
@@ -121,8 +133,9 @@ def phases(
 
     mlp: log chi after --depth layers and the correlation length 1/abs(log chi), with the critical line chi = 1, traced by root
     finding. resnet: x <- s x + lambda W phi(alpha x). transformer: pre-norm blocks of attention and GELU MLP with fan-in
-    weights, 197 tokens of correlation 0.3. --out DIR gets phases.json, phases.png and phases.svg. Nothing here is
-    random: --seed changes nothing.
+    weights, 197 tokens of correlation 0.3. block: exponents per block of gradients (lambda_g) and of angles (lambda_a) of
+    tokens that are nearly alike, x <- sqrt(1-a^2) x + a branch(LN x), --function being the MLP's. --out DIR gets phases.json,
+    phases.png and phases.svg. Nothing here is random: --seed changes nothing.
     """
     kinds = _MAPS[network]
     if over is not None and over not in kinds:
@@ -135,6 +148,7 @@ def phases(
     drawn = kinds[over](function, depth, points)
     record: dict[str, Any] = {"network": network, "over": over, "function": name, "depth": depth}
     record |= {drawn.x_name: drawn.x, drawn.y_name: drawn.y, drawn.value_name: drawn.values}
+    record |= drawn.beside
     if drawn.error is not None:
         record["interpolation_error"] = drawn.error
     if drawn.line is not None:

@@ -356,6 +356,42 @@ def transformer_map(
     return across.at(along.at(exact, alpha).T, gain).T, error
 
 
+def collapse_map(
+    function: PointwiseFunction,
+    sigma_w: ArrayLike,
+    *,
+    attention_weight: ArrayLike,
+    mlp_weight: ArrayLike,
+) -> tuple[np.ndarray, np.ndarray]:
+    """``lambda_a`` and ``lambda_g`` at the fixed point of blocks that weigh skip and branch, tokens nearly alike (docs/theory, 13).
+
+    ``x <- sqrt(1-a^2) x + a attn(LN x)``, ``x <- sqrt(1-b^2) x + b W_2 phi(W_1 LN x)``, unit variance of values and ``W_2``.
+
+    Args:
+        function: ``phi``.
+        sigma_w: deviation of ``W_1``, above 0.
+        attention_weight, mlp_weight: ``a`` and ``b``, between 0 and 1; arrays broadcast.
+
+    Raises:
+        ValueError: what is out of these ranges.
+    """
+    sigma, a, b = np.broadcast_arrays(*(np.asarray(x, dtype=float) for x in (sigma_w, attention_weight, mlp_weight)))
+    for name, weights in (("attention_weight", a), ("mlp_weight", b)):
+        if not np.all((weights > 0) & (weights < 1)):
+            raise ValueError(
+                f"{name} must lie between 0 and 1, and holds {weights[~((weights > 0) & (weights < 1))].flat[0]:g}"
+            )
+    if not np.all((sigma > 0) & np.isfinite(sigma)):
+        raise ValueError("sigma_w must be finite and above 0")
+    widths, index = np.unique(sigma, return_inverse=True)
+    pointwise = Pointwise(function)
+    value, slope = (moment(widths**2)[index].reshape(sigma.shape) for moment in (pointwise.V, pointwise.D))
+    q = ((1 - b**2) * a**2 + b**2 * value) / (1 - (1 - b**2) * (1 - a**2))
+    middle = (1 - a**2) * q + a**2
+    mlp = np.log1p(b**2 * (sigma**2 * slope / middle - 1))
+    return np.log1p(-(a**2)) + mlp, np.log1p(a**2 * (1 / q - 1)) + mlp
+
+
 def _relative(found: np.ndarray, exact: np.ndarray) -> float:
     return float(np.max(np.abs(found - exact) / (1 + np.abs(exact))))
 

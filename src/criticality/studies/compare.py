@@ -17,8 +17,9 @@ import xarray as xr
 
 from criticality import __version__
 from criticality.errors import TokensNotEquivalentError, UndescribedError
-from criticality.measurement import input_kernels, measure_ensemble
+from criticality.measurement import input_kernels, measure_ensemble, output_kernels
 from criticality.models import ModelDescription, describe_model
+from criticality.probes import Probe, check_probe
 from criticality.schema import SCHEMA, read_dataset, source_digest, write_dataset, write_text
 from criticality.studies.predict import predict_description
 from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
@@ -44,6 +45,8 @@ class Comparison:
         seeds: how many weight seeds are averaged, from ``seed`` on.
         probes: backward passes for each seed.
         samples: score matrices per attention layer in the theory.
+        probe: where the backward pass starts, in the theory and in the measurement: ``normal``, ``pooled``, ``class`` or ``loss``
+            (``criticality.probes``).
         device: where the measurement runs.
     """
 
@@ -60,6 +63,7 @@ class Comparison:
     seed: int = 0
     probes: int = 1
     samples: int = 16
+    probe: str = "normal"
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -71,6 +75,7 @@ class Comparison:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be at least 1")
         if self.samples < 2 or self.samples % 2:
             raise ValueError(f"samples={self.samples!r} must be an even number, 2 or above")
+        check_probe(self.probe)
         try:
             torch.device(self.device)
         except RuntimeError:
@@ -146,7 +151,7 @@ def _installed(package: str) -> str:
 
 
 def _key(comparison: Comparison, case: ModelDescription) -> str:
-    settings = {name: getattr(comparison, name) for name in ("seeds", "seed", "probes", "samples")}
+    settings = {name: getattr(comparison, name) for name in ("seeds", "seed", "probes", "samples", "probe")}
     made_by = {
         "criticality": __version__,
         "source": source_digest("pointwise", "theory", "stream", "weightless", "measurement", "models"),
@@ -165,6 +170,7 @@ def run_case(
     label = case_label(case)
     networks: list[Network] = []
     kernels: list[np.ndarray] = []
+    sent_back: list[np.ndarray] = []
     batch = case.inputs(comparison.seed)
     described = True
 
@@ -175,6 +181,8 @@ def run_case(
             if described:
                 networks.append(case.network(model))
                 kernels.append(input_kernels(model, batch, points=case.points))
+                if comparison.probe == "loss":
+                    sent_back.append(output_kernels(model, batch, points=case.points, seed=seed))
         except UndescribedError:
             described = False
         return model
@@ -186,28 +194,34 @@ def run_case(
         seeds,
         points=case.points,
         probes=comparison.probes,
+        probe=comparison.probe,
         device=comparison.device,
         progress=None if progress is None else lambda seed: progress(label, 1),
     )
     if not described:
-        predicted = predict_description(case, way="sampled", seeds=comparison.seeds, seed=comparison.seed + _APART)
+        predicted = predict_description(
+            case, way="sampled", seeds=comparison.seeds, seed=comparison.seed + _APART, probe=comparison.probe
+        )
         if progress is not None:
             progress(label, 1)
         return _case_dataset(case, measured, predicted, None, None)
     network = mean_description(networks)
     inputs = [TokenKernel.of(kernel) for kernel in np.mean(kernels, axis=0)]
-    predicted = propagate(network, inputs, samples=comparison.samples, seed=comparison.seed)
-    again = propagate(network, inputs, samples=comparison.samples, seed=comparison.seed + 1_000_003)
-    symmetric = _equivalent_tokens(network, inputs)
+    start = np.mean(sent_back, axis=0) if sent_back else comparison.probe
+    seeds_of_scores = (comparison.seed, comparison.seed + 1_000_003)
+    predicted, again = (
+        propagate(network, inputs, samples=comparison.samples, seed=one, probe=start) for one in seeds_of_scores
+    )
+    symmetric = _equivalent_tokens(network, inputs, np.mean(start, axis=0) if sent_back else comparison.probe)
     if progress is not None:
         progress(label, 1)
     return _case_dataset(case, measured, predicted, again, symmetric)
 
 
-def _equivalent_tokens(network: Network, inputs: Sequence[TokenKernel]) -> xr.Dataset | None:
+def _equivalent_tokens(network: Network, inputs: Sequence[TokenKernel], probe: Probe) -> xr.Dataset | None:
     """The theory of equivalent tokens, ``None`` where the network tells tokens apart."""
     try:
-        return propagate(network, SymmetricKernel.mean_of(inputs))
+        return propagate(network, SymmetricKernel.mean_of(inputs), probe=probe)
     except TokensNotEquivalentError:
         return None
 
@@ -289,10 +303,36 @@ def summary(result: xr.Dataset) -> dict[str, Any]:
                 "largest_deviation_block": int(case.block[worst]),
                 "tolerance": TOLERANCE[str(case.init.values)],
                 "verdict": verdict(excess),
+                **fold_errors(case),
             }
         )
     settings = {key: json.loads(result.attrs[key]) for key in asdict_keys(result)}
     return {"criticality": __version__, **settings, "cases": cases}
+
+
+THIRDS = ("shallow", "middle", "deep")
+
+
+def fold_errors(case: xr.Dataset) -> dict[str, Any]:
+    """Geometric mean fold error ``GMFE = exp(mean |log J measured - log J predicted|)`` over the blocks before the last.
+
+    Returns:
+        ``gmfe``; ``gmfe_thirds``, of each third of the depth (near-equal split; nan where there is no block); and
+        ``gmfe_thirds_of_noise``, what it would come to if the theory were exact: ``exp(sqrt(2 / pi) mean SE)``, for normal errors
+        of the standard errors that are known.
+    """
+    distance = abs(case.log_apjn_measured - case.log_apjn_predicted).values[:-1]
+    noise = math.sqrt(2 / math.pi) * case.log_apjn_se.values[:-1]
+    thirds = dict(zip(THIRDS, np.array_split(np.arange(len(distance)), 3), strict=True))
+
+    def mean(values: np.ndarray) -> float | None:
+        return float(np.exp(values.mean())) if len(values) and np.all(np.isfinite(values)) else None
+
+    return {
+        "gmfe": mean(distance),
+        "gmfe_thirds": {name: mean(distance[third]) for name, third in thirds.items()},
+        "gmfe_thirds_of_noise": {name: mean(noise[third]) for name, third in thirds.items()},
+    }
 
 
 def asdict_keys(result: xr.Dataset) -> list[str]:
