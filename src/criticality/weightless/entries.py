@@ -89,7 +89,8 @@ def _uniform() -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def _normal() -> Tensor:
+def standard_normal() -> Tensor:
+    """Quantiles of N(0, 1), shuffled, ``(16384,)``, of mean square 1."""
     normal = torch.special.ndtri(_uniform())
     return normal / normal.square().mean().sqrt()
 
@@ -114,11 +115,11 @@ def corrected(sample: Float64[Tensor, " n"], low: float, high: float) -> Float64
 
 
 QUANTILES: dict[str, tuple[tuple[float, ...], Callable[..., Tensor]]] = {
-    "normal": ((0.0, 1.0), lambda mean, std: mean + std * _normal()),
+    "normal": ((0.0, 1.0), lambda mean, std: mean + std * standard_normal()),
     "truncated_normal": ((0.0, 1.0, -2.0, 2.0), _truncated_normal),
     "uniform": ((0.0, 1.0), lambda low, high: low + (high - low) * _uniform()),
     "exponential": ((1.0,), lambda rate: -torch.log1p(-_uniform()) / rate),
-    "log_normal": ((1.0, 2.0), lambda mean, std: torch.exp(mean + std * _normal())),
+    "log_normal": ((1.0, 2.0), lambda mean, std: torch.exp(mean + std * standard_normal())),
     "bernoulli": ((0.5,), lambda p: (_uniform() < p).double()),
     "constant": ((float("nan"),), lambda value: torch.tensor([value], dtype=torch.float64)),
 }

@@ -108,7 +108,7 @@ def law_of_pieces(pieces: Sequence[Piece]) -> Law:
         origins = origins_of(pieces)
         return Law(entries.ordered().double(), entries.matrix is not None, origins=origins, paired=True)
     kept = sum(length for length, _ in rest)
-    samples = [entries.ordered().double() for _, entries in rest]
+    samples = [entries.values.double() for _, entries in rest]
     moments = tuple(
         sum(length / kept * power.mean().item() for (length, _), power in zip(rest, powers, strict=True))
         for powers in (samples, [s.square() for s in samples])

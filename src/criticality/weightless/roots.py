@@ -12,7 +12,8 @@ from torch import Tensor
 from criticality.weightless.law import Law
 from criticality.weightless.numbers import entries, generator
 from criticality.weightless.regions import Dims, Region, disjoint, merged
-from criticality.weightless.revealed import LEFT, RIGHT, RevealedMatrix, Span
+from criticality.weightless.revealed import LEFT, RIGHT, RevealedMatrix
+from criticality.weightless.span import Span
 
 
 class Block:

@@ -16,9 +16,9 @@ from criticality.stream.sharded import is_sharded
 from criticality.weightless import products, views  # noqa: F401  (they fill the table of rules)
 from criticality.weightless.copies import Copies
 from criticality.weightless.law import Law
-from criticality.weightless.revealed import Span
 from criticality.weightless.roots import Operand, Root
 from criticality.weightless.rules import RULES
+from criticality.weightless.span import Span
 
 
 class WeightsIntegratedOut(TorchFunctionMode):
