@@ -22,17 +22,25 @@ def machine() -> str:
     return f"{model}, {torch.get_num_threads()} threads, Python {platform.python_version()}, torch {torch.__version__}"
 
 
-def seconds(candidates: Mapping[str, Callable[[], object]], rounds: int = 7, warm_up: int = 1) -> dict[str, float]:
-    """Median wall time of each candidate; the candidates take turns, so that the machine's drift hits all alike."""
+def seconds(
+    candidates: Mapping[str, Callable[[], object]],
+    rounds: int = 7,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """Median time of each candidate; the candidates take turns, so that the machine's drift hits all alike.
+
+    ``clock``: wall time, or ``time.process_time`` (of all threads), which other processes disturb less.
+    """
     for call in candidates.values():
         for _ in range(warm_up):
             call()
     taken: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
-            start = time.perf_counter()
+            start = clock()
             call()
-            taken[name].append(time.perf_counter() - start)
+            taken[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in taken.items()}
 
 

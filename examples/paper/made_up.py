@@ -35,17 +35,7 @@ def made_up(
     rows = [(choice, place, rate) for place, choice in enumerate(choices) for rate in RATES]
     count, points = len(rows), depth + 1
     log_apjn = np.array([[choice["log_apjn"]] * SEEDS for choice, _, _ in rows])
-    accuracy = np.array(
-        [
-            [
-                (choice["quality"] - 0.004 * abs(np.log10(rate / 1e-3)))
-                if rate <= 10 ** choice["log_stable"] * 1.01
-                else 0.1
-                for _ in range(SEEDS)
-            ]
-            for choice, _, rate in rows
-        ]
-    )
+    accuracy = np.array([[_accuracy(choice, rate)] * SEEDS for choice, _, rate in rows])
     accuracy = accuracy + noise * rng.standard_normal(accuracy.shape)
     series = np.zeros((count, SEEDS, RECORDS, points))
     values = {
@@ -78,6 +68,12 @@ def made_up(
     study = {"name": name, "grid": {"learning_rate": RATES}, "search": ""}
     coordinates = {key: ("cell", value) for key, value in columns.items()}
     return xr.Dataset(variables, coordinates, {"study": json.dumps(study)})
+
+
+def _accuracy(choice: Mapping[str, Any], rate: float) -> float:
+    if rate > 10 ** choice["log_stable"] * 1.01:
+        return 0.1
+    return float(choice["quality"] - 0.004 * abs(np.log10(rate / 1e-3)))
 
 
 def factorial(

@@ -14,22 +14,10 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "criticality"
 
 
-def chains() -> list[list[str]]:
-    """The arrows of the map: two feet, and the floors that stand on both."""
-    text = " ".join((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split())
-    found = re.search(r"arrows only: (.+?)\. ", text)
-    assert found, "CONTRIBUTING.md must say which imports are allowed"
-    return [[floor.strip() for floor in part.split("→")] for part in found[1].split(";")]
-
-
-def below() -> dict[str, set[str]]:
-    """Of each floor those that it may import from, itself included."""
-    *feet, upper = chains()
-    allowed: dict[str, set[str]] = {}
-    for foot in feet:
-        allowed |= {floor: set(foot[: number + 1]) for number, floor in enumerate(foot)}
-    both = {floor for foot in feet for floor in foot}
-    return allowed | {floor: both | set(upper[1 : number + 1]) for number, floor in enumerate(upper) if number}
+def floors() -> dict[str, int]:
+    """The floor of each room, as the map has it."""
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), re.MULTILINE)
+    return {room.strip(" `"): int(number) for number, rooms in rows for room in rooms.split(",")}
 
 
 def imports_of(path: Path) -> Iterator[tuple[str, int]]:
@@ -44,40 +32,45 @@ def imports_of(path: Path) -> Iterator[tuple[str, int]]:
             yield from ((str(one.value), node.lineno) for one in node.args if isinstance(one, ast.Constant))
 
 
-def floor_of(module: str) -> str:
-    """The floor that a module of the library is on; empty for what belongs to no floor."""
+def room_of(module: str) -> str:
+    """The room that a module of the library is in; empty for what is in none."""
     parts = module.split(".")
     return parts[1] if parts[0] == "criticality" and len(parts) > 1 and (SOURCE / parts[1]).is_dir() else ""
 
 
-def test_the_map_names_every_floor():
-    packages = {path.parent.name for path in SOURCE.glob("*/__init__.py")}
-    assert below().keys() == packages
+def test_the_map_names_every_room():
+    assert floors().keys() == {path.parent.name for path in SOURCE.glob("*/__init__.py")}
 
 
 def test_imports_go_down():
-    allowed, wrong = below(), []
-    for path in sorted(SOURCE.rglob("*.py")):
-        inside = path.relative_to(SOURCE).parts
-        floor = inside[0] if len(inside) > 1 else ""
-        for module, line in imports_of(path):
-            target = floor_of(module)
-            if target and floor and target not in allowed[floor]:
-                wrong.append(f"{'/'.join(inside)}:{line} imports {module}")
+    floor, wrong = floors(), []
+    for room in floor:
+        for path in sorted((SOURCE / room).rglob("*.py")):
+            for module, line in imports_of(path):
+                target = room_of(module)
+                if target and target != room and floor[target] >= floor[room]:
+                    wrong.append(f"{path.relative_to(SOURCE)}:{line} imports {module}")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("room", ["stream", "measurement", "weightless"])
+def test_what_is_measured_knows_no_theory(room: str):
+    theory = {"pointwise", "theory", "phases"}
+    found = {module for path in (SOURCE / room).rglob("*.py") for module, _ in imports_of(path)}
+    assert not theory & {room_of(module) for module in found}
 
 
 _DOORS = {"__init__.py", "__main__.py"}
 """Of the package: its table of contents, and ``python -m criticality``."""
 
 
-def test_what_belongs_to_no_floor_imports_none():
+def test_what_is_in_no_room_imports_none():
     wrong = [
         f"{path.name}:{line} imports {module}"
         for path in SOURCE.glob("*.py")
         if path.name not in _DOORS
         for module, line in imports_of(path)
-        if floor_of(module)
+        if room_of(module)
     ]
     assert not wrong, "\n".join(wrong)
 

@@ -62,6 +62,8 @@ def test_help_computes_nothing():
 def test_theory_waits_for_no_torch(lines: list[str], unused: set[str]):
     found = modules_after(_REPORT, json.dumps(lines))
     assert "numpy" in found
+    if "xarray" in found:
+        found -= {"dask"}  # which xarray imports itself, where it is installed
     assert not found & (SLOW | unused)
 
 

@@ -130,6 +130,12 @@ def test_a_module_of_ones_own_is_measured_and_predicted(tmp_path):
     assert "way='no' must be one of" in run("predict", "timm:vit_tiny_patch16_224", "--way", "no").stderr
 
 
+def test_a_model_file_may_import_a_file_beside_it(tmp_path):
+    (tmp_path / "beside_it.py").write_text(OWN)
+    (tmp_path / "main.py").write_text("from beside_it import inputs, points, stream")
+    assert len(run_json("measure", f"module:{tmp_path}/main.py:stream", "--seeds", 2)["log_apjn_profile"]) == 3
+
+
 @pytest.mark.parametrize("model", ["timm:convnext_atto", "hf:mamba"])
 def test_models_that_the_exact_theory_does_not_know_go_through_every_verb(model, tmp_path):
     small = ["--tokens", 8, "--depth", 2] if model.startswith("hf") else []

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
-from criticality.errors import NotFiniteError
+from criticality.errors import ModelFailedError, NotFiniteError
 from criticality.measurement.axes import Moment, moment, moment_of, stream_axes
 from criticality.measurement.points import Points, points_asked_for, resolved
 from criticality.measurement.starts import loss_gradient, token_probe
@@ -207,6 +207,7 @@ def gradient_norms(
 
     Raises:
         NotFiniteError: a gradient that is 0 or not finite.
+        ModelFailedError: the backward pass raised, such as for values that the model has overwritten.
         ValueError: as ``probe_kernel``.
     """
     of_loss = isinstance(probe, str) and probe == "loss"
@@ -234,6 +235,14 @@ def gradient_norms(
         else:
             (gradient,) = torch.autograd.grad(end, start, u, retain_graph=retain, allow_unused=True)
             squares[nodes[0]] = 0.0 if gradient is None else squared_norm(gradient)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        said = str(error).strip().partition("\n")[0].partition(". Hint")[0]
+        raise ModelFailedError(
+            f"model must be differentiable between its points, and the backward pass from {points[-1].name!r} to"
+            f" {points[0].name!r} raised {type(error).__name__}: {said}"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
@@ -241,9 +250,11 @@ def gradient_norms(
     norms = [squares[node] / size if size else 0.0 for node in nodes[:-1]] + [1.0]
     bad = [index for index, value in enumerate(norms) if not (np.isfinite(value) and value > 0)]
     if bad:
+        precise = u.dtype == torch.float64
+        cure = "; no value of this point reaches the end on these inputs" if norms[bad[-1]] == 0 else ""
         raise NotFiniteError(
             f"gradient at point {bad[-1]} ({points[bad[-1]].name!r}) must be finite and not 0 in {u.dtype}, got a"
-            f" squared norm of {norms[bad[-1]]}; try dtype=torch.float64"
+            f" squared norm of {norms[bad[-1]]}{cure if precise else '; try dtype=torch.float64'}"
         )
     return norms
 

@@ -296,13 +296,11 @@ class Attention:
         if self.scores == "uniform":
             attention = self._uniform(kernel.tokens)
             return self.value_output_variance * (attention.T @ gradient.entries @ attention)
-        through_values, through_queries, through_keys = sampled_backward(
-            self._heads(kernel, sampling), self.values(kernel).entries, gradient.entries * self.output_variance
-        )
-        return (
-            self.value_variance * through_values
-            + self.query_variance * through_queries
-            + self.key_variance * through_keys
+        return sampled_backward(
+            self._heads(kernel, sampling),
+            self.values(kernel).entries,
+            gradient.entries * self.output_variance,
+            (self.value_variance, self.query_variance, self.key_variance),
         )
 
     def _symmetric_sides(self, kernel: SymmetricKernel) -> tuple[SymmetricKernel, SymmetricKernel, Numbers, Numbers]:

@@ -63,16 +63,21 @@ def propagate(
     starts, shares = _starts(probe, len(kernels))
     for kernel, start in zip(kernels, starts, strict=True):
         if isinstance(kernel, SymmetricKernel):
-            symmetric = _forward(network, kernel, sampling)
+            symmetric, _ = _forward(network, kernel, sampling)
             forwards.append([*symmetric])
-            matrices = _symmetric_matrices(network, symmetric, sampling)
-            profiles.append(_symmetric_log_apjn(matrices, _equivalent_start(start, kernel.tokens)))
+            maps = _symmetric_matrices(network, symmetric, sampling)
+            profiles.append(_symmetric_log_apjn(maps, _equivalent_start(start, kernel.tokens)))
         elif isinstance(kernel, TokenKernel):
-            tokens = _forward(network, kernel, sampling)
-            profile, backward = _token_backward(network, tokens, start, sampling)
+            tokens, kept = _forward(network, kernel, sampling)
             forwards.append([*tokens])
-            profiles.append(profile)
-            backwards.append(backward)
+            profile = []
+            gradients = []
+            for log_j, gradient in _token_backward(network, tokens, kept, start, sampling):
+                profile.append(log_j)
+                if keep_kernels:
+                    gradients.append(gradient)
+            profiles.append(np.array(profile[::-1]))
+            backwards.append(gradients[::-1])
     q, p, correlation = (
         np.mean([[getattr(kernel, f"mean_{part}")() for kernel in run] for run in forwards], axis=0)
         for part in ("diagonal", "off_diagonal", "correlation")
@@ -80,9 +85,9 @@ def propagate(
     log_apjn = np.array(profiles)
     peak = log_apjn.max(axis=0)
     averaged = peak + np.log(np.average(np.exp(log_apjn - peak), axis=0, weights=shares))
-    kept = {}
+    matrices = {}
     if keep_kernels and backwards:
-        kept = {
+        matrices = {
             "kernel": _mean_entries(forwards),
             "backward_kernel": _mean_entries(backwards),
         }
@@ -101,7 +106,7 @@ def propagate(
             "probe": probe_name(probe) if isinstance(probe, str) else "kernel",
             **_collapse(network, float(q[-1 - network.sublayers_per_block]), kernels[0].tokens),
         },
-        **kept,
+        **matrices,
     )
 
 
@@ -161,13 +166,14 @@ def _profiles_between(
     """``log J`` from the boundaries ``first .. m`` to ``m``, for every ``m`` from ``first`` on."""
     last = len(network.sublayers)
     if isinstance(kernel, SymmetricKernel):
-        matrices = _symmetric_matrices(network, _forward(network, kernel, sampling), sampling)
+        matrices = _symmetric_matrices(network, _forward(network, kernel, sampling)[0], sampling)
         for target in range(first, last + 1):
             yield _symmetric_log_apjn(matrices[first:target])
     elif isinstance(kernel, TokenKernel):
-        forward = _forward(network, kernel, sampling)
+        forward, kept = _forward(network, kernel, sampling)
         for target in range(first, last + 1):
-            yield _token_backward(network, forward[: target + 1], "normal", sampling, first)[0]
+            backward = _token_backward(network, forward[: target + 1], kept, "normal", sampling, first)
+            yield np.array([log_apjn for log_apjn, _ in backward][::-1])
 
 
 def _starts(probe: Probe, inputs: int) -> tuple[list[Probe], Float[np.ndarray, " inputs"]]:
@@ -196,33 +202,43 @@ def _mean_entries(runs: Sequence[Sequence[Kernel]]) -> Float[np.ndarray, "bounda
     return np.mean([[kernel.entries for kernel in run if isinstance(kernel, TokenKernel)] for run in runs], axis=0)
 
 
-def _forward(network: Network, kernel: K, sampling: ScoreSampling) -> list[K]:
-    """Kernels at every boundary."""
-    kernels = [kernel]
+Kept = list[tuple[K, K | None]]
+"""Kernels of the input of every branch, and of its output where the way back asks for it."""
+
+
+def _forward(network: Network, kernel: K, sampling: ScoreSampling) -> tuple[list[K], Kept[K]]:
+    """Kernels at every boundary, and what is kept of every branch."""
+    kernels, kept = [kernel], []
     for layer, sublayer in enumerate(network.sublayers):
-        kernel = sublayer.forward(kernel, sampling.at(layer))
+        entered, output = sublayer.passed(kernel, sampling.at(layer))
+        kernel = sublayer.joined(kernel, output)
         if not math.isfinite(kernel.mean_diagonal()):
             raise ValueError(
                 f"network {network.name!r} must keep a finite kernel, but its variance overflows in sub-layer {layer}"
             )
         kernels.append(kernel)
-    return kernels
+        kept.append((entered, None if sublayer.placement == "pre" else output))
+    return kernels, kept
 
 
 def _token_backward(
-    network: Network, forward: list[TokenKernel], start: Probe, sampling: ScoreSampling, first: int = 0
-) -> tuple[Float[np.ndarray, " boundaries"], list[TokenKernel]]:
-    """Log APJN to the last of ``forward`` and backward kernels of unit mean diagonal, at every boundary from ``first`` on."""
-    log_apjn = np.zeros(len(forward))
-    gradient = TokenKernel(probe_kernel(start, forward[-1].tokens))
-    backward = [gradient]
+    network: Network,
+    forward: list[TokenKernel],
+    kept: Kept[TokenKernel],
+    start: Probe,
+    sampling: ScoreSampling,
+    first: int = 0,
+) -> Iterator[tuple[float, TokenKernel]]:
+    """From the last of ``forward`` to the boundary ``first``, the log APJN to the end, and the backward kernel at unit mean
+    diagonal."""
+    log_apjn, gradient = 0.0, TokenKernel(probe_kernel(start, forward[-1].tokens))
+    yield log_apjn, gradient
     for layer in reversed(range(first, len(forward) - 1)):
-        gradient = network.sublayers[layer].backward(forward[layer], gradient, sampling.at(layer))
+        gradient = network.sublayers[layer].backward(forward[layer], gradient, sampling.at(layer), *kept[layer])
         trace = gradient.mean_diagonal()
-        log_apjn[layer] = log_apjn[layer + 1] + math.log(trace)
+        log_apjn += math.log(trace)
         gradient = gradient.affine(1 / trace)
-        backward.append(gradient)
-    return log_apjn[first:], backward[::-1]
+        yield log_apjn, gradient
 
 
 def _symmetric_matrices(
