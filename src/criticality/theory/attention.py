@@ -22,7 +22,6 @@ from criticality.theory.kernels import Numbers
 Matrix = Float[np.ndarray, "tokens tokens"]
 Channels = Float[np.ndarray, "... tokens head_dim"]
 OfHeads = Float[np.ndarray, "pairs signs tokens tokens"]
-Single = Float32[np.ndarray, "tokens tokens"]
 
 _CHUNK = 1 << 16
 """Entries of attention matrices that are computed at once: they stay in the cache."""
