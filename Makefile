@@ -6,7 +6,7 @@ BIN := .venv/bin
 # The main job: theory over measurement for LayerNorm, DyT and Derf, on two photographs (about five minutes).
 demo: .venv/ready
 	$(BIN)/criticality compare timm:vit_base_patch16_224 --norm ln,dyt,derf --alpha 0.5,1,2 \
-	  --depth 24 --width 384 --seeds 4 --samples 8 --init timm,fan-in --out demo
+	  --depth 24 --width 384 --seeds 4 --samples 8 --init own,fan-in --out demo
 	@echo "open demo/report.html"
 
 test: .venv/ready
@@ -28,7 +28,7 @@ figures: .venv/ready
 	$(BIN)/python examples/paper/paper.py --check 12
 
 benchmarks: .venv/ready
-	for file in apjn_profile theory_cost scaling normalizers phase_maps monitor sweeps laboratory_cost; do $(BIN)/python benchmarks/$$file.py; done
+	for file in apjn_profile theory_cost scaling normalizers phase_maps monitor sweeps laboratory_cost start_up description_cost; do $(BIN)/python benchmarks/$$file.py; done
 
 # Ratios beside those stored last, in under two minutes: is something slower than it was?
 bench-quick: .venv/ready

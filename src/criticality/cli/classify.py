@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from criticality.cli.options import INIT, common, model_changes
 from criticality.cli.output import emit, save_json, table
 from criticality.cli.progress import bar
-from criticality.phases import Classification, ResidualStep
-from criticality.phases import classify as classify_network
-from criticality.pointwise import Pointwise
-from criticality.theory.norms import LAYER_NORMS, RMS_NORMS, PointwiseNorm, make_norm
+
+if TYPE_CHECKING:
+    from criticality.phases import Classification
 
 
 @click.command()
@@ -74,6 +73,11 @@ def classify(
 
 
 def _classify_function(name: str, alpha: float, sigma_w: float, sigma_b: float, q0: float) -> dict[str, Any]:
+    from criticality.phases import ResidualStep
+    from criticality.phases import classify as classify_network
+    from criticality.pointwise import Pointwise
+    from criticality.theory.norms import LAYER_NORMS, RMS_NORMS, PointwiseNorm, make_norm
+
     for option, value in (("sigma-w", sigma_w), ("sigma-b", sigma_b)):
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{option}={value!r} must be a finite number, 0 or above")
@@ -88,7 +92,8 @@ def _classify_function(name: str, alpha: float, sigma_w: float, sigma_b: float, 
 def _classify_model(
     model: str, q0: float | None, seed: int, way: str, seeds: int, to_depth: int, **changes: Any
 ) -> dict[str, Any]:
-    from criticality.models import describe_model  # slow: torch
+    from criticality.models import describe_model
+    from criticality.phases import Classification
     from criticality.studies.classify import classify_description
     from criticality.studies.predict import check_way
 

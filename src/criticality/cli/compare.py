@@ -8,25 +8,20 @@ from typing import Any
 
 import click
 
-from criticality.cli.options import NAMES, NUMBERS, SAMPLES, common, measurement, model_changes
+from criticality.cli.options import NAMES, NUMBERS, PROBE, SAMPLES, common, measurement, model_changes
 from criticality.cli.output import emit, table
 from criticality.cli.progress import bar
-from criticality.reports import write_report
-from criticality.schema import read_dataset
-from criticality.studies.compare import Comparison, steps_per_case, summary
-from criticality.studies.compare import compare as run_comparison
 
 
 @click.command()
 @click.argument("model")
 @click.option("--norm", "norms", type=NAMES, default="ln,dyt,derf", show_default=True, help="own: as it is.")
 @click.option("--alpha", "alphas", type=NUMBERS, default="0.5,1,2", show_default=True, help="Of pointwise norms.")
-@click.option(
-    "--init", "inits", type=NAMES, default="timm", show_default=True, help="own (for timm: timm), fan-in or both."
-)
+@click.option("--init", "inits", type=NAMES, default="own", show_default=True, help="own, fan-in or both.")
 @click.option("--seeds", type=int, default=6, show_default=True, help="Weight seeds, from --seed on.")
 @SAMPLES
 @measurement
+@PROBE
 @model_changes
 @common
 def compare(model: str, as_json: bool, out: Path | None, **options: Any) -> None:
@@ -37,6 +32,11 @@ def compare(model: str, as_json: bool, out: Path | None, **options: Any) -> None
     Writes report.html, figures (PNG, SVG), result.nc and summary.json to --out [default: ./criticality-report].
     An interrupted run keeps its finished cases; the same command takes it up again.
     """
+    from criticality.reports import write_report
+    from criticality.schema import read_dataset
+    from criticality.studies.compare import Comparison, steps_per_case, summary
+    from criticality.studies.compare import compare as run_comparison
+
     comparison = Comparison(model, **options)
     folder = Path("criticality-report") if out is None else out
     cases = len(comparison.cases())
@@ -66,9 +66,24 @@ def comparison_table(record: dict[str, Any]) -> str:
             case["log_apjn_measured"][0],
             case["log_apjn_se"][0],
             case["largest_deviation"],
+            case["gmfe"],
+            *case["gmfe_thirds"].values(),
             case["verdict"],
         ]
         for case in record["cases"]
     ]
-    headers = ["norm", "alpha", "init", "log J theory", "log J measured", "SE", "largest deviation", "verdict"]
+    headers = [
+        "norm",
+        "alpha",
+        "init",
+        "log J theory",
+        "log J measured",
+        "SE",
+        "largest deviation",
+        "GMFE",
+        "shallow",
+        "middle",
+        "deep",
+        "verdict",
+    ]
     return table(rows, headers)

@@ -7,11 +7,8 @@ from typing import Any
 
 import click
 
-from criticality import __version__
-
 VERBS = (
     "check",
-    "claims",
     "classify",
     "compare",
     "convert",
@@ -25,6 +22,10 @@ VERBS = (
     "train",
     "zoo",
 )
+
+
+MOVED = {"claims": "a command of the article's folder in the repository: python examples/paper/claims.py"}
+"""Verbs of earlier versions, and what they are now."""
 
 
 class _Refusal(click.ClickException):
@@ -44,6 +45,8 @@ class Verbs(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name in MOVED:
+            raise _Refusal(f"criticality {name} is now {MOVED[name]}")
         if name not in VERBS:
             return None
         command: click.Command = getattr(import_module(f"criticality.cli.{name}"), name)
@@ -63,8 +66,18 @@ class Verbs(click.Group):
             ctx.exit(130)
 
 
+def _version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if asked:
+        from criticality.version import __version__
+
+        click.echo(f"criticality, version {__version__}")
+        ctx.exit()
+
+
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="criticality")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit."
+)
 def main() -> None:
     """Predict, measure and compare how gradients grow with depth at initialization."""
 

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from criticality.probes import PROBES
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -84,8 +86,18 @@ def model_norm(function: F) -> F:
     return function
 
 
-INIT = click.option(
-    "--init", help="own (the model's; timm says the same) or fan-in [default: own].", default=None, show_default=False
+INIT = click.option("--init", help="own (the model's) or fan-in [default: own].", default=None, show_default=False)
+
+FROM = click.option(
+    "--from", "source", type=click.IntRange(min=0), help="Source block: forward, J from it to every later block."
+)
+
+PROBE = click.option(
+    "--probe",
+    type=click.Choice(PROBES),
+    default="normal",
+    show_default=True,
+    help="Gradient at the end of the stream: of each token its own, pooled (one for all), class (first token), or of a loss.",
 )
 
 SAMPLES = click.option(

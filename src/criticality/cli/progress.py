@@ -6,12 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from tqdm import tqdm
-
 
 @contextmanager
 def bar(total: int, label: str) -> Iterator[Callable[[str, int], None]]:
     """A progress bar of ``total`` steps, shown where stderr is a terminal; yields ``advance(what, steps)``."""
+    from tqdm import tqdm
+
     with tqdm(total=total, desc=label, file=sys.stderr, dynamic_ncols=True, leave=False, disable=None) as progress:
 
         def advance(what: str, steps: int) -> None:

@@ -9,13 +9,10 @@ import click
 from criticality.cli.options import NUMBERS, common
 from criticality.cli.output import emit, save_json, table
 from criticality.cli.progress import bar
-from criticality.phases import ZOO, zoo_table
-from criticality.phases.zoo import ALPHAS, DEPTHS
-from criticality.reports.figures import save_figure, zoo_figure
 
 
 @click.command()
-@click.option("--alpha", "alphas", type=NUMBERS, default=",".join(f"{a:g}" for a in ALPHAS), show_default=True)
+@click.option("--alpha", "alphas", type=NUMBERS, default="0.25,0.5,1,2", show_default=True)
 @click.option("--sigma-w", type=float, default=1.0, show_default=True, help="Weights are N(0, sigma_w^2/n).")
 @common
 def zoo(alphas: tuple[float, ...], sigma_w: float, as_json: bool, seed: int, out: Path | None) -> None:
@@ -23,6 +20,9 @@ def zoo(alphas: tuple[float, ...], sigma_w: float, as_json: bool, seed: int, out
 
     --out DIR gets zoo.json and zoo.png, zoo.svg. Nothing here is random: --seed changes nothing.
     """
+    from criticality.phases import ZOO, zoo_table
+    from criticality.phases.zoo import DEPTHS
+
     rows = []
     with bar(len(ZOO) * len(alphas), "zoo") as advance:
         for row in zoo_table(sigma_w**2, alphas):
@@ -31,6 +31,8 @@ def zoo(alphas: tuple[float, ...], sigma_w: float, as_json: bool, seed: int, out
     record = {"sigma_w": sigma_w, "rows": rows}
     if out is not None:
         save_json(record, out / "zoo.json")
+        from criticality.reports.figures import save_figure, zoo_figure
+
         save_figure(zoo_figure(rows), out / "zoo")
     lines = [
         [row["function"], row["alpha"], row["class"], row["exponent"], row["coefficient"], row["agrees"]]

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from criticality.errors import InputsError, ModelFailedError
+from criticality.extras import require
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.example_inputs import transformers_inputs
-from criticality.models.initialization import initialize, initialize_branches
+from criticality.models.initialization import check_init, initialize_branches
 from criticality.models.reading import described
 from criticality.models.text import random_tokens, source_bytes
 from criticality.reader import read_network
@@ -59,7 +60,7 @@ class HuggingFaceDescription:
         check_norm(self.norm, self.alpha)
         if self.text not in ("bytes", "random"):
             raise ValueError(f"text={self.text!r} must be 'bytes' or 'random'")
-        initialize([], self.init)
+        check_init(self.init)
         self.config()
 
     def config(self) -> Any:
@@ -87,6 +88,7 @@ class HuggingFaceDescription:
         Raises:
             ModelFailedError: transformers does not build a model from this config.
         """
+        require("transformers")
         from transformers import AutoModel
 
         config = self.config()
@@ -144,6 +146,7 @@ class HuggingFaceDescription:
 
 
 def _load_config(name: str) -> Any:
+    require("transformers")
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
+
+from criticality.extras import folder_of, require
 
 # Channel means and deviations of ImageNet, the normalization of timm's vision transformers.
 _MEAN = np.array([0.485, 0.456, 0.406])
@@ -21,15 +22,18 @@ def photographs(size: int | Sequence[int] = 224) -> Float[np.ndarray, "2 3 heigh
     Raises:
         ValueError: a size that is not one or two whole numbers of at least 1.
     """
-    from sklearn.datasets import load_sample_images  # a second, which text models need not wait
-
     sides = (size,) if isinstance(size, int) else tuple(size)
     if len(sides) not in (1, 2) or any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in sides):
         raise ValueError(f"size={size!r} must be one or two whole numbers, at least 1")
     height, width = sides if len(sides) == 2 else sides * 2
     size = max(height, width)
+    require("PIL")
+    from PIL import Image
+
+    folder = folder_of("sklearn") / "datasets" / "images"  # importing scikit-learn takes longer than reading a model
     images = []
-    for picture in load_sample_images().images:
+    for name in ("china.jpg", "flower.jpg"):
+        picture = np.asarray(Image.open(folder / name))
         side = min(picture.shape[:2])
         top, left = (picture.shape[0] - side) // 2, (picture.shape[1] - side) // 2
         square = Image.fromarray(picture[top : top + side, left : left + side])

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from criticality.stream.inputs import map_tensors
+from criticality.stream.inputs import mapped
+from criticality.stream.sharded import reshard
 
 _AT_THE_END: ContextVar[ExitStack | None] = ContextVar("at_the_end", default=None)
 
@@ -39,6 +40,7 @@ def untouched(model: nn.Module, train: bool | None = False) -> Iterator[None]:
     watched inside stays until the end, as the backward pass needs it, and is then put back.  Random states are those of the CPU
     and of every device the model is on.
     """
+    reshard(model)
     frozen = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     fresh = fresh_batch_norms(model) if train is False else []
     statistics = [(buffer, buffer.detach().clone()) for module in fresh for buffer in module.buffers(recurse=False)]
@@ -59,6 +61,7 @@ def untouched(model: nn.Module, train: bool | None = False) -> Iterator[None]:
         finally:
             _AT_THE_END.reset(token)
             ending.close()
+            reshard(model)
             for parameter, flag in frozen:
                 parameter.requires_grad_(flag)
             for module, mode in modes:
@@ -107,4 +110,4 @@ def placed(
 
 def to_device(inputs: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Move inputs; floating tensors also take ``dtype``."""
-    return map_tensors(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None), inputs)
+    return mapped(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None), inputs)

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
 
+from criticality.extras import require
 from criticality.schema import whole_or_absent
 from criticality.sweeps.integrity import sentence
 from criticality.sweeps.store import REPAIR, Store, dataset_of, study_of
+
+zarr = require("zarr")
 
 
 def pack_study(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:

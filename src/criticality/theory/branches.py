@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from criticality.errors import UndescribedError
+from criticality.errors import TokensNotEquivalentError
 from criticality.pointwise import Pointwise
 from criticality.theory.attention import (
     HeadNorm,
@@ -306,7 +306,7 @@ class Attention:
     def _symmetric_sides(self, kernel: SymmetricKernel) -> tuple[SymmetricKernel, SymmetricKernel, Numbers, Numbers]:
         """Kernels of queries and keys as they enter the scores, and the factors of gradients through their norms."""
         if self.causal or self.rotary is not None:
-            raise UndescribedError(
+            raise TokensNotEquivalentError(
                 "Attention with causal=True or rotary tells tokens apart: its kernel must be a TokenKernel, not a"
                 " SymmetricKernel"
             )

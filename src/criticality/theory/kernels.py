@@ -17,6 +17,8 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from criticality.errors import ArgumentError
+
 Numbers = float | np.ndarray
 """One number, or one for each of several layers."""
 
@@ -104,6 +106,22 @@ class SymmetricKernel(Kernel):
         if tokens < 1:
             raise ValueError(f"tokens={tokens!r} must be at least 1")
         return cls(float(q), float(p), int(tokens))
+
+    @classmethod
+    def mean_of(cls, kernels: Sequence[Kernel]) -> SymmetricKernel:
+        """As many equivalent tokens as the inputs have, with the mean variance and covariance of all their tokens and pairs.
+
+        Raises:
+            ArgumentError: no kernel, or kernels of different numbers of tokens.
+        """
+        if len({kernel.tokens for kernel in kernels}) != 1:
+            raise ArgumentError(
+                f"kernels of {[k.tokens for k in kernels]} tokens must be at least one, all of one number"
+            )
+        q = float(np.mean([kernel.mean_diagonal() for kernel in kernels]))
+        tokens = kernels[0].tokens
+        p = float(np.mean([kernel.mean_off_diagonal() for kernel in kernels])) if tokens > 1 else q
+        return cls.of(q, p, tokens)
 
     @classmethod
     def stack(cls, kernels: Sequence[SymmetricKernel]) -> SymmetricKernel:
@@ -239,10 +257,6 @@ class TokenKernel(Kernel):
 
     def ones(self) -> TokenKernel:
         return TokenKernel(np.ones_like(self.entries))
-
-    def isotropic(self) -> TokenKernel:
-        """The backward kernel ``I`` of a probe ``u ~ N(0, I)`` on every token of this state."""
-        return TokenKernel(np.eye(self.tokens))
 
 
 def _off_diagonal_mean(matrix: Float[np.ndarray, "tokens tokens"]) -> float:

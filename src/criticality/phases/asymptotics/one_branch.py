@@ -10,10 +10,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.integrate import quad
 
+from criticality.lazy import lazy_module
 from criticality.phases.tails import saturation_deficit, slope_diverges, tail_of
 from criticality.pointwise import Pointwise, PointwiseFunction
+
+integrate = lazy_module("scipy.integrate")
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ def crossover_depth(
     value = Pointwise(function).V
     epsilon = alpha**2 * weight_variance
     # over log s, in which 1 / V(s) ds = s / V(s) dlog s is smooth and bounded
-    steps = quad(lambda y: math.exp(y) / float(value(math.exp(y))), math.log(start), 0.0, epsrel=1e-11, limit=200)[0]
+    steps = integrate.quad(
+        lambda y: math.exp(y) / float(value(math.exp(y))), math.log(start), 0.0, epsrel=1e-11, limit=200
+    )[0]
     return float(steps / epsilon + 0.5 * math.log(float(value(1.0)) / float(value(start))))
 
 
@@ -135,7 +139,7 @@ def crossover_constant(function: PointwiseFunction) -> float:
 
     # below 1e-4 the difference is lost in rounding, and the integrand is a constant up to O(s)
     low = 1e-4
-    return float(quad(integrand, low, 1.0, epsrel=1e-11, limit=200)[0] + low * integrand(low))
+    return float(integrate.quad(integrand, low, 1.0, epsrel=1e-11, limit=200)[0] + low * integrand(low))
 
 
 def layer_norm_exponent(function: PointwiseFunction, weight_variance: float = 1.0, bias_variance: float = 0.0) -> float:
