@@ -56,8 +56,8 @@ class Copies(Generic[Owner]):
         """
         if not law.paired or law.variance == 0:
             return None
-        related = [known for draw in {draw for draw, _, _ in law.origins} for known in self._of_draw.get(draw, ())]
-        for known in related or self._alike.get(_look(weight, law), ()):
+        related = [known for draw in {draw for draw, _, _ in law.origins} for known in self._of_draw.get(draw, [])]
+        for known in related or self._alike.get(_look(weight, law), []):
             factor = _factor(known, weight, law)
             if factor is not None:
                 return known.owner, factor
