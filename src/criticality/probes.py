@@ -12,13 +12,12 @@ from criticality.lazy import lazy_module
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
-    from numpy.typing import ArrayLike
 else:
     np = lazy_module("numpy")
 
 PROBES = ("normal", "pooled", "class", "loss")
 
-Probe: TypeAlias = "str | ArrayLike"
+Probe: TypeAlias = "str | np.ndarray"
 """``normal``: independent gradients at all tokens, ``G = I``, which makes ``J`` the APJN. ``pooled``: one gradient at all tokens,
 as mean pooling has it, ``G = 1 1^T``. ``class``: at the first token only. ``loss``: what the cross entropy of random labels sends
 back from the model's own output, through its final norm and head. Or any kernel ``G`` of shape ``(tokens, tokens)``."""

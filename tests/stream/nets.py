@@ -196,7 +196,7 @@ class Mixing(Net):
 
 
 class Detour(Net):
-    """A skip around all blocks, put together with what they return, as in a U-Net; a block stands before it."""
+    """A skip around all blocks, put together with what they return; a block stands before it."""
 
     block = PreNormBlock
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from criticality.errors import InputsError, ModelFailedError, StreamNotFoundError
 from criticality.measurement import measure, measure_chains
-from criticality.measurement.profile import normal_probe
+from criticality.measurement.starts import normal_probe
 from criticality.stream import stream
 
 

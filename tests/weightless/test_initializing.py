@@ -90,3 +90,26 @@ def test_own_changes_nothing_and_the_rest_is_refused() -> None:
         initialize(model, "fan-in", axes={"nothing.weight": 0})
     with pytest.raises(InputsError, match=r"parameter experts of shape \(4, 128, 200\) cannot be summed over axis 3"):
         fan_in("experts", model.experts, 3)
+
+
+class Adapted(nn.Module):
+    """A frozen layer with a pair of low rank beside it, as LoRA adds it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base, self.down, self.up = (
+            nn.Linear(128, 256),
+            nn.Linear(128, 4, bias=False),
+            nn.Linear(4, 256, bias=False),
+        )
+        self.base.requires_grad_(False)
+        nn.init.zeros_(self.up.weight)
+
+
+@pytest.mark.parametrize("build", [Adapted, lambda: build_without_weights(Adapted, at_least=2)])
+def test_what_makes_an_adapter_nothing_at_first_stays(build: Callable[[], nn.Module]) -> None:
+    model = build()
+    assert set(initialize(model, "fan-in")) == {"base.weight", "down.weight"}
+    assert laws_of(model)["up.weight"].second_moment == 0
+    whole = build().requires_grad_()
+    assert set(initialize(whole, "fan-in")) == {"base.weight", "down.weight", "up.weight"}

@@ -13,9 +13,12 @@ from criticality.cli.output import emit, forward_record, forward_text, profile_r
 from criticality.cli.progress import bar
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import xarray as xr
 
     from criticality.theory import Network, SymmetricKernel
+    from criticality.theory.kernels import Kernel
 
 
 @click.command()
@@ -112,6 +115,7 @@ def _forward(
 
     if way == "sampled" or probe != "normal":
         raise ValueError(f"from={source!r} must come with the exact way and --probe normal, got {way!r} and {probe!r}")
+    inputs: Kernel | Sequence[Kernel]
     if model == "resnet":
         network, inputs = _resnet_of(**options)
     else:

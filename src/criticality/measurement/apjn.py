@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 from jaxtyping import Float
 from torch import nn
 
 from criticality.errors import CriticalityError
+from criticality.lazy import lazy_module
 from criticality.measurement.points import Points
 from criticality.measurement.profile import Profile, profile
 from criticality.measurement.statistics import log_mean, standard_error
 from criticality.probes import Probe, check_probe, probe_name
 from criticality.schema import profile_dataset
 from criticality.stream.untouched import placed, untouched
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = lazy_module("xarray")
 
 
 def measure(

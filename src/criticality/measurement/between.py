@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from criticality.errors import NotFiniteError
+from criticality.lazy import lazy_module
 from criticality.measurement.points import Points, points_asked_for, resolved
 from criticality.measurement.profile import gradient_norms, squared_norm
 from criticality.measurement.starts import normal_probe
@@ -21,6 +21,11 @@ from criticality.schema import SCHEMA
 from criticality.stream import Call, trace
 from criticality.stream.find import watch
 from criticality.stream.untouched import placed, untouched
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = lazy_module("xarray")
 
 
 def measure_between(

@@ -65,6 +65,6 @@ def initialize_branches(
     Raises:
         ValueError: an unknown ``init``; as that function.
     """
-    if isinstance(init, str) and init not in INITS:
-        raise ValueError(f"init {init!r} is unknown; allowed are {', '.join(INITS)}")
-    return initializing.initialize_branches(model, "own" if init == "timm" else init, inputs, under)
+    if isinstance(init, str):
+        check_init(init)
+    return initializing.initialize_branches(model, init, inputs, under)

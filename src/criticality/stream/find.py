@@ -236,8 +236,8 @@ def _parts(layout: Layout, flow: Flow, others: list[Flow]) -> Iterator[tuple[Flo
             return
     worth = partial(weighted_joins, layout)
     held_flow, held = hold_side_inputs(flow, count=worth)
-    if _hidden(layout, held_flow):  # a skip around many blocks, as in a U-Net, has two consumers
-        further_flow, further = hold_side_inputs(flow, count=worth, fewest=2)
+    if _hidden(layout, held_flow):  # one skip around many blocks has two consumers; of nested ones little would be left
+        further_flow, further = hold_side_inputs(flow, count=worth, fewest=2, most_held=1)
         if further and not _hidden(layout, further_flow):
             held_flow, held = further_flow, further
     yield held_flow, held

@@ -116,7 +116,7 @@ class SideInput:
 _SHARE = 1 / 3
 FEWEST_CONSUMERS = 4
 _MOST_KEPT = 5
-_ROUNDS = 3
+MOST_HELD = 3
 
 
 def largest_region(flow: Flow) -> tuple[int, int]:
@@ -134,6 +134,7 @@ def hold_side_inputs(
     fixed: Collection[int] = (),
     count: Callable[[Flow], int] = lambda flow: len(flow.joins),
     fewest: int = FEWEST_CONSUMERS,
+    most_held: int = MOST_HELD,
 ) -> tuple[Flow, tuple[SideInput, ...]]:
     """Hold values fixed that hide the cut vertices, one after the other, as long as that gives more joins.
 
@@ -145,9 +146,10 @@ def hold_side_inputs(
         fixed: nodes that are not tried.
         count: how many joins of a flow are worth having, by default all.
         fewest: consumers that a value must have; 2 for a skip around many blocks.
+        most_held: how many values are held at most.
     """
     held: list[SideInput] = []
-    for _ in range(_ROUNDS):
+    for _ in range(most_held):
         if not flow.nodes:
             break
         start, end = largest_region(flow)

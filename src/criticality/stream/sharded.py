@@ -17,7 +17,8 @@ def is_sharded(tensor: Tensor) -> bool:
 
 def gathered(tensor: Tensor) -> Tensor:
     """All of a tensor, on every process; all processes must ask for it."""
-    whole: Tensor = tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[operator]
+    held: Any = tensor
+    whole: Tensor = held.full_tensor() if is_sharded(tensor) else tensor
     return whole
 
 

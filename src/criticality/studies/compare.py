@@ -207,12 +207,12 @@ def run_case(
         return _case_dataset(case, measured, predicted, None, None)
     network = mean_description(networks)
     inputs = [TokenKernel.of(kernel) for kernel in np.mean(kernels, axis=0)]
-    start = np.mean(sent_back, axis=0) if sent_back else comparison.probe
+    start: Probe = np.mean(sent_back, axis=0) if sent_back else comparison.probe
     seeds_of_scores = (comparison.seed, comparison.seed + 1_000_003)
     predicted, again = (
         propagate(network, inputs, samples=comparison.samples, seed=one, probe=start) for one in seeds_of_scores
     )
-    symmetric = _equivalent_tokens(network, inputs, np.mean(start, axis=0) if sent_back else comparison.probe)
+    symmetric = _equivalent_tokens(network, inputs, np.mean(sent_back, axis=(0, 1)) if sent_back else comparison.probe)
     if progress is not None:
         progress(label, 1)
     return _case_dataset(case, measured, predicted, again, symmetric)

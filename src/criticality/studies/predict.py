@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import xarray as xr
 from torch import nn
 
 from criticality.errors import UndescribedError
+from criticality.lazy import lazy_module
 from criticality.measurement import output_kernels
 from criticality.models import ModelDescription
 from criticality.probes import Probe, check_probe, probe_name
 from criticality.theory import propagate
 from criticality.weightless import predict_sampled
 from criticality.weightless.prepared import Factory, prepared
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = lazy_module("xarray")
 
 Way = Literal["auto", "exact", "sampled"]
 

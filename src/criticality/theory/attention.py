@@ -22,7 +22,6 @@ from criticality.theory.kernels import Numbers
 Matrix = Float[np.ndarray, "tokens tokens"]
 Channels = Float[np.ndarray, "... tokens head_dim"]
 OfHeads = Float[np.ndarray, "pairs signs tokens tokens"]
-Single = Float32[np.ndarray, "tokens tokens"]
 
 _CHUNK = 1 << 16
 """Entries of attention matrices that are computed at once: they stay in the cache."""
@@ -251,12 +250,8 @@ def sampled_backward(heads: Heads, values: Matrix, gradient: Matrix, weights: tu
     the spread between heads.  ``R`` does not see what all tokens have in common, which is taken off the values and keys
     beforehand: tokens that are nearly alike lose no digits.
     """
-    centred = values - values.mean(axis=0)
-    centred, value_size = unit(centred - centred.mean(axis=1, keepdims=True))
-    gradient, gradient_size = unit(gradient)
     paths = _exact_paths if heads.plain else _drawn_paths
-    total = paths(heads, centred, gradient, value_size, weights)
-    return total * (gradient_size / heads.sampling.samples)
+    return paths(heads, values, gradient, weights) / heads.sampling.samples
 
 
 def unit(array: np.ndarray) -> tuple[Float32[np.ndarray, "..."], float]:
@@ -265,9 +260,7 @@ def unit(array: np.ndarray) -> tuple[Float32[np.ndarray, "..."], float]:
     return (array / size).astype(np.float32), size
 
 
-def _exact_paths(
-    heads: Heads, values: Single, gradient: Single, value_size: float, weights: tuple[float, float, float]
-) -> Matrix:
+def _exact_paths(heads: Heads, values: Matrix, gradient: Matrix, weights: tuple[float, float, float]) -> Matrix:
     """Sums over heads, the gradient ``g`` that reaches the attention matrix averaged exactly.
 
     Row ``a`` of ``R`` is ``P_a g_a`` with ``P_a = diag(A_a) - A_a A_a^T``, and ``Cov(g_ab, g_cd) = G_ac V_bd``, so that
@@ -275,9 +268,11 @@ def _exact_paths(
     products of matrices over tokens (docs/theory, section 4).  The second and ``A^T G A`` are ``Y + Y^T`` of one ``Y``.
     """
     by_query, by_key = np.zeros((2, *values.shape))
+    values, value_size = unit(_centred(_centred(values).T))
+    gradient, gradient_size = unit(gradient)
     for a in heads.attention(np.float32):
         query, query_size = unit(heads.query)
-        key, key_size = unit(heads.key - heads.key.mean(axis=-2, keepdims=True))
+        key, key_size = unit(_centred(heads.key))
         strength = heads.scale**2 * value_size * np.array([key_size**2 * weights[1], query_size**2 * weights[2]])
         largest = max(weights[0], strength[1]) or 1.0
         through_values, through_keys = np.float32(weights[0] / largest), np.float32(strength[1] / largest)
@@ -289,29 +284,35 @@ def _exact_paths(
         by_query += strength[0] * _sum(half + half.mT + mixed * (ak @ ak.mT))
         half = a.mT @ ((at_keys * mixed + through_values * gradient) @ a / 2 - av * aw)
         by_key += largest * _sum(half + half.mT + values * (a.mT @ aw))
-    return by_query * gradient + by_key
+    return gradient_size * (by_query * gradient + by_key)
 
 
-def _drawn_paths(
-    heads: Heads, values: Single, gradient: Single, value_size: float, weights: tuple[float, float, float]
-) -> Matrix:
+def _drawn_paths(heads: Heads, values: Matrix, gradient: Matrix, weights: tuple[float, float, float]) -> Matrix:
     """Sums over heads, ``g`` drawn once for each pair: rotations and QK-norm come between scores and channels."""
     total = np.zeros(values.shape)
     generator = heads.sampling.generator(1)
-    factors = [factor(matrix.astype(float)).astype(np.float32) for matrix in (gradient, values)]
+    gradient_factor, left_size = unit(factor(gradient))
+    value_factor, right_size = unit(_centred(factor(values)))
+    gradient, gradient_size = unit(gradient)
     for a in heads.attention(np.float32):
         normals = generator.standard_normal((len(a), *values.shape)).astype(np.float32)
-        at_attention = (factors[0] @ normals @ factors[1].T)[:, None]
+        at_attention = (gradient_factor @ normals @ value_factor.T)[:, None]
         at_scores = a * (at_attention - np.sum(a * at_attention, axis=-1, keepdims=True))
-        total += weights[0] * _sum(a.mT @ gradient @ a)
+        total += weights[0] * gradient_size * _sum(a.mT @ gradient @ a)
         for side, at_side, other, weight in (
-            (heads.queries, at_scores, heads.key, weights[1]),
+            (heads.queries, at_scores, _centred(heads.key), weights[1]),
             (heads.keys, at_scores.mT, heads.query, weights[2]),
         ):
             channels, size = unit(other[:, None])
             at_channels = side.backward(at_side @ channels)
-            total += weight * value_size * (heads.scale * size) ** 2 * _sum(at_channels @ at_channels.mT)
+            strength = weight * (left_size * right_size * heads.scale * size) ** 2
+            total += strength * _sum(at_channels @ at_channels.mT)
     return total
+
+
+def _centred(array: Float[np.ndarray, "... tokens n"]) -> Float[np.ndarray, "... tokens n"]:
+    """What tokens do not have in common."""
+    return array - array.mean(axis=-2, keepdims=True)
 
 
 def _sum(heads: OfHeads) -> Matrix:

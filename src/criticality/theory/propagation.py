@@ -31,7 +31,7 @@ def propagate(
     samples: int = 8,
     seed: int = 0,
     keep_kernels: bool = False,
-    probe: Probe | Sequence[np.ndarray] = "normal",
+    probe: Probe = "normal",
 ) -> xr.Dataset:
     """Mean-field prediction of a network at initialization (docs/theory, sections 3 to 5).
 
@@ -44,7 +44,7 @@ def propagate(
         keep_kernels: also store ``kernel`` and ``backward_kernel``, ``(block, token, other_token)``, of token
             kernels, averaged over inputs; ``backward_kernel`` is divided by its mean diagonal, ``J``.
         probe: where the backward pass starts (``criticality.probes``), a name or the kernel of the gradient at the end of the
-            stream, ``(tokens, tokens)``, or one such for each input; ``log_apjn`` is then ``log tr G^l / tr G^L``.
+            stream, ``(tokens, tokens)``, or ``(inputs, tokens, tokens)``; ``log_apjn`` is then ``log tr G^l / tr G^L``.
 
     Returns:
         Dataset of ``criticality.schema`` over ``block`` (``0 .. depth``, sub-layer boundaries included); attribute
@@ -176,11 +176,11 @@ def _profiles_between(
             yield np.array([log_apjn for log_apjn, _ in backward][::-1])
 
 
-def _starts(probe: Probe | Sequence[np.ndarray], inputs: int) -> tuple[list[Probe], Float[np.ndarray, " inputs"]]:
+def _starts(probe: Probe, inputs: int) -> tuple[list[Probe], Float[np.ndarray, " inputs"]]:
     """The probe of each input, and how much of the squared gradients at the end is that input's."""
     if isinstance(probe, str) or np.ndim(probe) < 3:
         return [probe] * inputs, np.full(inputs, 1 / inputs)
-    given = [np.asarray(one, dtype=float) for one in probe]
+    given = [*probe]
     if len(given) != inputs:
         raise ValueError(f"probe must be one kernel, or one for each of {inputs} inputs, got {len(given)}")
     traces = np.array([np.trace(one) for one in given])

@@ -14,11 +14,12 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from criticality.errors import InputsError
 from criticality.stream import trace
-from criticality.stream.sharded import is_sharded, reshard
+from criticality.stream.sharded import gathered, is_sharded, reshard
 from criticality.stream.untouched import untouched
 from criticality.stream.weights import branch_weights
 from criticality.weightless.building import settle
 from criticality.weightless.entries import Player, playing
+from criticality.weightless.weight import RandomWeight
 
 Axes: TypeAlias = "int | tuple[int, ...] | None"
 """The axes of a weight that its product sums over; ``None`` for a parameter that is in no product."""
@@ -65,7 +66,8 @@ def initialize(
     """Re-initialize a model in place; the weights may be real or random ones.
 
     ``own`` leaves what is there. ``fan-in`` draws every weight from N(0, 1 / fan_in), fused and three-dimensional ones
-    included, and sets the bias beside it to 0. A function is called with the name, the weight and its fan-in.
+    included, and sets the bias beside it to 0; where a part of a model is frozen, zeros that are trained stay, as they make an
+    adapter nothing at first. A function is called with the name, the weight and its fan-in.
 
     Args:
         init: ``"own"``, ``"fan-in"`` or a function ``(name, weight, fan_in)``.
@@ -85,10 +87,13 @@ def initialize(
     if init == "own":
         return {}
     reshard(model)
+    adapted = not all(parameter.requires_grad for parameter in model.parameters())
     function = _draw_by_fan_in if isinstance(init, str) else init
     written: dict[str, int] = {}
     with playing(Player(seed)):
         for name, module, weight, contracted in _weights(model, axes):
+            if adapted and weight.requires_grad and _is_zero(weight):
+                continue
             written[name] = fan_in(name, weight, contracted)
             _written_by(function, name, weight, written[name])
             bias = getattr(module, name.rpartition(".")[2].replace("weight", "bias"), None)
@@ -128,6 +133,12 @@ def initialize_branches(
     for chain in found.chains:
         axes |= branch_weights(model, found, chain)
     return initialize(model, init, axes=axes, seed=seed)
+
+
+def _is_zero(weight: Tensor) -> bool:
+    if isinstance(weight, RandomWeight):
+        return weight.law.second_moment == 0
+    return not bool(gathered(weight).any())
 
 
 def _written_by(function: Initializer, name: str, weight: Tensor, fan: int) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import xarray as xr
 from torch import nn
 
+from criticality.lazy import lazy_module
 from criticality.measurement import Points, Profile, ensemble_dataset, profile
 from criticality.probes import Probe, check_probe, probe_name
 from criticality.stream.untouched import untouched
 from criticality.weightless.entries import AT_LEAST
 from criticality.weightless.initializing import Initializer
 from criticality.weightless.prepared import Factory, prepared, seeds_of
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = lazy_module("xarray")
 
 
 def predict_sampled(
