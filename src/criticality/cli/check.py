@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from criticality.cli.options import SAMPLES, common, model_changes, model_norm
+from criticality.cli.options import AT_LEAST_TWO, FINITE, SAMPLES, common, model_changes, model_norm
 from criticality.cli.output import emit, plain, save_json
 from criticality.studies.check import CheckUp, check_up
 
@@ -15,9 +15,13 @@ from criticality.studies.check import CheckUp, check_up
 @click.command()
 @click.argument("model")
 @model_norm
-@click.option("--budget", type=float, help="Largest log J(0->L) [default: the same network with LayerNorm, plus 0.5].")
+@click.option("--budget", type=FINITE, help="Largest log J(0->L) [default: the same network with LayerNorm, plus 0.5].")
 @click.option(
-    "--seeds", type=click.IntRange(min=2), default=2, show_default=True, help="To measure models that are not read."
+    "--seeds",
+    type=AT_LEAST_TWO,
+    default=2,
+    show_default=True,
+    help="To measure models that are not read.",
 )
 @SAMPLES
 @model_changes

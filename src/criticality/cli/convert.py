@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import torch
 
-from criticality.cli.options import INIT, common, model_changes
+from criticality.cli.options import INIT, POSITIVE, common, model_changes
 from criticality.cli.output import emit, table
 from criticality.models import describe_model, replace_norms, write_weights
 
@@ -15,7 +15,7 @@ from criticality.models import describe_model, replace_norms, write_weights
 @click.command()
 @click.argument("model")
 @click.option("--norm", default="dyt", show_default=True, help="dyt, derf, any built-in function, ln, rms or none.")
-@click.option("--alpha", type=float, help="Of a pointwise norm [default: 1].")
+@click.option("--alpha", type=POSITIVE, help="Of a pointwise norm [default: 1].")
 @click.option("--with-head-norms", is_flag=True, help="Also replace norms of queries and keys.")
 @INIT
 @model_changes

@@ -8,9 +8,10 @@ from typing import Any
 import click
 import torch
 
-from criticality.cli.options import common, measurement, model_changes, model_norm
+from criticality.cli.options import SEEDS, OneOf, common, left_out, measurement, model_changes, model_norm
 from criticality.cli.output import emit, profile_record, profile_text, save
 from criticality.cli.progress import bar
+from criticality.devices import torch_device
 from criticality.measurement import measure_between, measure_ensemble
 from criticality.models import describe_model
 from criticality.reports import heat_map, save_figure
@@ -19,8 +20,8 @@ from criticality.reports import heat_map, save_figure
 @click.command()
 @click.argument("model")
 @model_norm
-@click.option("--seeds", type=int, default=4, show_default=True, help="Weight seeds, from --seed on.")
-@click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), default="float32", show_default=True)
+@click.option("--seeds", type=SEEDS, default=4, show_default=True, help="Weight seeds, from --seed on.")
+@click.option("--dtype", type=OneOf(["float32", "float64", "bfloat16"]), default="float32", show_default=True)
 @click.option("--between", is_flag=True, help="J between every two blocks, one seed; --out also gets a heat map.")
 @measurement
 @model_changes
@@ -46,6 +47,7 @@ def measure(
     inputs = description.inputs(seed)
     settings: dict[str, Any] = {"device": torch_device(device), "dtype": getattr(torch, dtype)}
     if between:
+        left_out("measure --between")
         torch.manual_seed(seed)
         pairs = measure_between(description.build(), inputs, points=description.points, seed=seed, **settings)
         save(pairs, out)
@@ -54,8 +56,6 @@ def measure(
         record: dict[str, Any] = {"model": model, "log_apjn": pairs.log_apjn.values}
         emit(record, as_json, f"{model}: log J(0->L) = {float(pairs.log_apjn[0, -1]):.4f}")
         return
-    if seeds < 1:
-        raise ValueError(f"seeds={seeds!r} must be at least 1")
     with bar(seeds, "measure") as advance:
         dataset = measure_ensemble(
             lambda _: description.build(),
@@ -71,19 +71,3 @@ def measure(
     save(dataset, out)
     title = f"{model}: log J(0->L) = {record['log_apjn']:.4f} +- {record['log_apjn_se']:.4f}"
     emit(record, as_json, profile_text(record, title))
-
-
-def torch_device(name: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        ValueError: a name that torch does not know, or a device that is not there.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
-            f"device={name!r} must be a device that torch has here, such as 'cpu': {str(error).splitlines()[0]}"
-        ) from None
-    return device

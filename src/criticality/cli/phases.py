@@ -10,7 +10,8 @@ from typing import Any
 import click
 import numpy as np
 
-from criticality.cli.options import common
+from criticality.arguments import check_choice
+from criticality.cli.options import DEPTH, POINTS, OneOf, common
 from criticality.cli.output import emit, save_json, table
 from criticality.phases import amplification_map, critical_line, transformer_map, zoo_function
 from criticality.pointwise import Pointwise, PointwiseFunction
@@ -99,11 +100,17 @@ _MAPS: dict[str, dict[str, Callable[[PointwiseFunction | LayerNorm, int, int], M
 
 
 @click.command()
-@click.argument("network", type=click.Choice([*_MAPS]))
+@click.argument("network", type=OneOf([*_MAPS]))
 @click.option("--over", help="What the map is over: " + "; ".join(f"{n}: {' | '.join(m)}" for n, m in _MAPS.items()))
 @click.option("--function", "name", default="tanh", show_default=True, help="ln, built-in, or one of the zoo.")
-@click.option("--depth", type=int, default=100, show_default=True, help="Layers, or blocks of a transformer.")
-@click.option("--points", type=click.IntRange(2, 2048), default=128, show_default=True, help="To each side of the map.")
+@click.option("--depth", type=DEPTH, default=100, show_default=True, help="Layers, or blocks of a transformer.")
+@click.option(
+    "--points",
+    type=POINTS,
+    default=128,
+    show_default=True,
+    help="To each side of the map.",
+)
 @common
 def phases(
     network: str, over: str | None, name: str, depth: int, points: int, as_json: bool, seed: int, out: Path | None
@@ -116,8 +123,8 @@ def phases(
     random: --seed changes nothing.
     """
     kinds = _MAPS[network]
-    if over is not None and over not in kinds:
-        raise ValueError(f"over={over!r} of {network} must be one of {', '.join(map(repr, kinds))}")
+    if over is not None:
+        check_choice(f"--over of {network}, --over", over, [*kinds])
     if name.lower() in (*LAYER_NORMS, *RMS_NORMS):
         function: PointwiseFunction | LayerNorm = LayerNorm(epsilon=0.0)
     else:

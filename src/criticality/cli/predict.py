@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import click
 
-from criticality.cli.options import SAMPLES, common, model_changes, model_norm
+from criticality.arguments import Correlation, Variance
+from criticality.cli.options import (
+    NOT_NEGATIVE,
+    SAMPLES,
+    SEEDS,
+    WAY,
+    NumberOf,
+    Way,
+    common,
+    left_out,
+    model_changes,
+    model_norm,
+)
 from criticality.cli.output import emit, profile_record, profile_text, save
 from criticality.cli.progress import bar
 from criticality.theory import SymmetricKernel, make_norm, propagate, resnet
@@ -17,22 +28,29 @@ from criticality.theory import SymmetricKernel, make_norm, propagate, resnet
 @click.command()
 @click.argument("model")
 @model_norm
-@click.option("--sigma-w", type=float, default=1.0, show_default=True, help="resnet: weights are N(0, sigma_w^2/n).")
-@click.option("--sigma-b", type=float, default=0.0, show_default=True, help="resnet: biases are N(0, sigma_b^2).")
-@click.option("--q0", type=float, default=1.0, show_default=True, help="resnet: variance of the input.")
-@click.option("--rho0", type=float, default=0.0, show_default=True, help="resnet: correlation of two inputs.")
+@click.option(
+    "--sigma-w", type=NOT_NEGATIVE, default=1.0, show_default=True, help="resnet: weights are N(0, sigma_w^2/n)."
+)
+@click.option(
+    "--sigma-b", type=NOT_NEGATIVE, default=0.0, show_default=True, help="resnet: biases are N(0, sigma_b^2)."
+)
+@click.option("--q0", type=NumberOf(Variance), default=1.0, show_default=True, help="resnet: variance of the input.")
+@click.option(
+    "--rho0", type=NumberOf(Correlation), default=0.0, show_default=True, help="resnet: correlation of two inputs."
+)
 @click.option(
     "--way",
+    type=WAY,
     default="auto",
     show_default=True,
     help="exact (theory of the network), sampled (the model is run without its weights) or auto: exact where it is described.",
 )
-@click.option("--seeds", type=int, default=4, show_default=True, help="Of the sampled way.")
+@click.option("--seeds", type=SEEDS, default=4, show_default=True, help="Of the sampled way.")
 @SAMPLES
 @model_changes
 @common
 def predict(
-    model: str, as_json: bool, seed: int, out: Path | None, samples: int, way: str, seeds: int, **options: Any
+    model: str, as_json: bool, seed: int, out: Path | None, samples: int, way: Way, seeds: int, **options: Any
 ) -> None:
     """Kernels and log APJN of MODEL at initialization, no large weight allocated.
 
@@ -41,15 +59,15 @@ def predict(
     "module:PATH.py:FACTORY". Its input are the kernels of two photographs or of two stretches of source code.
     """
     if model == "resnet":
+        left_out("predict resnet")
         dataset = _resnet(**options)
     else:
         from criticality.models import describe_model  # slow: torch and timm
-        from criticality.studies.predict import check_way, predict_description
+        from criticality.studies.predict import predict_description
 
-        check_way(way)
-        if seeds < 1:
-            raise ValueError(f"seeds={seeds!r} must be at least 1")
-
+        left_out("predict MODEL")
+        if way != "auto":
+            left_out(f"--way {way}")
         changes = {
             key: options[key] for key in ("norm", "alpha", "depth", "width", "image_size", "tokens", "text", "init")
         }
@@ -84,13 +102,5 @@ def _resnet(
     rho0: float,
     **others: Any,
 ) -> Any:
-    for name, value in (("sigma-w", sigma_w), ("sigma-b", sigma_b)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name}={value!r} must be a finite number, 0 or above")
-    if not abs(rho0) <= 1:
-        raise ValueError(f"rho0={rho0!r} must be a correlation in [-1, 1]")
-    for name in ("width", "image_size", "tokens", "text"):
-        if others[name] is not None:
-            raise ValueError(f"{name}={others[name]!r} must be left out for resnet, which is infinitely wide")
     network = resnet(make_norm(norm or "dyt", alpha), 64 if depth is None else depth, sigma_w**2, sigma_b**2)
     return propagate(network, SymmetricKernel.of(q0, rho0 * q0))

@@ -10,7 +10,19 @@ import click
 import numpy as np
 import torch
 
-from criticality.cli.options import SAMPLES, common, model_changes, model_norm
+from criticality.cli.options import (
+    FILE,
+    SAMPLES,
+    SEEDS,
+    VERIFICATIONS,
+    WAY,
+    OneOf,
+    Way,
+    common,
+    left_out,
+    model_changes,
+    model_norm,
+)
 from criticality.cli.output import emit, save_json, table
 from criticality.cli.progress import bar
 from criticality.errors import UndescribedError
@@ -28,7 +40,6 @@ from criticality.prescription.solve import (
     trade_off,
 )
 from criticality.prescription.solve import prescribe as solve
-from criticality.studies.predict import check_way
 from criticality.weightless import predict_sampled
 
 
@@ -41,23 +52,25 @@ from criticality.weightless import predict_sampled
     show_default=True,
     help="log J(0->L), preln, preln-tokens, or share=0.9 (least log J at it).",
 )
-@click.option("--kind", type=click.Choice([*KINDS]), default="schedule", show_default=True)
+@click.option("--kind", type=OneOf([*KINDS]), default="schedule", show_default=True)
 @click.option(
     "--from-data", is_flag=True, help="Set the schedule by one forward pass on real inputs, not by the theory."
 )
+@click.option("--apply", "weights", type=FILE, help="Write the model's weights, prescription set.")
 @click.option(
-    "--apply", "weights", type=click.Path(path_type=Path), help="Write the model's weights, prescription set."
-)
-@click.option(
-    "--verify", type=click.IntRange(min=0), default=0, help="Weight seeds to measure the prescribed model with."
+    "--verify",
+    type=VERIFICATIONS,
+    default=0,
+    help="Weight seeds to measure the prescribed model with.",
 )
 @click.option(
     "--way",
+    type=WAY,
     default="auto",
     show_default=True,
     help="exact (theory of the network), sampled (the model is run without its weights) or auto.",
 )
-@click.option("--seeds", type=int, default=4, show_default=True, help="Of the sampled way, and as many fresh ones.")
+@click.option("--seeds", type=SEEDS, default=4, show_default=True, help="Of the sampled way, and as many fresh ones.")
 @SAMPLES
 @model_changes
 @common
@@ -68,7 +81,7 @@ def prescribe(
     from_data: bool,
     weights: Path | None,
     verify: int,
-    way: str,
+    way: Way,
     seeds: int,
     samples: int,
     as_json: bool,
@@ -84,7 +97,8 @@ def prescribe(
     """
     if from_data and kind != "schedule":
         raise ValueError(f"kind={kind!r} must be 'schedule' with --from-data")
-    check_way(way)
+    if way != "auto":
+        left_out(f"--way {way}")
     description = describe_model(model, **changes)
     try:
         described = None if way == "sampled" else description.describe(seed)

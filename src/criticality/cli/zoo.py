@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from criticality.cli.options import NUMBERS, common
+from criticality.arguments import Positive
+from criticality.cli.options import NOT_NEGATIVE, CommaSeparated, common
 from criticality.cli.output import emit, save_json, table
 from criticality.cli.progress import bar
 from criticality.phases import ZOO, zoo_table
@@ -15,8 +16,10 @@ from criticality.reports.figures import save_figure, zoo_figure
 
 
 @click.command()
-@click.option("--alpha", "alphas", type=NUMBERS, default=",".join(f"{a:g}" for a in ALPHAS), show_default=True)
-@click.option("--sigma-w", type=float, default=1.0, show_default=True, help="Weights are N(0, sigma_w^2/n).")
+@click.option(
+    "--alpha", "alphas", type=CommaSeparated(Positive), default=",".join(f"{a:g}" for a in ALPHAS), show_default=True
+)
+@click.option("--sigma-w", type=NOT_NEGATIVE, default=1.0, show_default=True, help="Weights are N(0, sigma_w^2/n).")
 @common
 def zoo(alphas: tuple[float, ...], sigma_w: float, as_json: bool, seed: int, out: Path | None) -> None:
     """Class, exponent, coefficient and log J at depths 12 to 1000 of x + W phi(alpha x), for every phi of the zoo.

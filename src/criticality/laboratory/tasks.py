@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from criticality.arguments import check_choice
 from criticality.models.initialization import initialize
 from criticality.theory import Network, TokenKernel
 
@@ -71,8 +72,7 @@ def check_task(name: str) -> None:
     Raises:
         ValueError: for another name.
     """
-    if name not in TASKS:
-        raise ValueError(f"task={name!r} must be one of {', '.join(map(repr, TASKS))}")
+    check_choice("task", name, TASKS)
 
 
 @cache

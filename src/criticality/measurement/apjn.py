@@ -12,6 +12,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import nn
 
+from criticality.arguments import Seed, Size, checked
 from criticality.errors import CriticalityError
 from criticality.measurement.points import Points
 from criticality.measurement.profile import Profile, profile
@@ -20,14 +21,15 @@ from criticality.schema import profile_dataset
 from criticality.stream.untouched import placed, untouched
 
 
+@checked
 def measure(
     model: nn.Module,
     inputs: Any,
     *,
     points: Points = None,
     chain: str | None = None,
-    probes: int = 1,
-    seed: int = 0,
+    probes: Size = 1,
+    seed: Seed = 0,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> xr.Dataset:
@@ -76,6 +78,7 @@ def measure_chains(model: nn.Module, inputs: Any, **settings: Any) -> dict[str, 
     }
 
 
+@checked
 def measure_ensemble(
     build: Callable[[int], nn.Module],
     inputs: Any,
@@ -83,7 +86,7 @@ def measure_ensemble(
     *,
     points: Points = None,
     chain: str | None = None,
-    probes: int = 1,
+    probes: Size = 1,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     progress: Callable[[int], None] | None = None,
@@ -174,7 +177,5 @@ def _profile(
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> Profile:
-    if probes < 1:
-        raise ValueError(f"probes={probes!r} must be at least 1")
     with placed(model, inputs, device, dtype) as ready, untouched(model):
         return profile(model, ready, points, chain, probes, seed)

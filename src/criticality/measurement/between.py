@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from criticality.arguments import Seed, Size, checked
 from criticality.errors import NotFiniteError
 from criticality.measurement.axes import stream_axes
 from criticality.measurement.points import Points, points_asked_for, resolved
@@ -21,12 +22,13 @@ from criticality.stream.find import watch
 from criticality.stream.untouched import placed, untouched
 
 
+@checked
 def measure_between(
     model: nn.Module,
     inputs: Any,
     *,
     points: Points = None,
-    seed: int = 0,
+    seed: Seed = 0,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> xr.Dataset:
@@ -51,14 +53,15 @@ def measure_between(
     return _square_dataset(values, [point.position for point in asked], seed)
 
 
+@checked
 def measure_forward(
     model: nn.Module,
     inputs: Any,
     *,
     start: int = 0,
     points: Points = None,
-    tangents: int = 1,
-    seed: int = 0,
+    tangents: Size = 1,
+    seed: Seed = 0,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> xr.Dataset:
@@ -73,8 +76,6 @@ def measure_forward(
     Raises:
         ValueError: ``start`` outside the stream, ``tangents`` below 1, or as ``measure``.
     """
-    if tangents < 1:
-        raise ValueError(f"tangents={tangents!r} must be at least 1")
     with placed(model, inputs, device, dtype) as ready, untouched(model), sdpa_kernel(SDPBackend.MATH):
         with forward_ad.dual_level():  # as below: code may take other ways in forward mode
             found = trace(model, ready, required=resolved(model, points)[1])
@@ -129,6 +130,7 @@ def _square_dataset(values: np.ndarray, positions: list[float], seed: int) -> xr
     return xr.Dataset({"log_apjn": variable}, coordinates, {"source": "measurement", "schema": SCHEMA, "seed": seed})
 
 
+@checked
 def input_kernels(
     model: nn.Module, inputs: Any, *, points: Points = None, device: torch.device | str | None = None
 ) -> np.ndarray:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float
 from PIL import Image
+
+from criticality.arguments import Whole, checked
+from criticality.errors import CriticalityError
+
+Pixels = Annotated[int, Whole(high=16384)]
 
 # Channel means and deviations of ImageNet, the normalization of timm's vision transformers.
 _MEAN = np.array([0.485, 0.456, 0.406])
 _DEVIATION = np.array([0.229, 0.224, 0.225])
 
 
-def photographs(size: int | Sequence[int] = 224) -> Float[np.ndarray, "2 3 height width"]:
+@checked
+def photographs(size: Pixels | Sequence[Pixels] = 224) -> Float[np.ndarray, "2 3 height width"]:
     """The two photographs of ``sklearn.datasets.load_sample_images`` (a temple and a flower), centre crop, resized to
     ``size`` pixels (or ``(height, width)``, of a larger square its middle) and normalized with ImageNet's channel statistics;
     float32.
@@ -24,8 +31,8 @@ def photographs(size: int | Sequence[int] = 224) -> Float[np.ndarray, "2 3 heigh
     from sklearn.datasets import load_sample_images  # a second, which text models need not wait
 
     sides = (size,) if isinstance(size, int) else tuple(size)
-    if len(sides) not in (1, 2) or any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in sides):
-        raise ValueError(f"size={size!r} must be one or two whole numbers, at least 1")
+    if len(sides) not in (1, 2):
+        raise CriticalityError(f"size={size!r} must be one or two whole numbers, 1 or above")
     height, width = sides if len(sides) == 2 else sides * 2
     size = max(height, width)
     images = []

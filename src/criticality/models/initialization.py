@@ -14,6 +14,8 @@ from scipy import special
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from criticality.arguments import meant
+from criticality.errors import CriticalityError
 from criticality.weightless import initializing
 from criticality.weightless.initializing import Initializer, default_axes
 
@@ -33,7 +35,7 @@ def initialize(blocks: Iterable[nn.Module], init: str) -> None:
         ValueError: an unknown ``init``.
     """
     if init not in INITS:
-        raise ValueError(f"init {init!r} is unknown; allowed are {', '.join(INITS)}")
+        raise CriticalityError(f"init {init!r} is unknown{meant(init, INITS)}; allowed are {', '.join(INITS)}")
     if init != "fan-in":
         return
     pytorch_utils = sys.modules.get("transformers.pytorch_utils")
@@ -61,7 +63,7 @@ def initialize_branches(
         ValueError: an unknown ``init``; as that function.
     """
     if isinstance(init, str) and init not in INITS:
-        raise ValueError(f"init {init!r} is unknown; allowed are {', '.join(INITS)}")
+        raise CriticalityError(f"init {init!r} is unknown{meant(init, INITS)}; allowed are {', '.join(INITS)}")
     return initializing.initialize_branches(model, "own" if init == "timm" else init, inputs, under)
 
 

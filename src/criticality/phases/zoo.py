@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from criticality.arguments import Positive, Scale, checked
 from criticality.phases.classification import DEPTHS, classify
 from criticality.phases.depth import ResidualStep
 from criticality.pointwise import ZOO, Pointwise, PointwiseFunction, get_function
@@ -18,7 +19,8 @@ def zoo_function(name: str) -> PointwiseFunction:
     return get_function(name)
 
 
-def zoo_table(weight_variance: float = 1.0, alphas: tuple[float, ...] = ALPHAS) -> Iterator[dict[str, Any]]:
+@checked
+def zoo_table(weight_variance: Scale = 1.0, alphas: Sequence[Positive] = ALPHAS) -> Iterator[dict[str, Any]]:
     """Every function at every alpha: class, exponent, coefficient, and ``log J`` at ``DEPTHS``.
 
     Raises:

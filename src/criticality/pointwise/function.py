@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from criticality.errors import CriticalityError, raised
 from criticality.pointwise.closed_forms import KernelFormula
 from criticality.pointwise.kinks import RoughError, find_kinks, singular_or_not
 from criticality.pointwise.quadrature import ArrayFunction, Singular
@@ -66,7 +67,7 @@ def pointwise_function(
     if kinks is not None and not all(isinstance(kink, (int, float)) and np.isfinite(kink) for kink in kinks):
         raise ValueError(f"kinks={kinks!r} of function {label!r} must be finite numbers")
     if not callable(value):
-        raise ValueError(f"value={value!r} of function {label!r} must be a function of a float64 array")
+        raise CriticalityError(f"value={value!r} of function {label!r} must be a function of a float64 array")
     checked = _checked(value, label, "value")
     checked(_PROBES)
     places = _found(checked, label) if kinks is None else tuple(singular_or_not(checked, float(kink)) for kink in kinks)
@@ -98,8 +99,8 @@ def _checked(call: Callable[[np.ndarray], np.ndarray], label: str, part: str) ->
         try:
             y = np.asarray(call(x), dtype=float)
         except Exception as error:
-            raise ValueError(
-                f"{part} of function {label!r} must take a float64 array, but raised {type(error).__name__}: {error}"
+            raise CriticalityError(
+                f"{part} of function {label!r} must take a float64 array, but its own code raised {raised(error)}"
             ) from error
         if y.shape != x.shape:
             raise ValueError(

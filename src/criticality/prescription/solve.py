@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import gammaln
 
+from criticality.arguments import Samples, Seed, checked
 from criticality.pointwise import Pointwise
 from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
 from criticality.theory.attention import ScoreSampling
@@ -72,14 +73,15 @@ class Prescription:
         return asdict(self)
 
 
+@checked
 def prescribe(
     network: Network,
     inputs: Kernel | Sequence[Kernel],
     target: float | str = PRE_LAYER_NORM,
     kind: Kind = "schedule",
     *,
-    samples: int = 8,
-    seed: int = 0,
+    samples: Samples = 8,
+    seed: Seed = 0,
 ) -> Prescription:
     """Solve for the value of one kind of prescription.
 
@@ -98,8 +100,6 @@ def prescribe(
     Raises:
         ValueError: an unknown kind; a target that is not positive or out of reach; a network without pointwise norms.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r} must be one of {', '.join(map(repr, KINDS))}")
     kernels = _listed(inputs)
 
     def exact(changed: Network) -> Any:

@@ -16,6 +16,8 @@ import torch
 import xarray as xr
 
 from criticality import __version__
+from criticality.arguments import Depth, Positive, Samples, Seed, Size, check_fields, checked
+from criticality.devices import torch_device
 from criticality.errors import UndescribedError
 from criticality.measurement import input_kernels, measure_ensemble
 from criticality.models import ModelDescription, describe_model
@@ -49,32 +51,25 @@ class Comparison:
 
     model: str
     norms: tuple[str, ...] = ("ln", "dyt", "derf")
-    alphas: tuple[float, ...] = (0.5, 1.0, 2.0)
+    alphas: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     inits: tuple[str, ...] = ("timm",)
-    depth: int | None = None
-    width: int | None = None
-    image_size: int | None = None
-    tokens: int | None = None
+    depth: Depth | None = None
+    width: Size | None = None
+    image_size: Size | None = None
+    tokens: Size | None = None
     text: str | None = None
-    seeds: int = 6
-    seed: int = 0
-    probes: int = 1
-    samples: int = 16
+    seeds: Size = 6
+    seed: Seed = 0
+    probes: Size = 1
+    samples: Samples = 16
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("norms", "alphas", "inits"):
             if not getattr(self, name):
                 raise ValueError(f"{name}=() must hold at least one value")
-        for name in ("seeds", "probes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 1")
-        if self.samples < 2 or self.samples % 2:
-            raise ValueError(f"samples={self.samples!r} must be an even number, 2 or above")
-        try:
-            torch.device(self.device)
-        except RuntimeError:
-            raise ValueError(f"device={self.device!r} must be a device of torch, as 'cpu' or 'cuda:0'") from None
+        torch_device(self.device)
         self.cases()
 
     def cases(self) -> list[ModelDescription]:
@@ -96,6 +91,7 @@ _APART = 100_003
 """Between the seeds of a measurement and those of a sampled prediction, which must not be the same."""
 
 
+@checked
 def compare(comparison: Comparison, out: str | Path, progress: Callable[[str, int], None] | None = None) -> xr.Dataset:
     """Run every case that ``out`` does not hold yet, and gather all of them.
 

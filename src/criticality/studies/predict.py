@@ -8,6 +8,7 @@ from typing import Any, Literal
 import xarray as xr
 from torch import nn
 
+from criticality.arguments import checked
 from criticality.errors import UndescribedError
 from criticality.models import ModelDescription
 from criticality.theory import propagate
@@ -19,16 +20,7 @@ Way = Literal["auto", "exact", "sampled"]
 WAYS: tuple[Way, ...] = ("auto", "exact", "sampled")
 
 
-def check_way(way: str) -> None:
-    """Refuse another way than these.
-
-    Raises:
-        ValueError: naming the allowed ones.
-    """
-    if way not in WAYS:
-        raise ValueError(f"way={way!r} must be one of {', '.join(map(repr, WAYS))}")
-
-
+@checked
 def predict_description(
     description: ModelDescription,
     *,
@@ -56,7 +48,6 @@ def predict_description(
         UndescribedError: ``exact`` for a network that is not described.
         ValueError: another ``way``; as ``predict_sampled``.
     """
-    check_way(way)
     if way != "sampled":
         try:
             network, inputs = description.describe(seed)
@@ -75,6 +66,7 @@ def predict_description(
     )
 
 
+@checked
 def predict(model: str | nn.Module | Factory, inputs: Any = None, seeds: int = 4, **settings: Any) -> xr.Dataset:
     """``log J(l -> L)`` of any model at initialization.
 

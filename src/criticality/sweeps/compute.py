@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from criticality.errors import raised
 from criticality.sweeps.study import Cell, Values
 
 _LOSS_WINDOW = 10
@@ -34,7 +35,7 @@ def compute_cell(compute: str, cell: Cell, memory_gb: float | None) -> tuple[str
     except Exception as error:
         if isinstance(error, RuntimeError) and "allocate" in str(error):  # torch's own out of memory
             return OUT_OF_MEMORY, {}, f"needed more than memory_gb={memory_gb}", time.perf_counter() - began
-        return FAILED, {}, f"{type(error).__name__}: {error}"[:500], time.perf_counter() - began
+        return FAILED, {}, raised(error)[:500], time.perf_counter() - began
     bad = [name for name, value in values.items() if value.ndim == 0 and math.isnan(value)]
     if bad:
         return NOT_A_NUMBER, values, f"{bad[0]} is nan", time.perf_counter() - began

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from criticality.arguments import LARGEST_VARIANCE, Samples, Seed, checked
 from criticality.schema import profile_dataset
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.kernels import Kernel, SymmetricKernel, TokenKernel
@@ -16,12 +17,13 @@ from criticality.theory.network import Network, Sublayer
 from criticality.theory.norms import K
 
 
+@checked
 def propagate(
     network: Network,
     inputs: Kernel | Sequence[Kernel],
     *,
-    samples: int = 8,
-    seed: int = 0,
+    samples: Samples = 8,
+    seed: Seed = 0,
     keep_kernels: bool = False,
 ) -> xr.Dataset:
     """Mean-field prediction of a network at initialization (docs/theory, sections 3 to 5).
@@ -93,7 +95,7 @@ def _forward(network: Network, kernel: K, sampling: ScoreSampling) -> list[K]:
     kernels = [kernel]
     for layer, sublayer in enumerate(network.sublayers):
         kernel = sublayer.forward(kernel, sampling.at(layer))
-        if not math.isfinite(kernel.mean_diagonal()):
+        if not kernel.mean_diagonal() <= LARGEST_VARIANCE:
             raise ValueError(
                 f"network {network.name!r} must keep a finite kernel, but its variance overflows in sub-layer {layer}"
             )

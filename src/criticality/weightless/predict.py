@@ -8,6 +8,7 @@ from typing import Any
 import xarray as xr
 from torch import nn
 
+from criticality.arguments import Count, Size, checked
 from criticality.measurement import Points, Profile, ensemble_dataset, profile
 from criticality.stream.untouched import untouched
 from criticality.weightless.entries import AT_LEAST
@@ -15,16 +16,17 @@ from criticality.weightless.initializing import Initializer
 from criticality.weightless.prepared import Factory, prepared, seeds_of
 
 
+@checked
 def predict_sampled(
     model: nn.Module | Factory,
     inputs: Any,
-    seeds: int | Iterable[int] = 4,
+    seeds: Size | Iterable[int] = 4,
     *,
     points: Points = None,
     chain: str | None = None,
-    probes: int = 1,
+    probes: Size = 1,
     init: str | Initializer = "own",
-    at_least: int = AT_LEAST,
+    at_least: Count = AT_LEAST,
     progress: Callable[[int], None] | None = None,
 ) -> xr.Dataset:
     """``log J(l -> L)`` of any model at initialization, averaged over its random weights without holding any.

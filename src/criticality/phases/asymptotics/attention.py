@@ -11,6 +11,7 @@ import math
 import numpy as np
 from scipy.optimize import brentq
 
+from criticality.arguments import Positive, Scale, check
 from criticality.phases.tails import slope_diverges, tail_of
 from criticality.pointwise import PointwiseFunction, get_function
 
@@ -81,8 +82,9 @@ def stretched_scale(
         ValueError: as ``saturated_correlation``; ``alpha`` or ``tokens`` not positive; a norm that is not bounded, or whose
             two bounds are not opposite; ``m = 0`` with infinitely many tokens, where nothing grows as a stretched exponential.
     """
-    if not (alpha > 0 and tokens > 0):
-        raise ValueError(f"alpha={alpha!r} and tokens={tokens!r} must be above 0")
+    check(Positive, "alpha", alpha)
+    if tokens != math.inf:
+        check(Positive, "tokens", tokens)
     phi = get_function(function) if isinstance(function, str) else function
     tail = tail_of(phi)
     if tail.growth != "bounded" or not math.isfinite(tail.slope_integral) or slope_diverges(phi):
@@ -98,8 +100,7 @@ def stretched_scale(
 
 
 def _check(value_output_variance: float, mlp_variance: float) -> None:
-    for name, value in (("value_output_variance", value_output_variance), ("mlp_variance", mlp_variance)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name}={value!r} must be a finite variance, 0 or above")
+    check(Scale, "value_output_variance", value_output_variance)
+    check(Scale, "mlp_variance", mlp_variance)
     if value_output_variance == mlp_variance == 0:
         raise ValueError("mlp_variance=0.0 must be above 0 where value_output_variance is 0, or nothing grows")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.integrate import quad
 
+from criticality.arguments import Positive, Scale, check
 from criticality.phases.tails import saturation_deficit, slope_diverges, tail_of
 from criticality.pointwise import Pointwise, PointwiseFunction
 
@@ -206,11 +207,9 @@ def _slope_at_zero(function: PointwiseFunction) -> float:
 
 def _check(**variances: float) -> None:
     for name, value in variances.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name}={value!r} must be a finite variance, 0 or above")
+        check(Scale, name, value)
 
 
 def _check_positive(**values: float) -> None:
     for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name}={value!r} must be a finite number above 0")
+        check(Positive, name, value)
