@@ -34,6 +34,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from criticality.arguments import checked
+
 SCHEMA = 1
 _REQUIRED = ("log_apjn", "q", "correlation")
 _LONG_NAMES = {
@@ -84,6 +86,7 @@ def whole_or_absent(path: str | os.PathLike[str]) -> Iterator[Path]:
         neighbour.unlink(missing_ok=True)
 
 
+@checked
 def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     """Write NetCDF; the file is either whole or, when something fails, as it was."""
     with whole_or_absent(path) as file:
@@ -109,6 +112,7 @@ def source_digest(*packages: str) -> str:
     return digest.hexdigest()
 
 
+@checked
 def read_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a result file into memory.
 

@@ -185,7 +185,6 @@ DOES_NOT_APPLY: dict[str, tuple[str, ...]] = {
     "--way exact": ("seeds", "to_depth"),
     "--way sampled": ("samples", "q0"),
     "compare of norms without alpha": ("alphas",),
-    "prescribe --from-data": ("kind",),
 }
 """Parameters that a verb has and a subject of it has no use for."""
 

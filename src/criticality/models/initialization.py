@@ -14,7 +14,7 @@ from scipy import special
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from criticality.arguments import meant
+from criticality.arguments import checked, meant
 from criticality.errors import CriticalityError
 from criticality.weightless import initializing
 from criticality.weightless.initializing import Initializer, default_axes
@@ -24,6 +24,7 @@ INITS = ("own", "timm", "fan-in")
 _TRUNCATED_NORMAL = "_no_grad_trunc_normal_"
 
 
+@checked
 def initialize(blocks: Iterable[nn.Module], init: str) -> None:
     """Re-initialize modules in place: ``own`` (or ``timm``) leaves the model's own initialization, ``fan-in`` draws every
     weight matrix of the modules from N(0, 1/fan_in), fused and three-dimensional ones included, and sets their biases to 0.
@@ -51,6 +52,7 @@ def initialize(blocks: Iterable[nn.Module], init: str) -> None:
         initializing.initialize(block, init, axes=axes)
 
 
+@checked
 def initialize_branches(
     model: nn.Module,
     init: str | Initializer,

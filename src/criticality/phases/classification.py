@@ -101,6 +101,7 @@ def classify(
     )
 
 
+@checked
 def equivalent_tokens(inputs: Sequence[Kernel]) -> tuple[float, float, int]:
     """Mean variance and correlation of real inputs, and their number of tokens: what ``classify`` takes."""
     tokens = inputs[0].tokens

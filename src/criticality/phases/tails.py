@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import gamma
 
+from criticality.arguments import checked
 from criticality.pointwise import PointwiseFunction
 from criticality.pointwise.quadrature import ArrayFunction
 
@@ -66,6 +67,7 @@ class Tail:
         return "stretched", exponent, float(rate * growth ** (-1 / (2 * (1 - p))) / exponent)
 
 
+@checked
 def tail_of(function: PointwiseFunction) -> Tail:
     """The tail of a function, read off its values between 10^3 and 10^9 on both sides.
 

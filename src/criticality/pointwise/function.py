@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from criticality.arguments import checked
 from criticality.errors import CriticalityError, raised
 from criticality.pointwise.closed_forms import KernelFormula
 from criticality.pointwise.kinks import RoughError, find_kinks, singular_or_not
@@ -37,6 +38,7 @@ class PointwiseFunction:
     verified: bool = False
 
 
+@checked
 def pointwise_function(
     value: Callable[[np.ndarray], np.ndarray],
     derivative: Callable[[np.ndarray], np.ndarray] | None = None,
@@ -68,12 +70,12 @@ def pointwise_function(
         raise ValueError(f"kinks={kinks!r} of function {label!r} must be finite numbers")
     if not callable(value):
         raise CriticalityError(f"value={value!r} of function {label!r} must be a function of a float64 array")
-    checked = _checked(value, label, "value")
-    checked(_PROBES)
-    places = _found(checked, label) if kinks is None else tuple(singular_or_not(checked, float(kink)) for kink in kinks)
-    slope = _checked(derivative, label, "derivative") if derivative is not None else differences(checked, places)
+    phi = _checked(value, label, "value")
+    phi(_PROBES)
+    places = _found(phi, label) if kinks is None else tuple(singular_or_not(phi, float(kink)) for kink in kinks)
+    slope = _checked(derivative, label, "derivative") if derivative is not None else differences(phi, places)
     slope(_PROBES)
-    return PointwiseFunction(label, checked, slope, places)
+    return PointwiseFunction(label, phi, slope, places)
 
 
 def _found(value: ArrayFunction, label: str) -> tuple[float, ...]:

@@ -102,6 +102,7 @@ def final_norms(model: nn.Module, inputs: Any = None) -> list[tuple[str, nn.Modu
     return [(site.name, site.module) for site in Handles(model, inputs).alphas if site.final]
 
 
+@checked
 def planned_changes(prescription: Prescription, model: nn.Module, inputs: Any = None) -> list[Change]:
     """What ``apply_prescription`` would change, nothing changed yet.
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from criticality.arguments import check_choice
+from criticality.arguments import check_choice, checked
 from criticality.errors import InputsError
 from criticality.measurement import Points
 from criticality.measurement.profile import profile
@@ -51,6 +51,7 @@ class SampledPrescription(Prescription):
     way: str = "sampled"
 
 
+@checked
 def prescribe_sampled(
     model: nn.Module | Factory,
     inputs: Any,

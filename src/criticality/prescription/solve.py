@@ -134,6 +134,7 @@ def _listed(inputs: Kernel | Sequence[Kernel]) -> list[Kernel]:
     return [inputs] if isinstance(inputs, Kernel) else list(inputs)
 
 
+@checked
 def log_apjn_of_target(
     network: Network, kernels: Sequence[Kernel], target: float | str, *, samples: int = 8, seed: int = 0
 ) -> float:
@@ -293,6 +294,7 @@ def _why(kind: Kind, value: float, target: float | str, wanted: float) -> str:
     return reasons[kind]
 
 
+@checked
 def trade_off(
     network: Network, inputs: Kernel | Sequence[Kernel], kind: Kind, values: Sequence[float]
 ) -> list[dict[str, float]]:
@@ -310,6 +312,7 @@ def trade_off(
     return rows
 
 
+@checked
 def least_amplification(
     network: Network, inputs: Kernel | Sequence[Kernel], branch_share: float, *, samples: int = 8, seed: int = 0
 ) -> Prescription:

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 import xarray as xr
 
+from criticality.arguments import checked
 from criticality.reports.figures import NORM_NAMES, apjn_figure, correlation_figure, kernel_figure, save_figure
 from criticality.schema import write_text
 from criticality.studies.compare import summary
@@ -27,6 +28,7 @@ _FIGURES = (
 )
 
 
+@checked
 def write_report(result: xr.Dataset, folder: str | Path) -> Path:
     """Write ``report.html`` and ``figures/*.png, *.svg`` of a comparison (``criticality.studies.compare``).
 

@@ -17,6 +17,7 @@ from scipy.optimize import brentq
 from scipy.stats import linregress, spearmanr
 from torch import Tensor, nn
 
+from criticality.arguments import checked, meant
 from criticality.measurement import measure_between, measure_ensemble, measure_forward
 from criticality.models.residual import ResidualNetwork, gaussian_inputs
 from criticality.models.timm_vit import ViTDescription
@@ -653,6 +654,7 @@ CLAIMS: dict[str, Claim] = {
 }
 
 
+@checked
 def chosen_claims(keys: Sequence[str] | None) -> list[Claim]:
     """Claims by key, all without keys.
 
@@ -661,7 +663,7 @@ def chosen_claims(keys: Sequence[str] | None) -> list[Claim]:
     """
     for key in keys or ():
         if key not in CLAIMS:
-            raise ValueError(f"claim {key!r} is unknown; allowed are {', '.join(CLAIMS)}")
+            raise ValueError(f"claim {key!r} is unknown{meant(key, CLAIMS)}; allowed are {', '.join(CLAIMS)}")
     return [CLAIMS[key] for key in (keys or CLAIMS)]
 
 

@@ -11,11 +11,13 @@ import numpy as np
 import xarray as xr
 import zarr
 
+from criticality.arguments import checked
 from criticality.schema import whole_or_absent
 from criticality.sweeps.integrity import sentence
 from criticality.sweeps.store import REPAIR, Store, dataset_of, study_of
 
 
+@checked
 def pack_study(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
     """Write a store as one zipped Zarr, each variable one compressed chunk; what runs on meanwhile is in it up to whole cells.
 
@@ -41,6 +43,7 @@ def pack_study(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Pat
     return target
 
 
+@checked
 def unpack_study(packed: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
     """Write a packed store as a folder that ``run_study`` goes on with.
 

@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from criticality import __version__
+from criticality.arguments import checked
 from criticality.schema import source_digest
 
 Cell = dict[str, Any]
@@ -126,6 +127,7 @@ def _own_code(compute: str) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
+@checked
 def read_study(path: str | Path) -> Study:
     """Read a study from YAML.
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from criticality.arguments import checked
 from criticality.errors import UnknownLawError
 from criticality.weightless.entries import SAMPLE
 from criticality.weightless.law import Law
@@ -18,6 +19,7 @@ PADDING = 0.01
 _CHUNK = 2**22
 
 
+@checked
 def laws_of(model: nn.Module) -> dict[str, Law]:
     """The law of every parameter, by name: of a random weight its own, of a real one (any dtype and device) what is
     measured on it. A sharded parameter is measured on this process's part of it.
@@ -32,6 +34,7 @@ def law_of(weight: Tensor) -> Law:
     return weight.law if isinstance(weight, RandomWeight) else measured_law(weight)
 
 
+@checked
 def unknown_laws(model: nn.Module) -> list[str]:
     """Names of the random weights with entries that nothing was ever written to. Real weights are what they are."""
     from criticality.weightless.weight import RandomWeight

@@ -11,12 +11,13 @@ import math
 import numpy as np
 from scipy.optimize import brentq
 
-from criticality.arguments import Positive, Scale, check
+from criticality.arguments import Positive, Scale, check, checked
 from criticality.phases.tails import slope_diverges, tail_of
 from criticality.pointwise import PointwiseFunction, get_function
 
 
-def layer_norm_exponent_with_attention(value_output_variance: float, mlp_variance: float) -> float:
+@checked
+def layer_norm_exponent_with_attention(value_output_variance: Scale, mlp_variance: Scale) -> float:
     """``zeta = (m/2) / (m/2 + s_VO)`` of ``J ~ L^zeta`` in pre-LN blocks at ``T -> infinity``.
 
     It is the exponent of the difference mode of the tokens; at finite ``T`` their common mode, of exponent 1, takes over at a depth
@@ -33,7 +34,8 @@ def layer_norm_exponent_with_attention(value_output_variance: float, mlp_varianc
     return (mlp_variance / 2) / (mlp_variance / 2 + value_output_variance)
 
 
-def saturated_correlation(value_output_variance: float, mlp_variance: float) -> tuple[float, float]:
+@checked
+def saturated_correlation(value_output_variance: Scale, mlp_variance: Scale) -> tuple[float, float]:
     """``(c*, p*)``: the correlation of tokens at great depth with an odd bounded norm, and that of the norm's outputs.
 
     A bounded odd function at great variance is a sign, ``p* = (2/pi) asin c*``, and ``c*`` is the lower root of
@@ -65,10 +67,11 @@ def saturated_correlation(value_output_variance: float, mlp_variance: float) -> 
     return c, 2 / math.pi * math.asin(c)
 
 
+@checked
 def stretched_scale(
-    value_output_variance: float,
-    mlp_variance: float,
-    alpha: float = 1.0,
+    value_output_variance: Scale,
+    mlp_variance: Scale,
+    alpha: Positive = 1.0,
     function: PointwiseFunction | str = "erf",
     tokens: float = math.inf,
 ) -> float:
