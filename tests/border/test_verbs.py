@@ -144,8 +144,17 @@ BASE = {
     "--way exact": ("classify", [*TINY, "--way", "exact"]),
     "--way sampled": ("predict", [*TINY, "--way", "sampled"]),
     "compare of norms without alpha": ("compare", [*TINY, "--norm", "ln"]),
-    }
-GOOD = {"init": "own", "way": "auto", "rho0": "0.5", "norm": "ln", "text": "bytes", "target": "2", "kind": "constant", "data_root": "x"}
+}
+GOOD = {
+    "init": "own",
+    "way": "auto",
+    "rho0": "0.5",
+    "norm": "ln",
+    "text": "bytes",
+    "target": "2",
+    "kind": "constant",
+    "data_root": "x",
+}
 
 
 @pytest.mark.parametrize("subject", DOES_NOT_APPLY)
@@ -179,7 +188,8 @@ OWN = {
     ),
     "returns no module": ("def f():\n    return 3\n", "must return a torch module"),
     "raises when run": (
-        "import torch\nfrom torch import nn\nclass M(nn.Linear):\n    def forward(self, x):\n        raise ArithmeticError('mine')\n"
+        "import torch\nfrom torch import nn\nclass M(nn.Linear):\n    def forward(self, x):\n"
+        "        raise ArithmeticError('mine')\n"
         "def f():\n    return M(2, 2)\ndef inputs(model):\n    return torch.ones(1, 2)\n",
         "ArithmeticError: mine (",
     ),

@@ -9,6 +9,7 @@ import click
 
 from criticality.cli.options import AT_LEAST_TWO, FINITE, SAMPLES, common, model_changes, model_norm
 from criticality.cli.output import emit, plain, save_json
+from criticality.cli.progress import working
 from criticality.studies.check import CheckUp, check_up
 
 
@@ -41,7 +42,8 @@ def check(
     Exits with 1 when log J(0->L) exceeds the budget, so that it can run in a CI. A model that the theory does not read is
     measured, against --budget.
     """
-    found = check_up(model, changes, budget=budget, seeds=seeds, samples=samples, seed=seed)
+    with working("check"):
+        found = check_up(model, changes, budget=budget, seeds=seeds, samples=samples, seed=seed)
     save_json(found.record(), out)
     emit(plain(found.record()), as_json, _text(found))
     if not found.within_budget:

@@ -22,7 +22,7 @@ from criticality.cli.options import (
     model_changes,
 )
 from criticality.cli.output import emit, save_json, table
-from criticality.cli.progress import bar
+from criticality.cli.progress import bar, working
 from criticality.errors import CriticalityError
 from criticality.phases import Classification, ResidualStep
 from criticality.phases import classify as classify_network
@@ -113,7 +113,7 @@ def _classify_model(
     from criticality.studies.classify import classify_description
 
     description = describe_model(model, **changes)
-    with bar(seeds * to_depth, "blocks") as advance:
+    with working(f"classify {model}"), bar(seeds * to_depth, "blocks") as advance:
         found, start = classify_description(
             description,
             way=way,

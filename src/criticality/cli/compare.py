@@ -14,7 +14,7 @@ from criticality.cli.output import emit, table
 from criticality.cli.progress import bar
 from criticality.reports import write_report
 from criticality.schema import read_dataset
-from criticality.studies.compare import OWN_NORM, Comparison, steps_per_case, summary
+from criticality.studies.compare import OWN_NORM, Comparison, steps_per_case, summary, weak_agreement
 from criticality.studies.compare import compare as run_comparison
 from criticality.theory.norms import takes_alpha
 
@@ -72,9 +72,20 @@ def comparison_table(record: dict[str, Any]) -> str:
             case["log_apjn_measured"][0],
             case["log_apjn_se"][0],
             case["largest_deviation"],
+            case["largest_allowed"],
             case["verdict"],
         ]
         for case in record["cases"]
     ]
-    headers = ["norm", "alpha", "init", "log J theory", "log J measured", "SE", "largest deviation", "verdict"]
-    return table(rows, headers)
+    headers = [
+        "norm",
+        "alpha",
+        "init",
+        "log J theory",
+        "log J measured",
+        "SE",
+        "largest deviation",
+        "allowed",
+        "verdict",
+    ]
+    return "\n\n".join(filter(None, [table(rows, headers), weak_agreement(record)]))

@@ -48,6 +48,13 @@ _LABELS = {
 }
 
 
+_TITLES = {
+    "mlp": r"MLP of {0}, layer {1}: ordered and chaotic",
+    "resnet": r"residual network of {0}, depth {1}",
+    "transformer": r"pre-norm transformer of {0}, {1} blocks",
+}
+
+
 def _mlp(function: PointwiseFunction | LayerNorm, depth: int, points: int) -> Map:
     if isinstance(function, LayerNorm):
         raise ValueError("function='ln' of mlp must be a pointwise function: with LayerNorm chi is 1 everywhere")
@@ -146,7 +153,9 @@ def phases(
         _LABELS[drawn.x_name],
         _LABELS[drawn.y_name],
         label,
+        title=_TITLES[network].format(name, depth),
         line=drawn.line,
+        contours=drawn.value_name == "log_apjn" and drawn.y_name == "depth",
         log_x=drawn.log_x,
         log_y=drawn.log_y,
     )

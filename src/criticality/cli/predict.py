@@ -21,7 +21,7 @@ from criticality.cli.options import (
     model_norm,
 )
 from criticality.cli.output import emit, profile_record, profile_text, save
-from criticality.cli.progress import bar
+from criticality.cli.progress import bar, working
 from criticality.theory import SymmetricKernel, make_norm, propagate, resnet
 
 
@@ -72,7 +72,7 @@ def predict(
             key: options[key] for key in ("norm", "alpha", "depth", "width", "image_size", "tokens", "text", "init")
         }
         description = describe_model(model, **changes)
-        with bar(seeds, "predict") as advance:
+        with working(f"predict {model}"), bar(seeds, "seeds") as advance:
             dataset = predict_description(
                 description,
                 way=way,

@@ -24,7 +24,7 @@ from criticality.cli.options import (
     model_norm,
 )
 from criticality.cli.output import emit, save_json, table
-from criticality.cli.progress import bar
+from criticality.cli.progress import bar, working
 from criticality.errors import UndescribedError
 from criticality.measurement import measure_ensemble
 from criticality.models import ModelDescription, describe_model, write_weights
@@ -101,7 +101,8 @@ def prescribe(
         left_out(f"--way {way}")
     description = describe_model(model, **changes)
     try:
-        described = None if way == "sampled" else description.describe(seed)
+        with working("read the model"):
+            described = None if way == "sampled" else description.describe(seed)
     except UndescribedError:
         if way == "exact":
             raise
@@ -112,13 +113,15 @@ def prescribe(
         curve = [{"value": value, "log_apjn": log_apjn} for value, log_apjn in sampled.tried]
     else:
         network, inputs = described
-        if target.startswith("share="):
-            found = least_amplification(network, inputs, _share(target), samples=samples, seed=seed)
-        else:
-            found = solve(network, inputs, target, kind, samples=samples, seed=seed)
-        curve = trade_off(
-            network, inputs, found.kind, [found.value * factor for factor in (0.25, 0.5, 0.71, 1, 1.41, 2, 4)]
-        )
+        with working("solve"):
+            if target.startswith("share="):
+                found = least_amplification(network, inputs, _share(target), samples=samples, seed=seed)
+            else:
+                found = solve(network, inputs, target, kind, samples=samples, seed=seed)
+        with working("trade-off"):
+            curve = trade_off(
+                network, inputs, found.kind, [found.value * factor for factor in (0.25, 0.5, 0.71, 1, 1.41, 2, 4)]
+            )
 
     def build(number: int) -> torch.nn.Module:
         torch.manual_seed(number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,6 +11,7 @@ from criticality.arguments import Positive
 from criticality.cli.options import NOT_NEGATIVE, CommaSeparated, common
 from criticality.cli.output import emit, save_json, table
 from criticality.cli.progress import bar
+from criticality.errors import CriticalityError
 from criticality.phases import ZOO, zoo_table
 from criticality.phases.zoo import ALPHAS, DEPTHS
 from criticality.reports.figures import save_figure, zoo_figure
@@ -26,14 +28,17 @@ def zoo(alphas: tuple[float, ...], sigma_w: float, as_json: bool, seed: int, out
 
     --out DIR gets zoo.json and zoo.png, zoo.svg. Nothing here is random: --seed changes nothing.
     """
-    rows = []
-    with bar(len(ZOO) * len(alphas), "zoo") as advance:
-        for row in zoo_table(sigma_w**2, alphas):
-            rows.append(row)
-            advance(f"{row['function']} alpha={row['alpha']:g}", 1)
+    rows: list[dict[str, Any]] = []
     record = {"sigma_w": sigma_w, "rows": rows}
+    try:
+        with bar(len(ZOO) * len(alphas), "zoo") as advance:
+            for row in zoo_table(sigma_w**2, alphas):
+                rows.append(row)
+                advance(f"{row['function']} alpha={row['alpha']:g}", 1)
+    finally:  # an interrupted run keeps its rows
+        if out is not None and rows:
+            save_json(record, out / "zoo.json")
     if out is not None:
-        save_json(record, out / "zoo.json")
         save_figure(zoo_figure(rows), out / "zoo")
     lines = [
         [row["function"], row["alpha"], row["class"], row["exponent"], row["coefficient"], row["agrees"]]
@@ -50,3 +55,10 @@ def zoo(alphas: tuple[float, ...], sigma_w: float, as_json: bool, seed: int, out
         *(f"log J({depth})" for depth in DEPTHS),
     ]
     emit(record, as_json, table(lines, heads))
+    failed = [row for row in rows if row["class"] == "failed"]
+    if failed:
+        first = failed[0]
+        raise CriticalityError(
+            f"{len(failed)} of {len(rows)} rows must be classified and are not; the first, {first['function']!r} at"
+            f" alpha={first['alpha']:g}: {first['why']}"
+        )

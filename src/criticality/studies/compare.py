@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,7 @@ class Comparison:
         ]
 
 
+_WEAK = 0.5
 _APART = 100_003
 """Between the seeds of a measurement and those of a sampled prediction, which must not be the same."""
 
@@ -283,6 +284,7 @@ def summary(result: xr.Dataset) -> dict[str, Any]:
                 "log_apjn_symmetric": _numbers(case.log_apjn_symmetric),
                 "largest_deviation": _number(case.deviation[worst]),
                 "largest_deviation_block": int(case.block[worst]),
+                "largest_allowed": _number(case.allowed.max()),
                 "tolerance": TOLERANCE[str(case.init.values)],
                 "verdict": verdict(excess),
             }
@@ -294,6 +296,19 @@ def summary(result: xr.Dataset) -> dict[str, Any]:
 def asdict_keys(result: xr.Dataset) -> list[str]:
     """Names of the comparison's settings among the attributes of a gathered dataset."""
     return [name for name in Comparison.__dataclass_fields__ if name in result.attrs]
+
+
+def weak_agreement(record: Mapping[str, Any]) -> str:
+    """A sentence where few seeds leave so large an error that agreement says little, from ``summary``; else nothing."""
+    widest = max(
+        (case["largest_allowed"] or 0.0 for case in record["cases"] if case["verdict"] == "agrees"), default=0.0
+    )
+    if widest <= _WEAK:
+        return ""
+    return (
+        f"'agrees' is weak here: with {record['seeds']} seeds a deviation of log J up to {widest:.2f} would not be seen"
+        f" (tolerance and three standard errors); more --seeds make it sharper."
+    )
 
 
 def verdict(excess: np.ndarray) -> str:
