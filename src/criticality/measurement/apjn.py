@@ -12,8 +12,8 @@ import xarray as xr
 from jaxtyping import Float
 from torch import nn
 
-from criticality.arguments import Seed, Size, checked
-from criticality.errors import CriticalityError
+from criticality.arguments import Seed, Size, check, checked
+from criticality.errors import CriticalityError, ModelFailedError, raised
 from criticality.measurement.points import Points
 from criticality.measurement.profile import Profile, profile
 from criticality.measurement.statistics import log_mean, standard_error
@@ -106,11 +106,22 @@ def measure_ensemble(
     for seed in chosen:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = build(seed)
+            model = _built(build, seed)
         profiles.append(_profile(model, inputs, points, chain, probes, seed, device, dtype))
         if progress is not None:
             progress(seed)
     return ensemble_dataset(profiles, probes=probes, seeds=len(chosen), seed=chosen[0])
+
+
+def _built(build: Callable[[int], nn.Module], seed: int) -> nn.Module:
+    try:
+        model = build(seed)
+    except CriticalityError:
+        raise
+    except Exception as error:
+        raise ModelFailedError(f"build({seed}) must return a model, and its own code raised {raised(error)}") from error
+    check(nn.Module, f"build({seed})", model)
+    return model
 
 
 def ensemble_dataset(profiles: list[Profile], **attrs: Any) -> xr.Dataset:

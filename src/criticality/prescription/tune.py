@@ -77,7 +77,7 @@ def tune(
     *,
     tolerance: Positive = 0.1,
     max_passes: Size = 8,
-    probes: Annotated[int, Whole(low=2)] = 4,
+    probes: Annotated[int, Whole(low=2, high=100_000)] = 4,
     points: Points = None,
     layers: Layers = None,
     blocks: Sequence[nn.Module] | None = None,
