@@ -1,16 +1,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint docs figures benchmarks clean
+.PHONY: demo test lint docs figures benchmarks bench-quick clean
 
 # The main job: theory over measurement for LayerNorm, DyT and Derf, on two photographs (about five minutes).
 demo: .venv/ready
 	$(BIN)/criticality compare timm:vit_base_patch16_224 --norm ln,dyt,derf --alpha 0.5,1,2 \
-	  --depth 24 --width 384 --seeds 4 --samples 8 --init timm,fan-in --out demo
+	  --depth 24 --width 384 --seeds 4 --samples 8 --init own,fan-in --out demo
 	@echo "open demo/report.html"
 
 test: .venv/ready
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal --durations=20 --durations-min=5
 
 lint: .venv/ready
 	$(BIN)/ruff check .
@@ -28,7 +28,11 @@ figures: .venv/ready
 	$(BIN)/python examples/paper/paper.py --check 12
 
 benchmarks: .venv/ready
-	for file in apjn_profile theory_cost normalizers phase_maps monitor sweeps laboratory_cost; do $(BIN)/python benchmarks/$$file.py; done
+	for file in apjn_profile theory_cost scaling normalizers phase_maps monitor sweeps laboratory_cost start_up description_cost; do $(BIN)/python benchmarks/$$file.py; done
+
+# Ratios beside those stored last, in under two minutes: is something slower than it was?
+bench-quick: .venv/ready
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/quick.py
 
 # pip, not uv: see CONTRIBUTING.md.
 .venv/ready: pyproject.toml

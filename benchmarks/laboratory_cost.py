@@ -2,8 +2,7 @@
 
 Whole steps (forward, backward, AdamW) of the ViT on digits, at the width of the stability study and at a larger one; norms take
 turns.  Memory: bytes of distinct tensors that autograd keeps for the backward pass.  ``--out FILE`` writes the table as JSON, from
-which the article's last figure is drawn.  Its numbers and those in the README were taken
- with the C kernel: ``CRITICALITY_KERNEL=1``.
+which the article's last figure is drawn.  Its numbers and those in the README were taken with a kernel in C that is gone.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Forward and backward time, and bytes saved for backward, of LayerNorm, RMSNorm, DyT and Derf, alone and inside a ViT block,
 eager and compiled; ``plain`` is the formula in torch's own operations.  ``--device cuda`` runs the same on a GPU (not run
-on one by us).  The C kernel of DyT and Derf is used with ``CRITICALITY_KERNEL=1`` in the environment only.
+on one by us).  On the CPU one thread's processor time, which other work on the machine changes little.
 Medians of interleaved rounds; ratios to LayerNorm of the same column.
 """
 
@@ -46,6 +46,7 @@ def norm_of(kind: str) -> Callable[..., nn.Module]:
 def medians(modules: dict[str, nn.Module], x: Tensor, rounds: int) -> dict[str, float]:
     """Seconds of forward and backward; every module is preceded by LayerNorm as often as by another."""
     g = torch.randn_like(x)
+    now = time.perf_counter if x.device.type == "cuda" else time.process_time
     taken: dict[str, list[float]] = {name: [] for name in modules}
     order = list(modules)
     generator = torch.Generator().manual_seed(0)
@@ -54,11 +55,11 @@ def medians(modules: dict[str, nn.Module], x: Tensor, rounds: int) -> dict[str, 
             module = modules[order[index]]
             for _ in range(2):  # the first brings memory and caches to this module's state
                 x.grad = None
-                start = time.perf_counter()
+                start = now()
                 module(x).backward(g)
                 if x.device.type == "cuda":
                     torch.cuda.synchronize(x.device)
-                elapsed = time.perf_counter() - start
+                elapsed = now() - start
             if number >= 3:
                 taken[order[index]].append(elapsed)
     return {name: sorted(values)[len(values) // 2] for name, values in taken.items()}
@@ -70,6 +71,7 @@ def main() -> None:
     parser.add_argument("--no-compile", action="store_true")
     arguments = parser.parse_args()
     torch.manual_seed(0)
+    torch.set_num_threads(1)
     print(__doc__, machine(), sep="\n")
     x = torch.randn(8, 197, 768, device=arguments.device, requires_grad=True)
     for place, make, rounds in (

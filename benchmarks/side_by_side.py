@@ -22,17 +22,25 @@ def machine() -> str:
     return f"{model}, {torch.get_num_threads()} threads, Python {platform.python_version()}, torch {torch.__version__}"
 
 
-def seconds(candidates: Mapping[str, Callable[[], object]], rounds: int = 7, warm_up: int = 1) -> dict[str, float]:
-    """Median wall time of each candidate; the candidates take turns, so that the machine's drift hits all alike."""
+def seconds(
+    candidates: Mapping[str, Callable[[], object]],
+    rounds: int = 7,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
+    """Median time of each candidate; the candidates take turns, so that the machine's drift hits all alike.
+
+    ``clock``: wall time, or ``time.process_time`` (of all threads), which other processes disturb less.
+    """
     for call in candidates.values():
         for _ in range(warm_up):
             call()
     taken: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, call in candidates.items():
-            start = time.perf_counter()
+            start = clock()
             call()
-            taken[name].append(time.perf_counter() - start)
+            taken[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in taken.items()}
 
 
@@ -54,6 +62,28 @@ def peak_bytes(script: str, *arguments: str) -> int:
     """Run ``script arguments`` in a fresh process, and read the number of bytes that it prints last."""
     run = subprocess.run([sys.executable, script, *arguments], check=True, capture_output=True, text=True)
     return int(run.stdout.split()[-1])
+
+
+_REPORTING = """
+import atexit, os
+def report():
+    lines = open("/proc/self/status").read().splitlines()
+    peak = next(line for line in lines if line.startswith("VmHWM")).split()[1]
+    os.write(2, f" {sum(os.times()[:2])} {peak}".encode())
+atexit.register(report)
+"""
+
+
+def process_costs(codes: Mapping[str, str], rounds: int = 3) -> dict[str, tuple[float, float]]:
+    """Seconds of processor time and peak MB of resident memory of Python code, each in fresh processes that take turns (Linux);
+    of the rounds the least, as other processes only add."""
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in codes}
+    for _ in range(rounds):
+        for name, code in codes.items():
+            run = subprocess.run([sys.executable, "-c", _REPORTING + code], check=True, capture_output=True, text=True)
+            used, peak = run.stderr.split()[-2:]
+            found[name].append((float(used), float(peak) / 1024))
+    return {name: (min(one for one, _ in runs), min(peak for _, peak in runs)) for name, runs in found.items()}
 
 
 def peak_growth(call: Callable[[], object]) -> int:

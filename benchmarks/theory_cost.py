@@ -6,35 +6,37 @@ against forward passes of that model.  ``symmetric``: equivalent tokens at depth
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 
-from criticality.models import ViTDescription, photographs
+from criticality.models import ViTDescription
 from criticality.pointwise import Pointwise
 from criticality.theory import MLP, Attention, SymmetricKernel, make_norm, propagate, resnet, transformer
 from side_by_side import machine, seconds
 
 
+def vit(norm: str, name: str, **changes: int) -> dict[str, Callable[[], object]]:
+    """One photograph through a model, and the theory of the same photograph."""
+    description = ViTDescription(name, norm=norm, alpha=None if norm == "ln" else 0.5, **changes)
+    network, kernels = description.describe()
+    model, pixels = description.build().eval(), description.inputs()[:1]
+
+    def forward() -> object:
+        with torch.inference_mode():
+            return model(pixels)
+
+    return {"forward": forward, "theory": lambda: propagate(network, kernels[:1])}
+
+
 def main() -> None:
     print(__doc__, machine(), sep="\n")
-    image = photographs()[:1]
     print(f"\n{'ViT-B, T x T':16s}{'forward s':>12s}{'theory s':>12s}{'ratio':>8s}")
     for norm in ("ln", "dyt", "derf"):
-        description = ViTDescription("vit_base_patch16_224", norm=norm, alpha=None if norm == "ln" else 0.5)
-        network, kernels = description.describe(image)
-        model, pixels = description.build().eval(), torch.from_numpy(image)
-
-        def forward(model: torch.nn.Module = model, pixels: torch.Tensor = pixels) -> object:
-            with torch.inference_mode():
-                return model(pixels)
-
-        def theory(network: object = network, kernels: object = kernels) -> object:
-            return propagate(network, kernels)
-
-        taken = seconds({"forward": forward, "theory": theory}, rounds=5)
+        taken = seconds(vit(norm, "vit_base_patch16_224"), rounds=5)
         print(f"{norm:16s}{taken['forward']:12.3f}{taken['theory']:12.3f}{taken['theory'] / taken['forward']:8.1f}")
-    print("(at most 10 wanted)")
+    print("(at most 1 wanted)")
     blocks = {
         norm: transformer(make_norm(norm), Attention(), MLP(Pointwise("gelu")), 1000) for norm in ("ln", "tanh", "erf")
     }

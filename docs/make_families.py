@@ -16,10 +16,15 @@ from typing import Any
 DOCS = Path(__file__).parent
 sys.path.append(str(DOCS.parent / "benchmarks" / "families"))
 LIBRARIES = {"hf": "transformers", "timm": "timm"}
+REFUSED: dict[str, dict[str, list[str]]] = json.loads((DOCS / "data" / "families_refused.json").read_text())
+"""Of each model that is refused, by library: its kind, one of ``KINDS``, and what was found in it."""
+KINDS = {
+    "none": "No residual stream: nothing is added to a value that the whole network goes through",
+    "no gradient": "No gradient from the input to the output",
+    "lanes": "A stream of several lanes, or one around which other values go: not measured",
+}
 
 _GROUPS = {
-    "No residual stream: refused": r"StreamNotFoundError",
-    "No floating input that the output depends on: refused": r"InputsError",
     "Not finite, or too small for single precision: refused": r"NotFiniteError",
     "Law of a weight unknown: refused": r"UnknownLawError",
     "Past the limit of time or memory": r"took more than|process ended|memory",
@@ -42,8 +47,16 @@ def counts(of: list[dict[str, Any]]) -> dict[str, int]:
         "measured": sum("measured" in row for row in runs),
         "predicted": sum("excess" in row for row in runs),
         "agree": sum(row["result"] == "agrees" for row in runs),
-        "without a stream": sum("StreamNotFoundError" in row.get("error", "") for row in runs),
+        "without": sum(refused(row) in ("none", "no gradient") for row in runs),
+        "lanes": sum(refused(row) == "lanes" for row in runs),
     }
+
+
+def refused(row: dict[str, Any]) -> str | None:
+    """Of what kind a model is that is refused in a sentence."""
+    if not re.search(r"StreamNotFoundError|InputsError", row.get("error", "")):
+        return None
+    return REFUSED[row["source"]].get(row["name"].partition(":")[0], [None])[0]
 
 
 def page(store: list[dict[str, Any]], exact: dict[str, Any]) -> str:
@@ -61,11 +74,12 @@ def _opening(store: list[dict[str, Any]]) -> Iterator[str]:
     yield ""
     yield (
         "Every model type of Hugging Face transformers that `AutoModel` builds, and one small model of each module file of"
-        " timm, made small by the fields of its configuration (four layers, width 256), on random inputs, each with its own"
-        " initialization. *Measured*: really drawn weights, 3 seeds. *Predicted*: the model run without its weights, 3 other"
-        " seeds. The residual stream is found in the data flow of each; nothing of a model's name, class or parameters is known"
-        " to the library. A model agrees when |predicted − measured| ≤ 0.05 + 3 combined standard errors at every boundary of"
-        " blocks; one that does not is tried again with 8 + 8 seeds, and at twice the width."
+        " timm, with seven hybrids and DINOv3 models more, made small by the fields of its configuration (four layers, width"
+        " 256), on random inputs, each with its own initialization. *Measured*: really drawn weights, 3 seeds. *Predicted*: the"
+        " model run without its weights, 3 other seeds. The residual stream is found in the data flow of each; nothing of a"
+        " model's name, class or parameters is known to the library. A model agrees when |predicted − measured| ≤ 0.05 + 3"
+        " combined standard errors at every boundary of blocks; one that does not is tried again with 8 + 8 seeds, and at twice"
+        " the width. Where a value goes around many blocks, as in a U-Net, J is the partial derivative with it held fixed."
     )
     yield ""
     yield f"Made by `benchmarks/families` ({versions}) and `docs/make_families.py`."
@@ -73,15 +87,18 @@ def _opening(store: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _summary(store: list[dict[str, Any]]) -> Iterator[str]:
-    yield "| | tried | built small and ran | measured | predicted | agree, of those predicted | refused: no stream |"
-    yield "|---|---|---|---|---|---|---|"
+    yield (
+        "| | tried | built small and ran | measured | predicted | agree, of those predicted | refused: no stream, or no gradient |"
+        " refused: several lanes |"
+    )
+    yield "|---|---|---|---|---|---|---|---|"
     for source, library in LIBRARIES.items():
         number = counts([row for row in store if row["source"] == source])
         yield (
             f"| {library} | {number['tried']} | {number['ran']} | {number['measured']}"
             f" ({_percent(number['measured'], number['ran'])}) | {number['predicted']}"
             f" ({_percent(number['predicted'], number['ran'])}) | {number['agree']}"
-            f" ({_percent(number['agree'], number['predicted'])}) | {number['without a stream']} |"
+            f" ({_percent(number['agree'], number['predicted'])}) | {number['without']} | {number['lanes']} |"
         )
     yield ""
     for source, library in LIBRARIES.items():
@@ -101,13 +118,14 @@ def _summary(store: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _against_goals(library: str, of: list[dict[str, Any]]) -> Iterator[str]:
-    """What was aimed at before the scan, beside what came out; models without a stream are refused, and count as not measured."""
+    """What was aimed at before the scan, beside what came out; what is refused counts as not measured."""
     number = counts(of)
     seconds = sorted(row["seconds"] for row in of)
-    apart = number["measured"], number["ran"] - number["without a stream"]
+    apart = number["measured"], number["ran"] - number["without"]
     yield (
         f"- {library}, aimed at / reached: measured 98 % / {_percent(number['measured'], number['ran'])}, or"
-        f" {_percent(*apart)} of those that have a stream; predicted 90 % / {_percent(number['predicted'], number['ran'])};"
+        f" {_percent(*apart)} of those that have a stream, also of several lanes; predicted 90 % /"
+        f" {_percent(number['predicted'], number['ran'])};"
         f" agreeing 90 % / {_percent(number['agree'], number['predicted'])} of those predicted. A model took"
         f" {_quantile(seconds, 0.5):.0f} s in the median and {_quantile(seconds, 0.9):.0f} s at the 90th percentile, with"
         " building, finding its stream, 3 measurements and 3 predictions, on a part of one core."
@@ -145,8 +163,18 @@ def _misses(store: list[dict[str, Any]]) -> Iterator[str]:
             )
         yield ""
     failed = [row for row in store if row["result"] in ("raised", "timeout", "crashed")]
+    for kind, title in KINDS.items():
+        of_kind = [row for row in failed if refused(row) == kind]
+        if of_kind:
+            yield f"### {title}"
+            yield ""
+            for row in of_kind:
+                yield f"- {_name(row)}: {REFUSED[row['source']][row['name'].partition(':')[0]][1]}."
+            yield ""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in failed:
+        if refused(row):
+            continue
         fitting = [name for name, pattern in _GROUPS.items() if re.search(pattern, row["error"])]
         groups.setdefault(fitting[0] if fitting else "Other", []).append(row)
     for name in [*_GROUPS, "Other"]:
@@ -211,10 +239,10 @@ def _not_tried(store: list[dict[str, Any]]) -> Iterator[str]:
         " `benchmarks/families`. This says nothing of the library."
     )
     yield ""
-    for result in ("not built", "not run"):
-        names = [_name(row) for row in left_out if row["result"] == result]
-        if names:
-            yield f"- {result}: {', '.join(names)}."
+    yield from (
+        f"- {_name(row)}, {row['result']}: {_clean(row['error']).removeprefix('does not run on random inputs: ')[:200]}"
+        for row in left_out
+    )
     yield ""
 
 

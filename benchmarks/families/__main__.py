@@ -29,7 +29,7 @@ from subprocess import run
 from typing import Any
 
 MEMORY = 6 * 2**30
-WAITING = 5.0
+WAITING = 20.0
 """Limit of time that passes, in limits of processor time: other processes may be busy."""
 Say = Callable[..., None]
 
@@ -89,14 +89,14 @@ def _child(task: Callable[[Say], None], writer: int, seconds: float) -> None:
 def cases(sources: list[str], only: set[str]) -> Iterator[tuple[str, str, Callable[[Say], None]]]:
     """Source, name and task of each model."""
     from compare import tried
-    from sources import timm_model, timm_modules, transformers_model, transformers_types
+    from sources import HYBRIDS, timm_model, timm_modules, transformers_model, transformers_types
 
     if "hf" in sources:
         for kind in transformers_types():
             if not only or kind in only:
                 yield "hf", kind, lambda say, kind=kind: tried(lambda w: transformers_model(kind, w), say, (256, 512))  # type: ignore[misc]
     if "timm" in sources:
-        for module, name in timm_modules().items():
+        for module, name in [*timm_modules().items(), *(("hybrid", name) for name in HYBRIDS)]:
             if not only or module in only:
                 yield "timm", f"{module}: {name}", lambda say, name=name: tried(lambda w: timm_model(name), say, (0,))  # type: ignore[misc]
 

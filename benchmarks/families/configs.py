@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
+from exceptions import DEFAULT, fields_of
+
 LAYERS = 4
 WIDTH = 256
 HEAD = 64
@@ -55,6 +57,7 @@ _EXACT = {
     "num_selected_experts": 2,
     "n_group": 1,
     "topk_group": 1,
+    "num_expert_group": 1,
     "first_k_dense_replace": 1,
     "num_nextn_predict_layers": 0,
     "num_dense_layers": 1,
@@ -87,7 +90,7 @@ _MISSING = {
 
 
 def small_configs(kind: type, width: int = WIDTH) -> Iterator[tuple[str, Any]]:
-    """Name of the way and configuration, for those ways in which the configuration itself can be made."""
+    """Name of the way and configuration, or the error that making it raises."""
     for way, arguments in (
         ("narrow", lambda: _arguments(kind(), width, HEAD)),
         ("narrow, large heads", lambda: _arguments(kind(), width, 2 * HEAD)),
@@ -95,10 +98,9 @@ def small_configs(kind: type, width: int = WIDTH) -> Iterator[tuple[str, Any]]:
         ("default", dict),
     ):
         try:
-            config = kind(**arguments())
-        except Exception:
-            continue
-        yield way, config
+            yield way, kind(**arguments())
+        except Exception as error:
+            yield way, error
 
 
 def _arguments(config: Any, width: int | None, head: int) -> dict[str, Any]:
@@ -108,7 +110,7 @@ def _arguments(config: Any, width: int | None, head: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in vars(config).items():
         if hasattr(value, "to_dict") and hasattr(value, "model_type"):
-            found[name] = value.to_dict() | _arguments(value, width, head)
+            found[name] = _nested(value, width, head)
             continue
         new = heads.get(name, _smaller(name, value, width, depth, head))
         if new != value:
@@ -117,7 +119,22 @@ def _arguments(config: Any, width: int | None, head: int) -> dict[str, Any]:
         found |= {"pad_token_id": 0, "mask_token_id": 1}
     if not any(name in found for name in ("num_hidden_layers", "n_layer", "n_layers", "num_layers")):
         found.pop("layer_types", None)
-    return found
+    if "_heterogeneity_spec" in vars(config):
+        found |= {"per_layer_config": {}}  # all layers alike
+    for name, value in fields_of(config.model_type, width, head).items() if width else ():
+        found[name] = found[name] | value if isinstance(value, dict) and isinstance(found.get(name), dict) else value
+    return {name: value for name, value in found.items() if value is not DEFAULT and name != "_heterogeneity_spec"}
+
+
+def _nested(config: Any, width: int | None, head: int) -> dict[str, Any]:
+    """All fields of a nested configuration, made smaller."""
+    arguments = _arguments(config, width, head)
+    left_out = [name for name, value in fields_of(config.model_type, WIDTH, head).items() if value is DEFAULT]
+    fields = {name: value for name, value in config.to_dict().items() if name not in ("per_layer_config", *left_out)}
+    if len(fields.get("out_features") or ()) == 1 and "num_hidden_layers" in arguments:  # the last layer is given back
+        for name in ("out_features", "out_indices", "stage_names"):
+            fields.pop(name, None)
+    return {**fields, **arguments}
 
 
 def _is_depth(name: str, value: Any) -> bool:
@@ -133,7 +150,7 @@ def _heads(config: Any, width: int, head: int) -> dict[str, int]:
             continue
         if _HEADS.match(name) and value > 1:
             grouped = re.search(r"key_value|kv_heads|num_key_heads|n_groups", name)
-            most = getattr(config, "num_attention_heads", value)
+            most = vars(config).get("num_attention_heads", value)
             found[name] = count // 2 if grouped and isinstance(most, int) and value < most else count
         elif _HEAD_SIZE.match(name) and name not in _EXACT and value >= 16:
             found[name] = head

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 BATCH = 2
 TOKENS = 16
 MOST_TRIES = 40
+MOST_SHAPES = 12
+"""Of one set of names."""
 
 
 def running_inputs(model: nn.Module) -> dict[str, Tensor]:
@@ -46,7 +48,10 @@ def candidates(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     parameters = forward_parameters(model)
     config = model.config
     known_forms = dict(_MAKERS)
-    if any(name in parameters for name in ("grid_thw", "image_grid_thw", "pixel_position_ids")):
+    if any(
+        name in parameters
+        for name in ("grid_thw", "image_grid_thw", "pixel_position_ids", "spatial_shapes", "target_sizes")
+    ):
         known_forms |= dict.fromkeys(("hidden_states", "pixel_values"), _patches)
     needed = [
         name
@@ -56,18 +61,22 @@ def candidates(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     ]
     main = str(getattr(model, "main_input_name", "input_ids"))
     known = [name for name in parameters if name in _MAKERS]
-    start = [name for name in dict.fromkeys([*needed, *([main] if main in parameters else [])]) if name in _MAKERS]
+    usual = [*([main] if main in parameters else []), *(["noise_sequence"] if "noise_sequence" in parameters else [])]
+    start = [name for name in dict.fromkeys([*needed, *usual]) if name in _MAKERS]
     sets: list[list[str]] = []
     decoder = [name for name in ("decoder_input_ids", "decoder_input_values") if name in known]
     for names in (start, ["input_ids"], [*start, *decoder[:1]], [*start, "input_ids"], [*start, "pixel_values"]):
         sets.append([name for name in dict.fromkeys(names) if name in known])
-    sets += [[*start, name] for name in known] + [known]
+    together = [[name for name in names if name in known] for names in _TOGETHER if known and set(names) & set(known)]
+    sets += [[*start, *names] for names in together] + [[*start, name] for name in known] + [known]
     seen: list[set[str]] = []
     for names in sets:
         if not names or set(names) in seen:
             continue
         seen.append(set(names))
-        for makers in itertools.islice(itertools.product(*(known_forms[name](config) for name in names)), 8):
+        forms = [known_forms[name](config) for name in names]
+        alike = zip(*forms, strict=False) if len(forms) > 1 else ()
+        for makers in itertools.islice(itertools.chain(alike, itertools.product(*forms)), MOST_SHAPES):
             yield {name: make() for name, make in zip(names, makers, strict=True)}
 
 
@@ -105,6 +114,9 @@ def _ids(config: Any) -> list[Make]:
     most = field(config, "vocab_size", "text_vocab_size", default=128)
     books = field(config, "num_codebooks", "num_channels", default=None)
     most = min(most if isinstance(most, int) else 128, 96)
+    queries, token = field(config, "num_query_tokens"), field(config, "image_token_index", "image_token_id")
+    if isinstance(queries, int) and isinstance(token, int):  # as many places as a picture has
+        return [lambda: torch.cat([torch.full((BATCH, queries), token), _whole(8, most, BATCH, TOKENS)()], 1)]
     shapes = [(BATCH, TOKENS)] + ([(BATCH, TOKENS, books), (BATCH, books, TOKENS)] if isinstance(books, int) else [])
     return [_whole(8, most, *shape) for shape in shapes] + [_whole(8, most, BATCH * 4, TOKENS)]
 
@@ -124,7 +136,8 @@ def _pictures(config: Any) -> list[Make]:
     sizes = list(dict.fromkeys(sizes))
     plain = [_normal(BATCH, channels, *size) for size in sizes]
     video = [_normal(BATCH, frames, channels, *size) for size in sizes[:2]]
-    return [*plain[:2], video[0], *plain[2:], *video[1:], _normal(BATCH, 1, channels, *sizes[0])]
+    pair = _normal(1, 2, channels, 64, 64)
+    return [*plain[:2], video[0], pair, *plain[2:], *video[1:], _normal(BATCH, 1, channels, *sizes[0])]
 
 
 def _features(config: Any) -> list[Make]:
@@ -141,7 +154,10 @@ def _features(config: Any) -> list[Make]:
     bands = bands if isinstance(bands, int) else 80
     return [
         _normal(BATCH, bands, 2 * (positions if isinstance(positions, int) else 32)),
-        _normal(BATCH, 64, bands),
+        _normal(BATCH, 64, bands * field(config, "num_stacked_frames", default=1)),
+        _normal(BATCH, 64, 128),
+        _normal(BATCH, 256, 4 * bands),
+        _normal(BATCH, bands, 400),
         _normal(BATCH, bands, 3000),
         _normal(BATCH, 1, 64, bands),
         _normal(BATCH, 1, 1024, bands),
@@ -156,6 +172,8 @@ def _sound(config: Any) -> list[Make]:
         _normal(BATCH, 1, 4000),
         _normal(BATCH, longest if isinstance(longest, int) else 128, bands if isinstance(bands, int) else 128),
         _whole(8, 96, BATCH, TOKENS),
+        _normal(BATCH, 3840),
+        _normal(BATCH, TOKENS, field(config, "hidden_size", default=256)),
         _normal(BATCH, 16000),
         _normal(BATCH, 1, 16000),
     ]
@@ -178,6 +196,11 @@ def _embeddings(*fields: str) -> Callable[[Any], list[Make]]:
     return make
 
 
+def _hidden(config: Any) -> list[Make]:
+    size = field(config, "hidden_size", default=256)
+    return [*_embeddings()(config), _normal(BATCH, 1, 1600), _normal(BATCH, size, TOKENS)]
+
+
 def _series(config: Any) -> list[Make]:
     length = field(config, "context_length", default=32)
     channels = field(config, "num_input_channels", "input_size", default=1)
@@ -191,7 +214,7 @@ def _patches(config: Any) -> list[Make]:
     side = field(config, "patch_size", default=14)
     channels = field(config, "in_channels", "num_channels", "in_chans", default=3)
     size = channels * side * side
-    frames = field(config, "temporal_patch_size", default=1)
+    frames = field(config, "temporal_patch_size", "patch_temporal", default=1)
     return [
         _normal(BATCH * TOKENS, size * frames),
         _normal(BATCH * TOKENS, channels, side, side),
@@ -222,8 +245,12 @@ def _steps(config: Any) -> list[Make]:
     return [lambda: torch.arange(TOKENS).repeat(BATCH, 1)]
 
 
-def _pairs_of_pictures(config: Any) -> list[Make]:
-    return [_normal(1, 2, 3, 64, 64), _normal(1, 2, 1, 64, 64)]
+def _zeros(*shape: int) -> Make:
+    return lambda: torch.zeros(shape, dtype=torch.long)
+
+
+def _ones_of(*shape: int) -> Make:
+    return lambda: torch.ones(shape, dtype=torch.long)
 
 
 def _ones(config: Any) -> list[Make]:
@@ -236,7 +263,19 @@ _MAKERS: dict[str, Callable[[Any], list[Make]]] = {
     "input_features": _features,
     **dict.fromkeys(("input_values", "audio_values", "decoder_input_values"), _sound),
     "bbox": _boxes,
-    **dict.fromkeys(("hidden_states", "inputs_embeds", "encoder_hidden_states", "query_embeds"), _embeddings()),
+    "hidden_states": _hidden,
+    **dict.fromkeys(("inputs_embeds", "encoder_hidden_states", "query_embeds"), _embeddings()),
+    "noise_embeds": _embeddings(),
+    "context_hidden_states": lambda config: [
+        _normal(BATCH, TOKENS, times * field(config, "hidden_size", default=256)) for times in (1, 2, 3, 4)
+    ],
+    "action_embeds": _embeddings("dit_hidden_size"),
+    "latents": lambda config: [
+        _normal(BATCH, field(config, "hidden_size", default=256), TOKENS),
+        _normal(BATCH, TOKENS, field(config, "hidden_size", default=256)),
+    ],
+    "inputs": _embeddings("d_model"),
+    "noise_sequence": lambda config: [_normal(BATCH, 64, field(config, "model_in_channels", default=64))],
     "visual_feats": _embeddings("visual_feat_dim"),
     "past_values": _series,
     "past_time_features": _time_features,
@@ -246,10 +285,23 @@ _MAKERS: dict[str, Callable[[Any], list[Make]]] = {
     "actions": _transitions("act_dim"),
     **dict.fromkeys(("rewards", "returns_to_go"), _transitions("")),
     "timesteps": _steps,
+    "past_values_padding": lambda config: [_zeros(BATCH, field(config, "context_length", default=512))],
+    "freq": lambda config: [_zeros(BATCH, 1)],
+    "merge_sizes": lambda config: [lambda: torch.ones(BATCH, dtype=torch.long)],
+    "target_sizes": lambda config: [lambda: torch.tensor([[4, 4]] * BATCH)],
+    "spatial_shapes": lambda config: [lambda: torch.tensor([[4, 4]] * BATCH)],
+    "pixel_attention_mask": _ones,
+    "audio_mel": lambda config: [_normal(BATCH, 64, field(config, "input_feat_size", default=128))],
+    "audio_mel_mask": lambda config: [lambda: torch.zeros(BATCH, 64, dtype=torch.bool)],
+    "prompt_pixel_values": _pictures,
+    "prompt_masks": _pictures,
+    **dict.fromkeys(("classes_input_ids", "tasks_input_ids", "task_inputs"), _ids),
+    **dict.fromkeys(("classes_attention_mask", "tasks_attention_mask"), lambda config: _ones(config)),
+    "classes_structure": lambda config: [lambda: torch.ones(BATCH, dtype=torch.long)],
     "qformer_input_ids": _ids,
     "visual_pos": lambda config: [lambda: torch.rand(BATCH, TOKENS, 4)],
     "input_features_mask": lambda config: [
-        lambda: torch.ones(BATCH, 64, dtype=torch.long),
+        *(_ones_of(BATCH, length) for length in (64, 64, 64, 256, 400)),
         lambda: torch.ones(BATCH, 64, dtype=torch.bool),
     ],
     "pixel_position_ids": lambda config: [
@@ -257,3 +309,12 @@ _MAKERS: dict[str, Callable[[Any], list[Make]]] = {
     ],
     "attention_mask": _ones,
 }
+
+_TOGETHER = (
+    ("visual_feats", "visual_pos"),
+    ("input_ids", "bbox", "decoder_input_ids"),
+    ("input_ids", "pixel_values", "pixel_attention_mask", "spatial_shapes"),
+    ("input_ids", "pixel_values", "attention_mask"),
+    ("input_ids", "decoder_input_ids"),
+)
+"""Inputs that are given together or not at all."""

@@ -82,11 +82,17 @@ def transformers_model(name: str, width: int = WIDTH) -> Ready:
         except NotTriedError as error:
             if failed is None or (failed.stage != "not run" and error.stage == "not run"):
                 failed = error
-    raise failed or NotTriedError("not built", "its default configuration is not valid")
+    assert failed is not None
+    raise failed
 
 
 def _ready(config: Any, way: str) -> Ready:
-    kind = model_class(type(config))
+    if isinstance(config, Exception):
+        raise NotTriedError("not built", f"configuration, {way}: {type(config).__name__}: {_line(config)}") from config
+    try:
+        kind = model_class(type(config))
+    except ValueError as error:
+        raise NotTriedError("not built", _line(error)) from error
     _float32(config)
 
     def build() -> nn.Module:
@@ -119,21 +125,44 @@ def _float32(config: Any) -> None:
 
 
 def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]
+    return " ".join(str(error).split())[:300]
 
+
+_CHOSEN = {
+    "deepseek_vit": "deepseek_vit_412m",
+    "resnet": "resnet18",
+    "resnetv2": "resnetv2_18",
+    "senet": "legacy_seresnet18",
+    "vovnet": "ese_vovnet39b",
+}
+"""Where the name does not say which is small, or the small one has one block to a stage."""
+
+HYBRIDS = (
+    "vit_small_r26_s32_224",
+    "vit_base_r50_s16_224",
+    "vit_base_resnet26d_224",
+    "vit_small_resnet50d_s16_224",
+    "vit_tiny_patch16_dinov3_qkvb",
+    "vit_small_patch16_dinov3_qkvb",
+    "mobilenetv4_hybrid_medium",
+)
+"""More models of modules that have been tried with another one."""
+
+_SHALLOWER = ("deepseek_vit_412m",)
+"""Of which there is no small one."""
 
 _SMALL = ("tiny", "small", "xxs", "xs", "_s", "nano", "pico", "femto", "atto", "base")
 _SIDE = 96
 
 
 def timm_modules() -> dict[str, str]:
-    """One small model of each file of models: the shortest name that says that it is small."""
+    """One small model of each file of models: the one that is chosen, or the first name that says that it is small."""
     from timm.models._registry import _module_to_models
 
     found = {}
     for module, names in sorted(_module_to_models.items()):
         small = [[name for name in sorted(names) if word in name] for word in _SMALL]
-        found[module] = next((some[0] for some in small if some), sorted(names)[0])
+        found[module] = _CHOSEN.get(module) or next((some[0] for some in small if some), sorted(names)[0])
     return found
 
 
@@ -173,6 +202,8 @@ def _timm_ways(name: str) -> Iterator[tuple[dict[str, Any], int | None]]:
 
     config = timm.get_pretrained_cfg(name)
     side = config.input_size[-1] if config is not None else 224
+    if name in _SHALLOWER:
+        yield {"depth": 4}, 112
     if config is None or not config.fixed_input_size:
         yield {}, min(side, _SIDE)
     else:

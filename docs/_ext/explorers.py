@@ -1,4 +1,4 @@
-"""``{explorer} NAME``: an interactive figure over a table of ``docs/make_explorers.py``; without JavaScript, a picture."""
+"""``{explorer} NAME``: an interactive figure over a table of ``examples/paper/make_explorers.py``, or a picture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``{verdict} KEY``: a claim of the article's plan with what the computation of ``criticality claims`` decided."""
+"""``{verdict} KEY``: a claim of the article's plan with what its computation in ``examples/paper`` decided."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ KINDS = {
     "holds": "tip",
     "holds with limits": "note",
     "fails": "warning",
-    "not tested": "important",
     "not decided yet": "important",
 }
 

@@ -1,6 +1,6 @@
 """Print the seconds that are left of the plan's core hours: ``python docs/studies/core_hours.py HOURS FOLDER [FOLDER ...]``.
 
-A cell counts with the time it took, once, whether it is in a store of a FOLDER or in a pack that the library holds.  It is time
+A cell counts with the time it took, once, whether it is in a store of a FOLDER or in a pack that the article keeps.  It is time
 by the clock: on a machine shared with others more than the processor's, so that the stop comes early, never late.
 """
 
@@ -12,11 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-import criticality.studies
 from criticality.sweeps.pack import open_packed
 from criticality.sweeps.store import Store
 
-KEPT = Path(criticality.studies.__file__).parent / "data"
+KEPT = Path(__file__).parents[2] / "examples" / "paper" / "data"
 
 
 def spent(folders: Sequence[Path], kept: Path = KEPT) -> float:

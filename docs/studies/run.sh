@@ -12,7 +12,7 @@ shift 3
 studies=${*:-factorial_32 factorial_16 long_32 factorial_64 families_32 plane vit_alpha vit_rates vit_warm_up vit_depth vit_gain vit_small}
 hours=${CORE_HOURS:-20}
 here=$(cd "$(dirname "$0")/../.." && pwd)
-kept=$here/src/criticality/studies/data
+kept=$here/examples/paper/data
 
 if [ ! -d "$folder/.git" ]; then
   git clone -q "$here" "$folder"

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from criticality.laboratory.data import FashionMNIST, Images, fashion_mnist
+from criticality.laboratory import FashionMNIST, Images, fashion_mnist
 from criticality.measurement import measure
-from criticality.models.conversion import replace_norms
-from criticality.models.initialization import initialize
-from criticality.prescription.monitor import Monitor
+from criticality.models import initialize, replace_norms
+from criticality.prescription import Monitor
 from criticality.schema import whole_or_absent
 
 SHARE_OF_TRAINING = 0.8

@@ -17,11 +17,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from criticality.measurement import measure_ensemble
-from criticality.models import replace_norms
-from criticality.models.images import photographs
-from criticality.models.initialization import initialize_branches
-from criticality.models.text import random_tokens
-from criticality.reports.figures import COLOURS, DASHES, MARKERS, STYLE
+from criticality.models import initialize_branches, photographs, random_tokens, replace_norms
+from criticality.reports import COLOURS, DASHES, MARKERS, STYLE
 from criticality.weightless import predict_sampled
 
 DEPTHS = (3, 6, 12, 24, 48, 96)
@@ -60,7 +57,7 @@ def _transformers(kind: str, **fields: Any) -> nn.Module:
     """A model of transformers whose config takes these fields."""
     from transformers import AutoConfig, AutoModel, T5EncoderModel
 
-    config = AutoConfig.for_model(kind, vocab_size=VOCABULARY, **fields)
+    config: Any = AutoConfig.for_model(kind, vocab_size=VOCABULARY, **fields)
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(config, name, None)
     return T5EncoderModel(config) if kind == "t5" else AutoModel.from_config(config)
@@ -145,7 +142,7 @@ def curve(settings: Mapping[str, str], seed: int) -> dict[str, Any]:
     found: dict[str, Any] = {"log_apjn": [], "log_apjn_se": [], "branch_share": []}
     for depth in DEPTHS:
         profile = predict_sampled(
-            lambda depth=depth: build(settings, depth), inputs, range(seed + 100, seed + 100 + SEEDS), init=init
+            partial(build, settings, depth), inputs, range(seed + 100, seed + 100 + SEEDS), init=init
         )
         found["log_apjn"].append(float(profile.log_apjn[0]))
         found["log_apjn_se"].append(float(profile.log_apjn_se[0]))

@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import architectures
 import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+import architectures
 from criticality.phases import ResidualStep, amplification, critical_line, fixed_point_of
 from criticality.pointwise import Pointwise, get_function
-from criticality.prescription.solve import scheduled_log_apjn
-from criticality.reports.figures import COLOURS, DASHES, NORM_NAMES, STYLE
-from criticality.studies.explorer import mlp_explorer
+from criticality.prescription import scheduled_log_apjn
+from criticality.reports import COLOURS, DASHES, NORM_NAMES, STYLE
 from criticality.theory import make_norm
+from explorer import mlp_explorer
 
 Settings = Mapping[str, Any]
 Values = dict[str, Any]

@@ -16,15 +16,16 @@ from pathlib import Path
 
 import click
 import numpy as np
-from figures import FIGURES
-from stored import DATA, KINDS, ROOT, curves_of
 from tqdm import tqdm
 
-from criticality.python_file import load_file
-from criticality.reports.claims import claim_figure
-from criticality.reports.figures import save_figure
+import make_stability
+from claim import CLAIMS
+from claim.drawing import claim_figure
+from criticality.reports import save_figure
 from criticality.schema import write_text
-from criticality.studies.claims import CLAIMS
+from figures import FIGURES
+from kept import DATA
+from stored import KINDS, ROOT, curves_of, prescriptions
 
 PAGES = ("prescriptions", "stability")
 DOCS = ROOT / "docs"
@@ -33,17 +34,15 @@ DOCS = ROOT / "docs"
 def draw(name: str, out: Path | None) -> None:
     """One figure from what is stored, into ``out`` or where the site has it."""
     if name == "prescriptions":
-        load_file(str(DOCS / "make_prescriptions.py"), "script").write(
-            json.loads((DOCS / "data" / "prescriptions.json").read_text())
-        )
+        prescriptions().write(json.loads((DOCS / "data" / "prescriptions.json").read_text()))
     elif name == "stability":
-        load_file(str(DOCS / "make_stability.py"), "script").write()
+        make_stability.write()
     elif name in FIGURES:
         figure = FIGURES[name].draw([(c["settings"], c["values"]) for c in curves_of(name)])
         save_figure(figure, (out or DOCS / "figures" / "article") / name)[1].unlink()
     else:
         record = json.loads((DOCS / "claims" / "data" / f"{name}.json").read_text())
-        drawn = claim_figure(name, record["data"])
+        drawn = claim_figure(CLAIMS[name], record["data"])
         if drawn is not None:
             save_figure(drawn, (out or DOCS / "claims" / "figures") / name)[1].unlink()
     click.echo(f"drew {name}", err=True)
@@ -58,8 +57,9 @@ def recompute(name: str, seed: int) -> None:
         return
     command = {
         "prescriptions": f"{sys.executable} {DOCS / 'make_prescriptions.py'}",
-        "stability": "criticality sweep run docs/studies/STUDY.yaml --out FOLDER/STUDY.zarr; python docs/make_stability.py FOLDER",
-    }.get(name, f"criticality claims --only {name} --seed {seed} --out docs/claims")
+        "stability": "criticality sweep run docs/studies/STUDY.yaml --out FOLDER/STUDY.zarr;"
+        " python examples/paper/make_stability.py FOLDER",
+    }.get(name, f"python examples/paper/claims.py --only {name} --seed {seed} --out docs/claims")
     raise click.UsageError(f"figure {name!r} is long to compute, and has a command of its own: {command}")
 
 

@@ -6,23 +6,22 @@ Each kind gives its items and a function that computes one anew and returns the 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from figures import FIGURES
 
-from criticality.python_file import load_file
-from criticality.studies.claims import CLAIMS
-from criticality.studies.stability import KEPT, kept_study
-from criticality.sweeps.compute import compute_cell
-from criticality.sweeps.study import read_study
+from claim import CLAIMS
+from criticality.sweeps import compute_cell, read_study
+from figures import FIGURES
+from kept import DATA, FIRST_STEPS, kept_study
 
 ROOT = Path(__file__).parents[2]
-DATA = Path(__file__).parent / "data"
 DEEPEST_PRESCRIPTION = 24
 """Deeper rows of the table of prescriptions take minutes."""
 
@@ -52,6 +51,12 @@ def relative(was: Mapping[str, Any], now: Mapping[str, Any]) -> float:
     return worst
 
 
+def prescriptions() -> Any:
+    """The script of the site's table of prescriptions."""
+    sys.path.append(str(ROOT / "docs"))
+    return import_module("make_prescriptions")
+
+
 def _figure(name: str) -> Stored:
     seed = json.loads((DATA / f"{name}.json").read_text())["seed"]
     tolerance = 1e-3 if name == "architectures" else 1e-6  # single precision, as the models are
@@ -70,7 +75,7 @@ def _prescriptions() -> Stored:
     quantities = ("predicted", "measured", "branch_share")
 
     def difference(row: Mapping[str, Any]) -> float:
-        make = load_file(str(ROOT / "docs" / "make_prescriptions.py"), "script")
+        make = prescriptions()
         again = make.row(
             row["choice"], row["norm"], row["depth"], *make.choices(row["norm"], row["depth"])[row["choice"]]
         )
@@ -82,16 +87,18 @@ def _prescriptions() -> Stored:
 
 def _trainings() -> Stored:
     """Another processor rounds otherwise, and a training amplifies that: its start is compared, and how it ends."""
-    items = [(name, i) for name in KEPT for i in range(kept_study(name).sizes["cell"])]
+    items = [(name, i) for name in FIRST_STEPS for i in range(kept_study(name).sizes["cell"])]
 
     def difference(item: tuple[str, int]) -> float:
         name, index = item
         row = kept_study(name).isel(cell=index)
         cell = list(read_study(ROOT / "docs" / "studies" / f"{name}.yaml").cells())[index]
-        status, values, message, _ = compute_cell("train", cell, None)
-        if status != str(row.status.values):
-            raise ValueError(f"training {cell} must end as {row.status.values!s}, but ended as {status}: {message}")
-        return relative({key: float(row[key]) for key in ("log_apjn", "first_loss")}, values)
+        found = compute_cell("train", cell, None)
+        if found.status != str(row.status.values):
+            raise ValueError(
+                f"training {cell} must end as {row.status.values!s}, but ended as {found.status}: {found.message}"
+            )
+        return relative({key: float(row[key]) for key in ("log_apjn", "first_loss")}, found.values)
 
     return Stored(items, difference, tolerance=1e-3)
 

@@ -29,6 +29,14 @@ def raised(error: BaseException) -> str:
 _OWN_FOLDER = Path(__file__).parent
 
 
+class ArgumentError(CriticalityError):
+    """An argument outside what is allowed; the message names it, its value, and what is."""
+
+
+class FileError(CriticalityError):
+    """A file that cannot be read as what it should be: of another kind, damaged, or of another version."""
+
+
 class InputsError(CriticalityError):
     """Inputs that a model cannot be differentiated with: nothing floating or embedded in them, or a form not understood."""
 
@@ -53,5 +61,13 @@ class UnknownNameError(CriticalityError):
     """A function, norm or model that there is not; the message suggests the nearest name."""
 
 
+class TokensNotEquivalentError(UndescribedError):
+    """Tokens that a network tells apart, where a theory of equivalent tokens was asked for."""
+
+
 class UnknownLawError(CriticalityError):
     """The initialization of a parameter could not be followed."""
+
+
+class MissingPackageError(CriticalityError, ImportError):
+    """A package that only an extra brings is not installed; the message says which extra."""

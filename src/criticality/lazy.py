@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used: theory does not wait for torch, nor torch for timm."""
+"""What is imported when it is first used: theory does not wait for torch, nor torch for timm, nor help for any of them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,31 @@ from typing import Any
 def lazy_names(
     package: str, modules: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a package whose ``modules`` hold the given names."""
+    """``__getattr__`` and ``__dir__`` of a package whose ``modules`` hold the given names, or are names themselves."""
     home = {name: module for module, names in modules.items() for name in names}
 
     def get(name: str) -> Any:
-        if name not in home:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(import_module(f"{package}.{home[name]}"), name)
+        if name in home:
+            return getattr(import_module(f"{package}.{home[name]}"), name)
+        if name in modules:
+            return import_module(f"{package}.{name}")
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return get, lambda: sorted(home)
+    return get, lambda: sorted({*home, *(module for module in modules if "." not in module)})
+
+
+class LazyModule:
+    """A module that is imported when one of its names is first asked for."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(import_module(self._name), name)
+        self.__dict__[name] = found
+        return found
+
+
+def lazy_module(name: str) -> Any:
+    """In the place of ``import name``, for what takes long to import and is not always needed."""
+    return LazyModule(name)

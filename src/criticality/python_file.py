@@ -14,7 +14,7 @@ from criticality.errors import CriticalityError, raised
 
 @cache
 def load_file(path: str, what: str = "file") -> Any:
-    """A Python file as a module; ``what`` is what errors call it.
+    """A Python file as a module, which may import files beside it; ``what`` is what errors call it.
 
     Raises:
         ValueError: no such file, or one that cannot be imported.
@@ -28,6 +28,8 @@ def load_file(path: str, what: str = "file") -> Any:
         raise CriticalityError(f"{what} {path!r} must be a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    if (folder := str(file.resolve().parent)) not in sys.path:
+        sys.path.append(folder)  # last: nothing that is installed is hidden by a name of the user's
     try:
         spec.loader.exec_module(module)
     except Exception as error:

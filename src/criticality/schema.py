@@ -24,15 +24,22 @@ further dimensions in front (``case``).
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
+
+from criticality.lazy import lazy_module
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = lazy_module("xarray")
 
 from criticality.arguments import checked
 
@@ -99,6 +106,21 @@ def write_text(text: str, path: str | os.PathLike[str]) -> Path:
     with whole_or_absent(path) as file:
         file.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+def plain(value: Any) -> Any:
+    """The JSON form of numbers, arrays and mappings of them; what is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 @cache

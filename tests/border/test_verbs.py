@@ -13,7 +13,6 @@ from criticality.cli.options import DOES_NOT_APPLY, CommaSeparated, NumberOf, On
 TINY = ["timm:vit_tiny_patch16_224", "--depth", "2", "--width", "64", "--image-size", "64"]
 VALID = {
     "check": TINY,
-    "claims": [],
     "classify": TINY,
     "compare": TINY,
     "convert": TINY,
@@ -44,7 +43,6 @@ NO_WORDS = {
     "model": ["nosuch", "timm:", "timm:nosuch", "hf:nosuch", "module:x.py", "module:x.py:f", "hf:x/config.json", ":"],
     "device": ["nosuch", "cuda:99", "tpu", "meta:x"],
     "target": ["nosuch", "-1", "nan", "share=2x", "0"],
-    "only": ["nosuch", "classes,nosuch"],
     "over": ["nosuch", "alpha,aplha"],
     "scheduler": [],
 }

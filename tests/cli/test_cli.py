@@ -74,7 +74,7 @@ def test_measure(tmp_path):
 
 def test_compare_writes_a_report_that_stands_alone(tmp_path):
     record = run_json("compare", "timm:vit_tiny_patch16_224", "--norm", "ln,dyt", "--alpha", "0.5,1", *TINY,
-                      "--init", "timm,fan-in", "--samples", 4, "--out", tmp_path)  # fmt: skip
+                      "--init", "own,fan-in", "--samples", 4, "--out", tmp_path)  # fmt: skip
     assert record == json.loads((tmp_path / "summary.json").read_text())
     page = (tmp_path / "report.html").read_text()
     assert "LayerNorm" in page
@@ -128,6 +128,12 @@ def test_a_module_of_ones_own_is_measured_and_predicted(tmp_path):
     refused = run("predict", f"module:{tmp_path}/other.py:stream", "--way", "exact")
     assert "call 'cumsum' in 'the model itself' must be one that the exact theory reads" in refused.stderr
     assert "--way='no' must be one of" in run("predict", "timm:vit_tiny_patch16_224", "--way", "no").stderr
+
+
+def test_a_model_file_may_import_a_file_beside_it(tmp_path):
+    (tmp_path / "beside_it.py").write_text(OWN)
+    (tmp_path / "main.py").write_text("from beside_it import inputs, points, stream")
+    assert len(run_json("measure", f"module:{tmp_path}/main.py:stream", "--seeds", 2)["log_apjn_profile"]) == 3
 
 
 @pytest.mark.parametrize("model", ["timm:convnext_atto", "hf:mamba"])

@@ -48,22 +48,43 @@ def test_a_cell_counts_once(folder):
     assert spent([folder], folder / "kept") == pytest.approx(2 * alone)
 
 
-@pytest.mark.parametrize(("hours", "status", "said"), [("1e-9", 3, "are spent"), ("0.0009", 3, "ended by signal")])
-def test_run_sh_stops(tmp_path, hours, status, said):
-    """In a repository of its own, whose one study would take a minute."""
-    here = tmp_path / "here"
+def repository(here, duration):
+    """One of its own, with one study."""
     (here / "docs" / "studies" / "training").mkdir(parents=True)
-    for name in ("run.sh", "core_hours.py"):
+    for name in ("run.sh", "pack.sh", "core_hours.py"):
         shutil.copy(STUDIES / name, here / "docs" / "studies" / name)
     (here / "busy.py").write_text(BUSY)
-    yaml = "name: long\ncompute: 'module:busy.py:busy'\ngrid: {duration: [60]}\n"
-    (here / "docs" / "studies" / "training" / "long.yaml").write_text(yaml)
+    yaml = f"name: busy\ncompute: 'module:busy.py:busy'\ngrid: {{duration: [{duration}]}}\n"
+    (here / "docs" / "studies" / "training" / "busy.yaml").write_text(yaml)
     (here / "src").symlink_to(Path(__file__).parents[2] / "src")
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "made up"]):
         subprocess.run([*git, *command], cwd=here, check=True)
-    kept = load_file(str(STUDIES / "core_hours.py"), "script").spent([]) / 3600
-    environment = os.environ | {"CORE_HOURS": str(kept + float(hours) if status == 3 and hours != "1e-9" else 0)}
-    command = ["sh", "docs/studies/run.sh", "HEAD", str(tmp_path / "run"), sys.executable, "long"]
-    ended = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, timeout=100)
+
+
+def run(here, folder, hours):
+    command = ["sh", "docs/studies/run.sh", "HEAD", str(folder), sys.executable, "busy"]
+    environment = os.environ | {"CORE_HOURS": hours}
+    return subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.parametrize(("hours", "status", "said"), [("1e-9", 3, "are spent"), ("0.0009", 3, "ended by signal")])
+def test_run_sh_stops(tmp_path, hours, status, said):
+    """In a study that would take a minute."""
+    repository(tmp_path / "here", 60)
+    ended = run(tmp_path / "here", tmp_path / "run", hours)
     assert (ended.returncode, said in ended.stderr) == (status, True), ended.stderr
+
+
+def test_what_is_packed_is_unpacked_by_a_later_start(tmp_path):
+    here = tmp_path / "here"
+    repository(here, 0.05)
+    ended = run(here, tmp_path / "first", "1")
+    assert ended.returncode == 0, ended.stderr
+    pack = ["sh", "docs/studies/pack.sh", str(tmp_path / "first"), sys.executable]
+    subprocess.run(pack, cwd=here, check=True, capture_output=True, timeout=600)
+    assert (here / "examples" / "paper" / "data" / "busy.zarr.zip").is_file()
+    later = run(here, tmp_path / "later", "1")
+    assert later.returncode == 0, later.stderr
+    first, again = (Store(tmp_path / name / "stores" / "busy.zarr").dataset().seconds for name in ("first", "later"))
+    assert again.values == pytest.approx(first.values, rel=1e-12)  # not computed again

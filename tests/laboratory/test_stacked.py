@@ -122,14 +122,16 @@ def test_rates():
 def test_what_a_study_keeps(root, monkeypatch):
     monkeypatch.setenv("CRITICALITY_DATA_ROOT", str(root))
     cell = {"task": "fashion-resnet", "norm": "ln", "learning_rate": 0.01, **SMALL}
-    status, values, message, _ = compute_cell("train", cell, None)
-    assert (status, message) == ("done", "")
+    found = compute_cell("train", cell, None)
+    values = found.values
+    assert (found.status, found.message) == ("done", "")
     assert values["log_apjn_series"].dtype == np.float16
     assert values["log_apjn_series"].shape == (2, 5, 4)
     assert values["validation_accuracy"].shape == (2,)
     assert values["score"] == pytest.approx(values["test_accuracy"].mean())
-    status, values, message, _ = compute_cell("train", {**cell, "norm": "dyt"}, None)
-    assert (status, values, message) == ("failed", {}, "ValueError: alpha=None must be a number with norm='dyt'")
+    found = compute_cell("train", {**cell, "norm": "dyt"}, None)
+    assert (found.status, found.values) == ("failed", {})
+    assert found.message == "ValueError: alpha=None must be a number with norm='dyt'"
 
 
 @pytest.mark.parametrize(

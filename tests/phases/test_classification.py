@@ -150,10 +150,10 @@ def test_small_alpha_is_exponential_for_long():
 
 
 def test_a_wrong_tail_is_found_out(monkeypatch):
-    from criticality.phases import classification
+    from criticality.phases.asymptotics import of_network
 
     wrong = tail_of(ZOO["power0.8"])
-    monkeypatch.setattr(classification, "tail_of", lambda function: wrong)
+    monkeypatch.setattr(of_network, "tail_of", lambda function: wrong)
     assert of("tanh").agrees is False
 
 

@@ -115,7 +115,7 @@ def test_bad_input_is_refused(call, message):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [24, 48, 96])
-@pytest.mark.parametrize("init", ["timm", "fan-in"])
+@pytest.mark.parametrize("init", ["own", "fan-in"])
 @pytest.mark.parametrize("norm", ["dyt", "derf"])
 def test_prescribed_vits_measure_what_was_prescribed(norm, init, depth):
     description = ViTDescription(

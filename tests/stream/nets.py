@@ -195,6 +195,35 @@ class Mixing(Net):
         return x
 
 
+class Detour(Net):
+    """A skip around all blocks, put together with what they return, as in a U-Net; a block stands before it."""
+
+    block = PreNormBlock
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.fuse = PreNormBlock(), nn.Linear(2 * WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = [x]
+        skip = x = self.note(self.first(x))
+        for block in self.blocks:
+            x = self.note(block(x))
+        return self.fuse(torch.cat([skip, x], -1))
+
+
+class Overwritten(Net):
+    """The norms' backward passes need values of the stream that it has overwritten."""
+
+    block = SandwichBlock
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.clone()
+        for block in self.blocks:
+            x.add_(block(x))
+        return x
+
+
 class Tied(Net):
     """One block, applied again and again."""
 

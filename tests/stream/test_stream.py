@@ -115,6 +115,21 @@ def test_a_value_mixed_into_every_block_is_held_fixed_and_named() -> None:
     np.testing.assert_allclose(found.log_apjn.values[0], expected[0], atol=2e-5)
 
 
+def test_a_skip_around_all_blocks_is_held_fixed_and_named() -> None:
+    net, x = nets.build(nets.Detour), nets.vectors()
+    run_plainly(net, x)
+    expected = plain_log_apjn(net.seen)
+    found = measure(net, x)
+    assert found.side_inputs == ["first"]
+    assert list(found.attrs["points"]) == ["input", "first", *(f"blocks.{number}" for number in range(nets.DEPTH))]
+    np.testing.assert_allclose(found.log_apjn.values, expected, atol=2e-5)
+
+
+def test_a_backward_pass_that_fails_is_said_in_a_sentence() -> None:
+    with pytest.raises(ModelFailedError, match=r"differentiable between its points.*modified by an inplace operation"):
+        measure(nets.build(nets.Overwritten), nets.vectors())
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 def test_rotations_inside_attention_are_no_points_of_a_shallow_stream(depth: int) -> None:
     net, x = nets.build(nets.Rotary, depth), nets.vectors()

@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from criticality.cli.main import main
 from criticality.errors import InputsError, UndescribedError
 from criticality.models import describe_model
+from criticality.phases.noisy import GEOMETRIC, classify_profiles
 from criticality.studies.classify import classify_description, classify_sampled
 from criticality.theory import propagate
 
@@ -55,6 +57,18 @@ def test_classes_of_one_branch(norm: Callable[[], nn.Module], kind: str, exponen
     assert found.exponent == pytest.approx(exponent, abs=0.15)
     assert 0 < found.exponent_se < 0.15
     assert (repeated.blocks, repeated.period) == (("0", "1"), 1)
+
+
+def test_an_exponent_that_moves_is_not_known_to_its_statistical_error() -> None:
+    """``log J = z + 0.02 z^2``, ``z = log(1 + L)``: in the middle of the deeper half of the window the local exponent is 1.24."""
+    z = np.log1p(GEOMETRIC)
+    noise = 0.005 * np.random.default_rng(0).standard_normal((4, len(z)))
+    moving, still = (
+        classify_profiles(GEOMETRIC, np.cumsum(np.diff(one, prepend=0.0) + noise, axis=1))
+        for one in (z + 0.02 * z**2, z)
+    )
+    assert moving.exponent + 2 * moving.exponent_se < 1.24 < moving.interval[1]
+    assert moving.exponent_systematic > 5 * still.exponent_systematic
 
 
 def test_a_vision_transformer_meets_the_exact_class() -> None:

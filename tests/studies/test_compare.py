@@ -15,13 +15,13 @@ TINY = {"depth": 2, "width": 64, "image_size": 64, "seeds": 2, "samples": 4}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("init", ["timm", "fan-in"])
+@pytest.mark.parametrize("init", ["own", "fan-in"])
 def test_theory_agrees_with_measurement_at_every_layer(init, tmp_path):
     """The acceptance of the library: depth 24, width 384, real photographs, tolerance 0.03 (timm) or 0.10 (fan-in)."""
     comparison = Comparison(
         "timm:vit_base_patch16_224",
         norms=("ln", "dyt", "derf"),
-        alphas=(0.5, 1.0, 2.0) if init == "timm" else (1.0,),
+        alphas=(0.5, 1.0, 2.0) if init == "own" else (1.0,),
         inits=(init,),
         depth=24,
         width=384,
@@ -82,9 +82,9 @@ def test_files_are_complete_and_readable(tmp_path):
     xr.testing.assert_equal(stored, result)
     record = json.loads((tmp_path / "summary.json").read_text())
     assert [(c["norm"], c["alpha"], c["init"]) for c in record["cases"]] == [
-        ("ln", None, "timm"),
-        ("dyt", 0.5, "timm"),
-        ("dyt", 1.0, "timm"),
+        ("ln", None, "own"),
+        ("dyt", 0.5, "own"),
+        ("dyt", 1.0, "own"),
     ]
     for case in record["cases"]:
         for name in ("log_apjn_predicted", "log_apjn_measured", "log_apjn_se"):

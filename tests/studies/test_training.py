@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from converged import factorial, made_up
 from criticality.studies.association import Table, correlation, held_out, partial_spearman, spearman, tabulate
 from criticality.studies.endings import endings
 from criticality.studies.predictors import Predictors, layer_norm_log_apjn
-from criticality.studies.training import kept_trainings, read_trainings
+from criticality.studies.training import read_trainings
 from criticality.theory import LayerNorm, SymmetricKernel, propagate, resnet
+from made_up import factorial, made_up
 
 
 def table_of(data):
@@ -135,14 +135,3 @@ def test_how_runs_end():
     assert endings(data)[2, 1] == "settled"
     data["log_slope_series"].values[1, :, -1, 15:] = 0  # less than half
     assert endings(data)[1, 0] == "settled"
-
-
-def test_what_is_kept_can_be_read():
-    for trainings in kept_trainings().values():
-        predictors = Predictors(trainings)
-        for choice in trainings.begun:
-            assert 0.05 < choice.result().quality < 1
-            found = predictors.read(choice, range(choice.seeds))
-            assert np.isfinite(found["log_apjn"])
-            assert found["near_layer_norm"] > -0.3 or choice.settings["norm"] != "ln"
-        assert set(endings(trainings.data).ravel()) <= {"", "diverged", "dead", "chaotic", "idle", "slow", "settled"}

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from criticality.errors import ArgumentError, TokensNotEquivalentError
 from criticality.pointwise import Pointwise
-from criticality.theory import MLP, Attention, TokenKernel, make_norm, propagate, transformer
+from criticality.theory import MLP, Attention, SymmetricKernel, TokenKernel, make_norm, propagate, transformer
 
 
 def _random_kernel(tokens, seed):
@@ -54,3 +55,31 @@ def test_samples_are_reproducible_and_their_error_shrinks():
     first, again = (propagate(network, kernel, samples=8, seed=5) for _ in range(2))
     assert first.identical(again)
     assert spread(200) < 0.5 * spread(8)
+
+
+def test_equivalent_tokens_have_the_mean_variance_and_covariance_of_real_ones():
+    """Shuffling tokens makes real ones equivalent on average: the mean over all orders is the symmetric kernel."""
+    matrices = [_random_kernel(5, seed) for seed in (0, 1)]
+    mean = SymmetricKernel.mean_of([TokenKernel.of(matrix) for matrix in matrices])
+    orders = np.random.default_rng(2)
+    shuffled = np.mean(
+        [np.mean([m[np.ix_(o, o)] for m in matrices], axis=0) for o in (orders.permutation(5) for _ in range(20_000))],
+        axis=0,
+    )
+    expected = np.full((5, 5), mean.p) + (mean.q - mean.p) * np.eye(5)
+    np.testing.assert_allclose(shuffled, expected, atol=0.01)
+    assert mean.tokens == 5
+    assert SymmetricKernel.mean_of([TokenKernel.of([[0.7]])]).p == 0.7
+
+
+def test_kernels_of_different_numbers_of_tokens_have_no_mean():
+    with pytest.raises(ArgumentError, match=r"kernels of \[3, 2\] tokens must be"):
+        SymmetricKernel.mean_of([TokenKernel.of(np.eye(3)), TokenKernel.of(np.eye(2))])
+    with pytest.raises(ArgumentError, match="at least one"):
+        SymmetricKernel.mean_of([])
+
+
+def test_a_network_that_tells_tokens_apart_refuses_equivalent_ones_by_kind():
+    network = transformer(make_norm("ln"), Attention(causal=True), MLP(Pointwise("gelu")), 2)
+    with pytest.raises(TokensNotEquivalentError):
+        propagate(network, SymmetricKernel.of(1.0, 0.3, 4))

@@ -130,6 +130,30 @@ def test_stretched_with_dyt():
     assert 0.3 < found.exponent < 0.8
 
 
+class Between(Net):
+    """Something is done to the stream from block to block, outside of them."""
+
+    def __init__(self, between: nn.Module | float, last: int = 3) -> None:
+        super().__init__()
+        self.between, self.last = between, last
+
+    def forward(self, x: Tensor) -> Tensor:
+        for number, block in enumerate(self.blocks):
+            x = block(x)
+            if number < self.last:
+                x = x * self.between if isinstance(self.between, float) else self.between(x)
+        return self.head(x)
+
+
+def test_what_is_done_between_blocks_is_not_left_out() -> None:
+    with pytest.raises(StreamNotFoundError, match=r"between 'blocks\.0' and 'blocks\.1' the stream goes through 'mul'"):
+        run_deep(prepared(Between(0.9), batch(), 0, at_least=2), [4])
+    with pytest.raises(StreamNotFoundError, match="none is returned by such a module"):
+        run_deep(prepared(Between(nn.LayerNorm(WIDTH)), batch(), 0, at_least=2), [4])
+    assert run_deep(prepared(Between(0.9, last=1), batch(), 0, at_least=2), [4]).run.names == ("blocks.1", "blocks.2")
+    assert run_deep(prepared(Between(nn.Dropout(0.1)), batch(), 0, at_least=2), [4]).run.seen == 3
+
+
 def test_what_is_refused():
     with pytest.raises(InputsError, match="depth=3"):
         classify_sampled(Net, batch(), 1, depth=3)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from criticality.errors import UnknownLawError
@@ -277,6 +278,28 @@ def test_laws_of_initializers(name: str) -> None:
     assert law.second_moment == pytest.approx(actual.second_moment, rel=2 * error)
     drawn = bare.weight.draw() if isinstance(bare.weight, RandomWeight) else bare.weight
     assert drawn.detach().double().square().mean().item() == pytest.approx(actual.second_moment, rel=2 * error)
+
+
+TRUNCATED: dict[str, tuple[Callable[[torch.Tensor], object], tuple[float, float, float, float]]] = {
+    "torch, rejected": (lambda w: nn.init.trunc_normal_(w, 0.1, 0.5, -0.7, 0.6), (0.1, 0.5, -0.7, 0.6)),
+    "torch, within one": (lambda w: nn.init.trunc_normal_(w, std=0.3, a=-0.3, b=0.3), (0.0, 0.3, -0.3, 0.3)),
+    "torch, in a tail": (lambda w: nn.init.trunc_normal_(w, std=1, a=2, b=3), (0.0, 1.0, 2.0, 3.0)),
+    "torch, far out": (lambda w: nn.init.trunc_normal_(w, std=0.02), (0.0, 0.02, -2.0, 2.0)),
+    "timm": (lambda w: timm.layers.trunc_normal_(w, std=0.3, a=-0.3, b=0.5), (0.0, 0.3, -0.3, 0.5)),
+    "timm, far out": (lambda w: timm.layers.trunc_normal_(w, std=0.02), (0.0, 0.02, -2.0, 2.0)),
+    "timm, of units": (lambda w: timm.layers.trunc_normal_tf_(w, 0.1, 0.02), (0.1, 0.02, 0.06, 0.14)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:mean is more than 2 std")
+@pytest.mark.parametrize("name", TRUNCATED)
+def test_truncated_normals_have_the_moments_of_their_law(name: str) -> None:
+    initializer, (mean, std, low, high) = TRUNCATED[name]
+    law = law_of(_bare(lambda: Initialized(initializer)).weight)
+    exact = stats.truncnorm((low - mean) / std, (high - mean) / std, mean, std)
+    assert law.mean == pytest.approx(exact.mean(), rel=1e-4, abs=1e-4 * std)
+    assert law.variance == pytest.approx(exact.var(), rel=1e-4)
+    assert law.second_moment == pytest.approx(exact.moment(2), rel=1e-4)
 
 
 def _bare(factory: Callable[[], nn.Module]) -> nn.Module:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from criticality.cli.options import AT_LEAST_TWO, FINITE, SAMPLES, common, model_changes, model_norm
-from criticality.cli.output import emit, plain, save_json
+from criticality.cli.output import emit, save_json
 from criticality.cli.progress import working
-from criticality.studies.check import CheckUp, check_up
+
+if TYPE_CHECKING:
+    from criticality.studies.check import CheckUp
 
 
 @click.command()
@@ -42,10 +44,12 @@ def check(
     Exits with 1 when log J(0->L) exceeds the budget, so that it can run in a CI. A model that the theory does not read is
     measured, against --budget.
     """
+    from criticality.studies.check import check_up
+
     with working("check"):
         found = check_up(model, changes, budget=budget, seeds=seeds, samples=samples, seed=seed)
     save_json(found.record(), out)
-    emit(plain(found.record()), as_json, _text(found))
+    emit(found.record(), as_json, _text(found))
     if not found.within_budget:
         click.get_current_context().exit(1)
 

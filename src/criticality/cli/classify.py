@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -24,10 +24,9 @@ from criticality.cli.options import (
 from criticality.cli.output import emit, save_json, table
 from criticality.cli.progress import bar, working
 from criticality.errors import CriticalityError
-from criticality.phases import Classification, ResidualStep
-from criticality.phases import classify as classify_network
-from criticality.pointwise import Pointwise
-from criticality.theory.norms import LAYER_NORMS, RMS_NORMS, PointwiseNorm, make_norm
+
+if TYPE_CHECKING:
+    from criticality.phases import Classification
 
 
 @click.command()
@@ -96,6 +95,11 @@ def classify(
 
 
 def _classify_function(name: str, alpha: float | None, sigma_w: float, sigma_b: float, q0: float) -> dict[str, Any]:
+    from criticality.phases import ResidualStep
+    from criticality.phases import classify as classify_network
+    from criticality.pointwise import Pointwise
+    from criticality.theory.norms import LAYER_NORMS, RMS_NORMS, PointwiseNorm, make_norm
+
     if name.lower() in (*LAYER_NORMS, *RMS_NORMS):
         if alpha is not None:
             raise CriticalityError(f"--alpha={alpha!r} must be left out for {name!r}, which has none")
@@ -109,7 +113,8 @@ def _classify_function(name: str, alpha: float | None, sigma_w: float, sigma_b: 
 def _classify_model(
     model: str, q0: float | None, seed: int, way: Way, seeds: int, to_depth: int, **changes: Any
 ) -> dict[str, Any]:
-    from criticality.models import describe_model  # slow: torch
+    from criticality.models import describe_model
+    from criticality.phases import Classification
     from criticality.studies.classify import classify_description
 
     description = describe_model(model, **changes)

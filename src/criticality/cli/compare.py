@@ -9,7 +9,17 @@ from typing import Any
 import click
 
 from criticality.arguments import Positive
-from criticality.cli.options import NAMES, SAMPLES, SEEDS, CommaSeparated, common, left_out, measurement, model_changes
+from criticality.cli.options import (
+    NAMES,
+    PROBE,
+    SAMPLES,
+    SEEDS,
+    CommaSeparated,
+    common,
+    left_out,
+    measurement,
+    model_changes,
+)
 from criticality.cli.output import emit, table
 from criticality.cli.progress import bar
 from criticality.reports import write_report
@@ -25,12 +35,11 @@ from criticality.theory.norms import takes_alpha
 @click.option(
     "--alpha", "alphas", type=CommaSeparated(Positive), default="0.5,1,2", show_default=True, help="Of pointwise norms."
 )
-@click.option(
-    "--init", "inits", type=NAMES, default="timm", show_default=True, help="own (for timm: timm), fan-in or both."
-)
+@click.option("--init", "inits", type=NAMES, default="own", show_default=True, help="own, fan-in or both.")
 @click.option("--seeds", type=SEEDS, default=6, show_default=True, help="Weight seeds, from --seed on.")
 @SAMPLES
 @measurement
+@PROBE
 @model_changes
 @common
 def compare(model: str, as_json: bool, out: Path | None, **options: Any) -> None:
@@ -41,6 +50,7 @@ def compare(model: str, as_json: bool, out: Path | None, **options: Any) -> None
     Writes report.html, figures (PNG, SVG), result.nc and summary.json to --out [default: ./criticality-report].
     An interrupted run keeps its finished cases; the same command takes it up again.
     """
+
     if not any(name != OWN_NORM and takes_alpha(name) for name in options["norms"]):
         left_out("compare of norms without alpha")
     comparison = Comparison(model, **options)
@@ -73,6 +83,8 @@ def comparison_table(record: dict[str, Any]) -> str:
             case["log_apjn_se"][0],
             case["largest_deviation"],
             case["largest_allowed"],
+            case["gmfe"],
+            *case["gmfe_thirds"].values(),
             case["verdict"],
         ]
         for case in record["cases"]
@@ -86,6 +98,11 @@ def comparison_table(record: dict[str, Any]) -> str:
         "SE",
         "largest deviation",
         "allowed",
+        "GMFE",
+        "shallow",
+        "middle",
+        "deep",
         "verdict",
     ]
+
     return "\n\n".join(filter(None, [table(rows, headers), weak_agreement(record)]))

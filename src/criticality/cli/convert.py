@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import torch
 
 from criticality.cli.options import INIT, POSITIVE, common, model_changes
 from criticality.cli.output import emit, table
-from criticality.models import describe_model, replace_norms, write_weights
 
 
 @click.command()
@@ -34,6 +32,10 @@ def convert(
 
     The weights are random, from --seed, and written as safetensors with the names of the published DyT and Derf code.
     """
+    import torch
+
+    from criticality.models import describe_model, replace_norms, write_weights
+
     torch.manual_seed(seed)
     built = describe_model(model, **changes).build()
     conversion = replace_norms(built, norm, alpha, keep=() if with_head_norms else None)

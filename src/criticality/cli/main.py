@@ -9,14 +9,12 @@ from typing import Any, TypeVar
 
 import click
 
-from criticality import __version__
 from criticality.arguments import meant, shown
 
 T = TypeVar("T")
 
 VERBS = (
     "check",
-    "claims",
     "classify",
     "compare",
     "convert",
@@ -42,6 +40,9 @@ Do the gradients of a transformer explode with depth, before it is trained?  Fiv
 
 criticality --help lists all verbs, criticality VERB --help what one takes."""
 
+MOVED = {"claims": "a command of the article's folder in the repository: python examples/paper/claims.py"}
+"""Verbs of earlier versions, and what they are now."""
+
 
 class Refusal(click.ClickException):
     """One sentence on stderr, and exit code 2."""
@@ -62,6 +63,8 @@ class Verbs(click.Group):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name in MOVED:
+            raise Refusal(f"criticality {name} is now {MOVED[name]}")
         if name not in VERBS:
             return None
         command: click.Command = getattr(import_module(f"criticality.cli.{name}"), name)
@@ -129,12 +132,22 @@ def _called(param: click.Parameter) -> str:
     return param.opts[0] if isinstance(param, click.Option) else param.human_readable_name
 
 
+def _version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    if asked:
+        from criticality.version import __version__
+
+        click.echo(f"criticality, version {__version__}")
+        ctx.exit()
+
+
 @click.group(
     cls=Verbs,
     invoke_without_command=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )
-@click.version_option(__version__, prog_name="criticality")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the version and exit."
+)
 @click.pass_context
 def main(ctx: click.Context) -> None:
     """Predict, measure and compare how gradients grow with depth at initialization."""

@@ -6,15 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
-from criticality.cli.options import SEEDS, OneOf, common, left_out, measurement, model_changes, model_norm
-from criticality.cli.output import emit, profile_record, profile_text, save
+from criticality.cli.options import FROM, PROBE, SEEDS, OneOf, common, left_out, measurement, model_changes, model_norm
+from criticality.cli.output import emit, forward_record, forward_text, profile_record, profile_text, save
 from criticality.cli.progress import bar
-from criticality.devices import torch_device
-from criticality.measurement import measure_between, measure_ensemble
-from criticality.models import describe_model
-from criticality.reports import heat_map, save_figure
 
 
 @click.command()
@@ -24,6 +19,8 @@ from criticality.reports import heat_map, save_figure
 @click.option("--dtype", type=OneOf(["float32", "float64", "bfloat16"]), default="float32", show_default=True)
 @click.option("--between", is_flag=True, help="J between every two blocks, one seed; --out also gets a heat map.")
 @measurement
+@PROBE
+@FROM
 @model_changes
 @common
 def measure(
@@ -33,6 +30,8 @@ def measure(
     device: str,
     dtype: str,
     between: bool,
+    probe: str,
+    source: int | None,
     as_json: bool,
     seed: int,
     out: Path | None,
@@ -43,18 +42,45 @@ def measure(
     MODEL is "timm:NAME", "hf:PATH/config.json", "hf:MODEL_TYPE" or "module:PATH.py:FACTORY". Averages over weight seeds;
     the standard error is over seeds.
     """
+    import torch
+
+    from criticality.devices import torch_device
+    from criticality.measurement import measure_between, measure_ensemble, measure_forward_ensemble
+    from criticality.models import describe_model
+
     description = describe_model(model, **options)
     inputs = description.inputs(seed)
     settings: dict[str, Any] = {"device": torch_device(device), "dtype": getattr(torch, dtype)}
+    if probe != "normal" and (between or source is not None):
+        raise ValueError(f"probe={probe!r} must be 'normal' with --between and --from, which do not start at the end")
     if between:
         left_out("measure --between")
         torch.manual_seed(seed)
         pairs = measure_between(description.build(), inputs, points=description.points, seed=seed, **settings)
         save(pairs, out)
         if out is not None:
+            from criticality.reports import heat_map, save_figure
+
             save_figure(heat_map(pairs, title=f"{model}, {description.norm or 'own norm'}"), out.with_suffix(""))
         record: dict[str, Any] = {"model": model, "log_apjn": pairs.log_apjn.values}
         emit(record, as_json, f"{model}: log J(0->L) = {float(pairs.log_apjn[0, -1]):.4f}")
+        return
+    if source is not None:
+        with bar(seeds, "measure") as advance:
+            forward = measure_forward_ensemble(
+                lambda _: description.build(),
+                inputs,
+                range(seed, seed + seeds),
+                start=source,
+                points=description.points,
+                tangents=probes,
+                progress=lambda done: advance(f"seed {done}", 1),
+                **settings,
+            )
+        record = {"model": model, "from": source, "seeds": seeds, **forward_record(forward)}
+        save(forward, out)
+        title = f"{model}: log J({source}->L) = {record['log_apjn']:.4f} +- {record['log_apjn_se']:.4f}"
+        emit(record, as_json, forward_text(record, title))
         return
     with bar(seeds, "measure") as advance:
         dataset = measure_ensemble(
@@ -63,10 +89,11 @@ def measure(
             range(seed, seed + seeds),
             points=description.points,
             probes=probes,
+            probe=probe,
             progress=lambda done: advance(f"seed {done}", 1),
             **settings,
         )
-    record = {"model": model, "norm": options["norm"], "alpha": options["alpha"], "seeds": seeds}
+    record = {"model": model, "norm": options["norm"], "alpha": options["alpha"], "seeds": seeds, "probe": probe}
     record |= profile_record(dataset)
     save(dataset, out)
     title = f"{model}: log J(0->L) = {record['log_apjn']:.4f} +- {record['log_apjn_se']:.4f}"

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from criticality.arguments import Correlation, Variance
 from criticality.cli.options import FINITE, POSITIVE, CommaSeparated, common
 from criticality.cli.output import emit, save_json, table
-from criticality.pointwise import Pointwise
 
 
 @click.command()
@@ -50,6 +48,10 @@ def moments(
 
     Relative error at most 1e-10 for smooth phi. Nothing here is random: --seed changes nothing.
     """
+    import numpy as np
+
+    from criticality.pointwise import Pointwise
+
     pointwise = Pointwise(name, alpha, shift, gamma, beta)
     variances = np.array(q)[:, None]
     record: dict[str, Any] = {

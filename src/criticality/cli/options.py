@@ -24,6 +24,7 @@ from criticality.arguments import (
     shown,
 )
 from criticality.errors import CriticalityError
+from criticality.probes import PROBES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -160,8 +161,21 @@ def model_norm(function: F) -> F:
     return function
 
 
-INIT = click.option(
-    "--init", help="own (the model's; timm says the same) or fan-in [default: own].", default=None, show_default=False
+INIT = click.option("--init", help="own (the model's) or fan-in [default: own].", default=None, show_default=False)
+
+FROM = click.option(
+    "--from",
+    "source",
+    type=NumberOf(Annotated[int, Whole(low=0, high=DEEPEST)]),
+    help="Source block: forward, J from it to every later block.",
+)
+
+PROBE = click.option(
+    "--probe",
+    type=OneOf(PROBES),
+    default="normal",
+    show_default=True,
+    help="Gradient at the end of the stream: of each token its own, pooled (one for all), class (first token), or of a loss.",
 )
 
 SAMPLES = click.option(
@@ -179,7 +193,7 @@ DOES_NOT_APPLY: dict[str, tuple[str, ...]] = {
     "predict MODEL": ("sigma_w", "sigma_b", "q0", "rho0"),
     "classify --function": ("norm", "init", "way", "seeds", "to_depth", "depth", *_CHANGES),
     "classify MODEL": ("sigma_w", "sigma_b"),
-    "measure --between": ("seeds", "probes"),
+    "measure --between": ("seeds", "probes", "source"),
     "train without --prescription": ("target",),
     "train on a task with data of its own": ("data_root",),
     "--way exact": ("seeds", "to_depth"),
@@ -200,5 +214,9 @@ def left_out(subject: str) -> None:
         given = context.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
         if given and param.name in DOES_NOT_APPLY[subject]:
             raise CriticalityError(
-                f"{flag(param)}={shown(context.params[str(param.name)])} must be left out of {subject}, to which it does not apply"
+                f"{flag(param)}={_plain(context.params[str(param.name)])} must be left out of {subject}, to which it does not apply"
             )
+
+
+def _plain(value: Any) -> str:
+    return shown(str(value) if isinstance(value, Path) else value)

@@ -3,54 +3,45 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-import xarray as xr
-from tabulate import tabulate
 
-from criticality.schema import write_dataset, write_text
+from criticality.lazy import lazy_module
 
+if TYPE_CHECKING:
+    import numpy as np
+    import xarray as xr
 
-def plain(value: Any) -> Any:
-    """The JSON form of numbers, arrays and mappings of them; what is not finite becomes null."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [plain(entry) for entry in value]
-    if isinstance(value, np.generic):
-        return plain(value.item())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    from criticality import schema
+else:
+    np, schema = lazy_module("numpy"), lazy_module("criticality.schema")
 
 
 def emit(record: Mapping[str, Any], as_json: bool, text: str) -> None:
     """Print the record as one JSON object, or the text for people."""
-    click.echo(json.dumps(plain(record)) if as_json else text)
+    click.echo(json.dumps(schema.plain(record)) if as_json else text)
 
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
     """Aligned columns, six significant digits."""
+    from tabulate import tabulate
+
     return tabulate(rows, headers=headers, floatfmt=".6g", missingval="-")
 
 
 def save(dataset: xr.Dataset, out: Path | None) -> None:
     """Write a result where ``--out`` says, and say so."""
     if out is not None:
-        click.echo(f"wrote {write_dataset(dataset, out)}", err=True)
+        click.echo(f"wrote {schema.write_dataset(dataset, out)}", err=True)
 
 
 def save_json(record: Mapping[str, Any], out: Path | None) -> None:
     """Write a record where ``--out`` says, and say so."""
     if out is not None:
-        click.echo(f"wrote {write_text(json.dumps(plain(record), indent=1) + chr(10), out)}", err=True)
+        click.echo(f"wrote {schema.write_text(json.dumps(schema.plain(record), indent=1) + chr(10), out)}", err=True)
 
 
 def profile_record(dataset: xr.Dataset) -> dict[str, Any]:
@@ -70,9 +61,29 @@ def profile_record(dataset: xr.Dataset) -> dict[str, Any]:
     return record
 
 
+def forward_record(dataset: xr.Dataset) -> dict[str, Any]:
+    """The numbers of a forward profile, ``log J`` from one block to every block after it."""
+    blocks = dataset.sel(target_block=dataset.target_block[np.isclose(dataset.target_block % 1, 0)])
+    blocks = blocks.isel(target_block=np.flatnonzero(np.isfinite(blocks.log_apjn.values)))
+    record: dict[str, Any] = {
+        "target_block": blocks.target_block.values.astype(int),
+        "log_apjn": float(blocks.log_apjn[-1]),
+        "log_apjn_forward": blocks.log_apjn.values,
+    }
+    if "log_apjn_se" in blocks:
+        record["log_apjn_se"] = float(blocks.log_apjn_se[-1])
+        record["log_apjn_forward_se"] = blocks.log_apjn_se.values
+    return record
+
+
+def forward_text(record: Mapping[str, Any], title: str, rows: int = 13) -> str:
+    """A forward profile for people, as ``profile_text``."""
+    names = {"target_block": "block m", "log_apjn_forward": "log J(l->m)", "log_apjn_forward_se": "standard error"}
+    return _rows(record, {name: names[name] for name in names if name in record}, title, rows)
+
+
 def profile_text(record: Mapping[str, Any], title: str, rows: int = 13) -> str:
     """A profile for people: evenly spaced blocks, first and last always."""
-    chosen = np.unique(np.linspace(0, len(record["block"]) - 1, rows).round().astype(int))
     names = {
         "block": "block l",
         "q_profile": "q",
@@ -81,5 +92,10 @@ def profile_text(record: Mapping[str, Any], title: str, rows: int = 13) -> str:
     }
     if "log_apjn_se_profile" in record:
         names["log_apjn_se_profile"] = "standard error"
-    lines = [[plain(record[name][i]) for name in names] for i in chosen]
+    return _rows(record, names, title, rows)
+
+
+def _rows(record: Mapping[str, Any], names: Mapping[str, str], title: str, rows: int) -> str:
+    chosen = np.unique(np.linspace(0, len(record[next(iter(names))]) - 1, rows).round().astype(int))
+    lines = [[schema.plain(record[name][i]) for name in names] for i in chosen]
     return f"{title}\n\n{table(lines, list(names.values()))}"

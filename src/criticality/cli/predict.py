@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from criticality.arguments import Correlation, Variance
 from criticality.cli.options import (
+    FROM,
     NOT_NEGATIVE,
+    PROBE,
     SAMPLES,
     SEEDS,
     WAY,
@@ -20,9 +22,13 @@ from criticality.cli.options import (
     model_changes,
     model_norm,
 )
-from criticality.cli.output import emit, profile_record, profile_text, save
+from criticality.cli.output import emit, forward_record, forward_text, profile_record, profile_text, save
 from criticality.cli.progress import bar, working
-from criticality.theory import SymmetricKernel, make_norm, propagate, resnet
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from criticality.theory import Network, SymmetricKernel
 
 
 @click.command()
@@ -47,10 +53,21 @@ from criticality.theory import SymmetricKernel, make_norm, propagate, resnet
 )
 @click.option("--seeds", type=SEEDS, default=4, show_default=True, help="Of the sampled way.")
 @SAMPLES
+@PROBE
+@FROM
 @model_changes
 @common
 def predict(
-    model: str, as_json: bool, seed: int, out: Path | None, samples: int, way: Way, seeds: int, **options: Any
+    model: str,
+    as_json: bool,
+    seed: int,
+    out: Path | None,
+    samples: int,
+    way: Way,
+    seeds: int,
+    probe: str,
+    source: int | None,
+    **options: Any,
 ) -> None:
     """Kernels and log APJN of MODEL at initialization, no large weight allocated.
 
@@ -58,20 +75,22 @@ def predict(
     initial variances are read without allocating a weight: "timm:NAME", "hf:PATH/config.json", "hf:MODEL_TYPE" or
     "module:PATH.py:FACTORY". Its input are the kernels of two photographs or of two stretches of source code.
     """
+    if source is not None:
+        _forward(model, source, way, probe, samples, seed, as_json, out, options)
+        return
     if model == "resnet":
         left_out("predict resnet")
+        if probe != "normal":
+            raise ValueError(f"probe={probe!r} must be 'normal' for resnet, whose inputs do not mix")
         dataset = _resnet(**options)
     else:
-        from criticality.models import describe_model  # slow: torch and timm
+        from criticality.models import describe_model
         from criticality.studies.predict import predict_description
 
         left_out("predict MODEL")
         if way != "auto":
             left_out(f"--way {way}")
-        changes = {
-            key: options[key] for key in ("norm", "alpha", "depth", "width", "image_size", "tokens", "text", "init")
-        }
-        description = describe_model(model, **changes)
+        description = describe_model(model, **{key: options[key] for key in _CHANGES})
         with working(f"predict {model}"), bar(seeds, "seeds") as advance:
             dataset = predict_description(
                 description,
@@ -79,20 +98,64 @@ def predict(
                 seeds=seeds,
                 samples=samples,
                 seed=seed,
+                probe=probe,
                 progress=lambda done: advance(f"seed {done}", 1),
             )
     record = {"model": model, "norm": options["norm"], "alpha": options["alpha"], **profile_record(dataset)}
-    record["way"] = dataset.attrs.get("way", "exact")
+    collapse = dataset.attrs.get("collapse_exponents")
+    if collapse is not None:
+        record |= dict(zip(("angle_exponent", "gradient_exponent"), map(float, collapse), strict=True))
+    record |= {"way": dataset.attrs.get("way", "exact"), "probe": probe}
     save(dataset, out)
     error = f" +- {record['log_apjn_se']:.4f}" if "log_apjn_se" in record else ""
-    emit(
-        record,
-        as_json,
-        profile_text(record, f"{model}: log J(0->L) = {record['log_apjn']:.4f}{error} ({record['way']})"),
-    )
+    text = profile_text(record, f"{model}: log J(0->L) = {record['log_apjn']:.4f}{error} ({record['way']})")
+    if collapse is not None:
+        text += "\n\nlast block, tokens nearly alike: lambda_a = {:.6g} (angles), lambda_g = {:.6g} (gradients)".format(
+            *collapse
+        )
+    emit(record, as_json, text)
 
 
-def _resnet(
+def _forward(
+    model: str,
+    source: int,
+    way: str,
+    probe: str,
+    samples: int,
+    seed: int,
+    as_json: bool,
+    out: Path | None,
+    options: dict[str, Any],
+) -> None:
+    """``log J(source -> m)`` of the exact theory for every later block."""
+    from criticality.theory import propagate_between
+
+    if way == "sampled" or probe != "normal":
+        raise ValueError(f"from={source!r} must come with the exact way and --probe normal, got {way!r} and {probe!r}")
+    if model == "resnet":
+        network, inputs = _resnet_of(**options)
+    else:
+        from criticality.models import describe_model
+
+        description = describe_model(model, **{key: options[key] for key in _CHANGES})
+        network, inputs = description.describe(seed)
+    dataset = propagate_between(network, inputs, start=source, samples=samples, seed=seed)
+    record = {"model": model, "from": source, **forward_record(dataset)}
+    save(dataset, out)
+    title = f"{model}: log J({source}->L) = {record['log_apjn']:.4f}"
+    emit(record, as_json, forward_text(record, title))
+
+
+_CHANGES = ("norm", "alpha", "depth", "width", "image_size", "tokens", "text", "init")
+
+
+def _resnet(**options: Any) -> xr.Dataset:
+    from criticality.theory import propagate
+
+    return propagate(*_resnet_of(**options))
+
+
+def _resnet_of(
     norm: str | None,
     alpha: float | None,
     depth: int | None,
@@ -101,6 +164,8 @@ def _resnet(
     q0: float,
     rho0: float,
     **others: Any,
-) -> Any:
+) -> tuple[Network, SymmetricKernel]:
+    from criticality.theory import SymmetricKernel, make_norm, resnet
+
     network = resnet(make_norm(norm or "dyt", alpha), 64 if depth is None else depth, sigma_w**2, sigma_b**2)
-    return propagate(network, SymmetricKernel.of(q0, rho0 * q0))
+    return network, SymmetricKernel.of(q0, rho0 * q0)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
-import torch
 
 from criticality.cli.options import (
     FILE,
@@ -26,21 +24,15 @@ from criticality.cli.options import (
 from criticality.cli.output import emit, save_json, table
 from criticality.cli.progress import bar, working
 from criticality.errors import UndescribedError
-from criticality.measurement import measure_ensemble
-from criticality.models import ModelDescription, describe_model, write_weights
-from criticality.prescription.apply import Change, apply_prescription, schedule_from_data
-from criticality.prescription.sampled import SampledPrescription, prescribe_sampled
-from criticality.prescription.solve import (
-    KINDS,
-    PRE_LAYER_NORM,
-    PRE_LAYER_NORM_TOKENS,
-    Kind,
-    Prescription,
-    least_amplification,
-    trade_off,
-)
-from criticality.prescription.solve import prescribe as solve
-from criticality.weightless import predict_sampled
+from criticality.prescription.kinds import KINDS, Kind
+
+if TYPE_CHECKING:
+    import torch
+
+    from criticality.models import ModelDescription
+    from criticality.prescription.apply import Change
+    from criticality.prescription.sampled import SampledPrescription
+    from criticality.prescription.solve import Prescription
 
 
 @click.command()
@@ -95,6 +87,13 @@ def prescribe(
     weights of the blocks. Nothing is written without --apply (safetensors; the weights are random, from --seed) or --out (the
     prescription as JSON).
     """
+    import torch
+
+    from criticality.measurement import measure_ensemble
+    from criticality.models import describe_model, write_weights
+    from criticality.prescription.solve import least_amplification, trade_off
+    from criticality.prescription.solve import prescribe as solve
+
     if from_data and kind != "schedule":
         raise ValueError(f"kind={kind!r} must be 'schedule' with --from-data")
     if way != "auto":
@@ -168,6 +167,10 @@ def _share(target: str) -> float:
 
 def _sampled(description: ModelDescription, target: str, kind: Kind, seeds: int, seed: int) -> SampledPrescription:
     """Without weights; the target ``preln`` is the same model with LayerNorm, its tokens as they are."""
+    from criticality.prescription.sampled import prescribe_sampled
+    from criticality.prescription.solve import PRE_LAYER_NORM, PRE_LAYER_NORM_TOKENS
+    from criticality.weightless import predict_sampled
+
     batch = description.inputs(seed)
     settings: dict[str, Any] = {"points": description.points, "init": description.init}
     if target in (PRE_LAYER_NORM, PRE_LAYER_NORM_TOKENS):
@@ -185,6 +188,8 @@ def _sampled(description: ModelDescription, target: str, kind: Kind, seeds: int,
 
 def _set(found: Prescription, model: torch.nn.Module, batch: Any, from_data: bool) -> list[Change]:
     """Set it, by the batch where that is asked for, and return what was changed."""
+    from criticality.prescription.apply import apply_prescription, schedule_from_data
+
     applied = schedule_from_data(model, batch, found.value) if from_data else apply_prescription(found, model, batch)
     return list(applied.changes)
 
@@ -192,6 +197,10 @@ def _set(found: Prescription, model: torch.nn.Module, batch: Any, from_data: boo
 def _text(
     found: Prescription, rows: list[dict[str, Any]], curve: list[dict[str, float]], measured: dict[str, float]
 ) -> str:
+    import numpy as np
+
+    from criticality.prescription.sampled import SampledPrescription
+
     shown = (
         rows if len(rows) <= 12 else [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, 12).round().astype(int))]
     )

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
 
-from tqdm import tqdm
-
 
 @contextmanager
 def working(label: str) -> Iterator[None]:
     """What is being done and for how long, shown where stderr is a terminal, for work that does not count its steps."""
+    from tqdm import tqdm
+
     done = Event()
     with tqdm(desc=label, file=sys.stderr, leave=False, disable=None, bar_format="{desc}: {elapsed}") as clock:
 
@@ -32,6 +32,8 @@ def working(label: str) -> Iterator[None]:
 @contextmanager
 def bar(total: int, label: str) -> Iterator[Callable[[str, int], None]]:
     """A progress bar of ``total`` steps, shown where stderr is a terminal; yields ``advance(what, steps)``."""
+    from tqdm import tqdm
+
     with tqdm(total=total, desc=label, file=sys.stderr, dynamic_ncols=True, leave=False, disable=None) as progress:
 
         def advance(what: str, steps: int) -> None:

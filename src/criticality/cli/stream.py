@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from criticality.cli.options import common, model_changes, model_norm
 from criticality.cli.output import emit, save_json
-from criticality.models import describe_model
-from criticality.stream import stream as find_streams
 
 
 @click.command()
@@ -24,6 +21,11 @@ def stream(model: str, as_json: bool, seed: int, out: Path | None, **options: An
 
     MODEL is "timm:NAME", "hf:PATH/config.json", "hf:MODEL_TYPE" or "module:PATH.py:FACTORY". It is built with its weights.
     """
+    import torch
+
+    from criticality.models import describe_model
+    from criticality.stream import stream as find_streams
+
     description = describe_model(model, **options)
     torch.manual_seed(seed)
     found = find_streams(description.build(), description.inputs(seed))

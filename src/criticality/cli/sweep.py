@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from criticality.cli.options import FILE, WORKERS, common
 from criticality.cli.output import emit, table
 from criticality.cli.progress import bar
-from criticality.sweeps.pack import pack_study, unpack_study
-from criticality.sweeps.run import Report, export_study, run_study
-from criticality.sweeps.search import progress_of
-from criticality.sweeps.store import STATES, Store
-from criticality.sweeps.study import Study, read_study
+
+if TYPE_CHECKING:
+    from criticality.sweeps.run import Report
+    from criticality.sweeps.study import Study
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,6 +53,8 @@ def run(study: Path, as_json: bool, seed: int, out: Path | None, **options: Any)
 
     Seeds are parameters of a study: --seed changes nothing.
     """
+    from criticality.sweeps.study import read_study
+
     described = read_study(study)
     _run(described, out or Path(f"{described.name}.zarr"), as_json, options)
 
@@ -64,10 +65,15 @@ def run(study: Path, as_json: bool, seed: int, out: Path | None, **options: Any)
 @common
 def resume(store: Path, as_json: bool, seed: int, out: Path | None, **options: Any) -> None:
     """Go on with the study that STORE holds."""
+    from criticality.sweeps.store import Store
+
     _run(Store(store).study, store, as_json, options)
 
 
 def _run(study: Study, store: Path, as_json: bool, options: dict[str, Any]) -> None:
+    from criticality.sweeps.run import run_study
+    from criticality.sweeps.store import Store
+
     total = sum(1 for _ in study.cells())
     try:
         with bar(total, study.name) as advance:
@@ -84,6 +90,8 @@ def _run(study: Study, store: Path, as_json: bool, options: dict[str, Any]) -> N
 
 
 def _emit(study: Study, store: Path, report: Report, as_json: bool) -> None:
+    from criticality.sweeps.store import Store
+
     record = {
         "study": study.name,
         "store": str(store),
@@ -109,6 +117,9 @@ def _emit(study: Study, store: Path, report: Report, as_json: bool) -> None:
 @common
 def status(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
     """How many cells of STORE are done, open or failed, and why."""
+    from criticality.sweeps.search import progress_of
+    from criticality.sweeps.store import STATES, Store
+
     found = Store(store)
     messages = found.messages()
     failed = [{"cell": found.cells[i], "status": STATES[found.status()[i]], "why": why} for i, why in messages.items()]
@@ -128,6 +139,8 @@ def status(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
 @common
 def export(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
     """Write STORE as NetCDF or CSV, by the ending of --out [default: STORE with .nc]."""
+    from criticality.sweeps.run import export_study
+
     written = export_study(store, out or store.with_suffix(".nc"))
     emit({"wrote": str(written)}, as_json, f"wrote {written}")
 
@@ -137,6 +150,8 @@ def export(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
 @common
 def pack(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
     """Write STORE, running or not, as one file --out [default: STORE + .zip], which unpack makes a store of again."""
+    from criticality.sweeps.pack import pack_study
+
     written = pack_study(store, out or store.with_name(store.name + ".zip"))
     emit({"wrote": str(written)}, as_json, f"wrote {written}")
 
@@ -146,5 +161,7 @@ def pack(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
 @common
 def unpack(packed: Path, as_json: bool, seed: int, out: Path | None) -> None:
     """Make a store of PACKED at --out [default: PACKED without .zip], which run and resume go on with."""
+    from criticality.sweeps.pack import unpack_study
+
     written = unpack_study(packed, out or packed.with_suffix(""))
     emit({"wrote": str(written)}, as_json, f"wrote {written}")

@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from criticality.cli.options import COUNT, DEPTH, FILE, NOT_NEGATIVE, POSITIVE, SEED, SIZE, OneOf, common, left_out
 from criticality.cli.output import emit, save, table
 from criticality.cli.progress import bar
-from criticality.laboratory.tasks import TASKS
-from criticality.laboratory.train import Run
-from criticality.laboratory.train import train as run_training
-from criticality.prescription.solve import KINDS
+from criticality.laboratory.names import TASKS
+from criticality.prescription.kinds import KINDS
 
 
 @click.command()
@@ -56,6 +53,11 @@ def train(
 
     --out FILE.nc gets losses, gradient norms, APJN profiles and alphas. An interrupted run goes on from its --checkpoint.
     """
+    import numpy as np
+
+    from criticality.laboratory.train import Run
+    from criticality.laboratory.train import train as run_training
+
     if settings["prescription"] is None:
         left_out("train without --prescription")
     if task != "fashion-vit":

@@ -12,15 +12,10 @@ from criticality.cli.options import NOT_NEGATIVE, CommaSeparated, common
 from criticality.cli.output import emit, save_json, table
 from criticality.cli.progress import bar
 from criticality.errors import CriticalityError
-from criticality.phases import ZOO, zoo_table
-from criticality.phases.zoo import ALPHAS, DEPTHS
-from criticality.reports.figures import save_figure, zoo_figure
 
 
 @click.command()
-@click.option(
-    "--alpha", "alphas", type=CommaSeparated(Positive), default=",".join(f"{a:g}" for a in ALPHAS), show_default=True
-)
+@click.option("--alpha", "alphas", type=CommaSeparated(Positive), default="0.25,0.5,1,2", show_default=True)
 @click.option("--sigma-w", type=NOT_NEGATIVE, default=1.0, show_default=True, help="Weights are N(0, sigma_w^2/n).")
 @common
 def zoo(alphas: tuple[float, ...], sigma_w: float, as_json: bool, seed: int, out: Path | None) -> None:
@@ -28,6 +23,9 @@ def zoo(alphas: tuple[float, ...], sigma_w: float, as_json: bool, seed: int, out
 
     --out DIR gets zoo.json and zoo.png, zoo.svg. Nothing here is random: --seed changes nothing.
     """
+    from criticality.phases import ZOO, zoo_table
+    from criticality.phases.zoo import DEPTHS
+
     rows: list[dict[str, Any]] = []
     record = {"sigma_w": sigma_w, "rows": rows}
     try:
@@ -39,6 +37,8 @@ def zoo(alphas: tuple[float, ...], sigma_w: float, as_json: bool, seed: int, out
         if out is not None and rows:
             save_json(record, out / "zoo.json")
     if out is not None:
+        from criticality.reports.figures import save_figure, zoo_figure
+
         save_figure(zoo_figure(rows), out / "zoo")
     lines = [
         [row["function"], row["alpha"], row["class"], row["exponent"], row["coefficient"], row["agrees"]]

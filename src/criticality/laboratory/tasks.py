@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from criticality.arguments import check_choice
+from criticality.extras import require
+from criticality.laboratory.names import TASKS
 from criticality.models.initialization import initialize
 from criticality.theory import Network, TokenKernel
 
@@ -49,9 +51,6 @@ class Task:
     test: Callable[[], Any] | None = None
 
 
-TASKS = ("digits", "code", "code-gpt", "fashion-vit")
-
-
 def task(name: str, data_root: str | os.PathLike[str] | None = None) -> Task:
     """A task by name; ``data_root`` is where FashionMNIST lies, as for ``data.fashion_mnist``.
 
@@ -77,6 +76,7 @@ def check_task(name: str) -> None:
 
 @cache
 def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    require("sklearn")
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -100,6 +100,7 @@ def _digits_surprise() -> Tensor:
 def small_vit(depth: int, width: int, image_size: int, patch_size: int) -> nn.Module:
     """timm's ViT for small grey images in ten classes: mean pooling, fan-in weights, and positions as large as the patches (with
     timm's 0.02 the places must be learned first)."""
+    require("timm")
     from timm.models.vision_transformer import VisionTransformer
 
     model: nn.Module = VisionTransformer(
@@ -156,6 +157,7 @@ def _code() -> Tensor:
 
 
 def _gpt(depth: int, width: int) -> nn.Module:
+    require("transformers")
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(

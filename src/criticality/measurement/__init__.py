@@ -1,7 +1,8 @@
 """Measurement on real PyTorch models; knows nothing of the theory or of the command line."""
 
 from criticality.measurement.apjn import ensemble_dataset, measure, measure_chains, measure_ensemble
-from criticality.measurement.between import input_kernels, measure_between, measure_forward
+from criticality.measurement.between import measure_between, measure_forward, measure_forward_ensemble
+from criticality.measurement.ends import input_kernels, output_kernels
 from criticality.measurement.points import Points
 from criticality.measurement.profile import Profile, profile
 
@@ -15,5 +16,7 @@ __all__ = [
     "measure_chains",
     "measure_ensemble",
     "measure_forward",
+    "measure_forward_ensemble",
+    "output_kernels",
     "profile",
 ]

@@ -17,6 +17,7 @@ from criticality.errors import CriticalityError, ModelFailedError, raised
 from criticality.measurement.points import Points
 from criticality.measurement.profile import Profile, profile
 from criticality.measurement.statistics import log_mean, standard_error
+from criticality.probes import Probe, check_probe, probe_name
 from criticality.schema import profile_dataset
 from criticality.stream.untouched import placed, untouched
 
@@ -29,6 +30,7 @@ def measure(
     points: Points = None,
     chain: str | None = None,
     probes: Size = 1,
+    probe: Probe = "normal",
     seed: Seed = 0,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -48,6 +50,8 @@ def measure(
         points: by default the boundaries of blocks, as found in the data flow (``criticality.stream``); see ``Points``.
         chain: name of the residual stream, where the model has several; by default the one with most branchings.
         probes: independent ``u``; from two on, the standard error over probes is known.
+        probe: what ``u`` is: ``normal``, ``pooled``, ``class``, ``loss`` or a kernel over tokens (``criticality.probes``); for
+            others than ``normal``, ``log_apjn`` is ``log |delta^l|^2 / |delta^L|^2`` of such gradients.
         seed: of the probes.
         device, dtype: where to run; the model is moved there and back. Tested on CPU; written for any torch device.
 
@@ -60,11 +64,11 @@ def measure(
         InputsError: nothing in the inputs that a gradient can be taken by.
         ModelFailedError: the model's own code raised.
         NotFiniteError: a stream or gradient that is not finite, or a gradient that is 0.
-        ValueError: ``probes`` below 1.
+        ValueError: ``probes`` below 1; as ``probe_kernel``.
     """
-    measured = _profile(model, inputs, points, chain, probes, seed, device, dtype)
+    measured = _profile(model, inputs, points, chain, probes, probe, seed, device, dtype)
     mean, error = log_mean(measured.log_apjn)
-    return _dataset([measured], mean, error, probes=probes, seeds=1, seed=seed)
+    return _dataset([measured], mean, error, probes=probes, probe=probe_name(probe), seeds=1, seed=seed)
 
 
 def measure_chains(model: nn.Module, inputs: Any, **settings: Any) -> dict[str, xr.Dataset]:
@@ -87,6 +91,7 @@ def measure_ensemble(
     points: Points = None,
     chain: str | None = None,
     probes: Size = 1,
+    probe: Probe = "normal",
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     progress: Callable[[int], None] | None = None,
@@ -107,10 +112,10 @@ def measure_ensemble(
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = _built(build, seed)
-        profiles.append(_profile(model, inputs, points, chain, probes, seed, device, dtype))
+        profiles.append(_profile(model, inputs, points, chain, probes, probe, seed, device, dtype))
         if progress is not None:
             progress(seed)
-    return ensemble_dataset(profiles, probes=probes, seeds=len(chosen), seed=chosen[0])
+    return ensemble_dataset(profiles, probes=probes, probe=probe_name(probe), seeds=len(chosen), seed=chosen[0])
 
 
 def _built(build: Callable[[int], nn.Module], seed: int) -> nn.Module:
@@ -184,9 +189,11 @@ def _profile(
     points: Points,
     chain: str | None,
     probes: int,
+    probe: Probe,
     seed: int,
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> Profile:
+    check_probe(probe)
     with placed(model, inputs, device, dtype) as ready, untouched(model):
-        return profile(model, ready, points, chain, probes, seed)
+        return profile(model, ready, points, chain, probes, seed, probe=probe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from criticality.arguments import Seed, Size, checked
 from criticality.errors import NotFiniteError
-from criticality.measurement.axes import stream_axes
 from criticality.measurement.points import Points, points_asked_for, resolved
-from criticality.measurement.profile import gradient_norms, normal_probe, squared_norm
+from criticality.measurement.profile import gradient_norms, squared_norm
+from criticality.measurement.starts import normal_probe
+from criticality.measurement.statistics import log_mean
 from criticality.schema import SCHEMA
 from criticality.stream import Call, trace
 from criticality.stream.find import watch
@@ -95,6 +97,43 @@ def measure_forward(
     return _square_dataset(values[None], positions, seed).isel(block=0, drop=True)
 
 
+def measure_forward_ensemble(
+    build: Callable[[int], nn.Module],
+    inputs: Any,
+    seeds: Iterable[int],
+    *,
+    start: int = 0,
+    progress: Callable[[int], None] | None = None,
+    **settings: Any,
+) -> xr.Dataset:
+    """``log E J(start -> m)`` over weights, with its standard error over seeds (delta method).
+
+    Args:
+        build, seeds, progress: as for ``measure_ensemble``.
+        start, settings: as for ``measure_forward``.
+
+    Returns:
+        Dataset with ``log_apjn`` and ``log_apjn_se`` of shape ``(target_block,)``.
+
+    Raises:
+        ValueError: no seeds, or as ``measure_forward``.
+    """
+    runs: list[xr.Dataset] = []
+    for seed in seeds:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = build(seed)
+        runs.append(measure_forward(model, inputs, start=start, seed=seed, **settings))
+        if progress is not None:
+            progress(seed)
+    if not runs:
+        raise ValueError("seeds=[] must hold at least one seed")
+    mean, error = log_mean(np.array([run.log_apjn.values for run in runs]))
+    found = runs[0].assign(log_apjn=("target_block", mean, runs[0].log_apjn.attrs))
+    long_name = "standard error of log J(l -> m)"
+    return found.assign(log_apjn_se=("target_block", error, {"long_name": long_name})).assign_attrs(seeds=len(runs))
+
+
 def _number(call: Call | None) -> int:
     return -1 if call is None else call.number
 
@@ -128,31 +167,3 @@ def _square_dataset(values: np.ndarray, positions: list[float], seed: int) -> xr
     variable = (("block", "target_block"), values, {"long_name": "log J(l -> m)"})
     coordinates = {"block": positions[: len(values)], "target_block": positions}
     return xr.Dataset({"log_apjn": variable}, coordinates, {"source": "measurement", "schema": SCHEMA, "seed": seed})
-
-
-@checked
-def input_kernels(
-    model: nn.Module, inputs: Any, *, points: Points = None, device: torch.device | str | None = None
-) -> np.ndarray:
-    """Kernels ``x_a . x_b / width`` at the first point of the stream, float64, shape ``(batch, tokens, tokens)``.
-
-    Raises:
-        ValueError: as ``measure``.
-    """
-    with placed(model, inputs, device, None) as ready, untouched(model):
-        found = trace(model, ready, required=resolved(model, points)[1])
-        asked, chain = points_asked_for(model, found, points)
-        first = _number(found.layout.call(asked[0].node))
-        axes = stream_axes(model, ready, found, chain, asked, None)
-        streams: list[Tensor] = []
-
-        def note(call: Call, tensor: Tensor) -> None:
-            if call.number == first:
-                streams.append(tensor.detach().clone())
-
-        watch(model, ready, note)
-    x = streams[0].double()
-    if axes is not None:
-        x = x.movedim((axes.batch, axes.channels), (0, -1))
-    x = x[:, None] if x.ndim == 2 else x.flatten(1, -2)
-    return (x @ x.transpose(-1, -2) / x.shape[-1]).cpu().numpy()

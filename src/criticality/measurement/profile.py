@@ -13,10 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
-from criticality.errors import NotFiniteError
+from criticality.errors import ModelFailedError, NotFiniteError
 from criticality.measurement.axes import Moment, moment, moment_of, stream_axes
 from criticality.measurement.points import Points, points_asked_for, resolved
+from criticality.measurement.starts import loss_gradient, token_probe
 from criticality.measurement.statistics import Axes
+from criticality.probes import Probe
 from criticality.stream import Call, Point, Trace, trace
 from criticality.stream.find import watch
 from criticality.stream.points import ADDITIONS, OPAQUE
@@ -59,6 +61,7 @@ def profile(
     probes: int,
     seed: int,
     under: Under | None = None,
+    probe: Probe = "normal",
 ) -> Profile:
     """Measure a model whose parameters are frozen, in the mode that it is in.
 
@@ -84,7 +87,9 @@ def profile(
         watch(model, inputs, note, under() if under else None)
     moments = np.array([known.get(node, _UNKNOWN) for node in nodes]).T
     _check_finite(model, inputs, asked, moments[0], under)
-    log_apjn = np.log(np.array([gradient_norms(found, nodes, asked, seed, n, n + 1 < probes) for n in range(probes)]))
+    log_apjn = np.log(
+        [gradient_norms(found, nodes, asked, seed, n, n + 1 < probes, probe, axes) for n in range(probes)]
+    )
     side_inputs = of_chain.side_inputs if of_chain is not None else ()
     names = tuple(one.name for one in found.chains)
     return Profile(
@@ -183,24 +188,29 @@ def blocked(found: Trace) -> tuple[str, ...]:
 _SUMS = ("add", "add_", "sub", "__add__", "__iadd__", "__radd__")
 
 
-def normal_probe(shape: Sequence[int], seed: int, number: int, like: Tensor) -> Tensor:
-    """Standard normal, the same on every device."""
-    generator = torch.Generator().manual_seed((1_000_003 * seed + number) % 2**63)
-    return torch.randn(tuple(shape), generator=generator, dtype=torch.float32).to(like)
-
-
 def gradient_norms(
-    found: Trace, nodes: Sequence[Node], points: Sequence[Point], seed: int, number: int, retain: bool
+    found: Trace,
+    nodes: Sequence[Node],
+    points: Sequence[Point],
+    seed: int,
+    number: int,
+    retain: bool,
+    probe: Probe = "normal",
+    axes: Axes | None = None,
 ) -> list[float]:
-    """``|d(u . x^L) / d x^l|^2 / |u|^2`` at every point for one probe ``u``; the last is 1.
+    """``|d(u . x^L) / d x^l|^2 / |u|^2`` at every point for one gradient ``u`` at the last; the last is 1.
 
     Norms are taken as the gradients go by, so that none is kept.
 
+    Args:
+        probe: what ``u`` is, see ``criticality.probes``; ``axes``, of the stream, say where its tokens are.
+
     Raises:
         NotFiniteError: a gradient that is 0 or not finite.
+        ModelFailedError: the backward pass raised, such as for values that the model has overwritten.
+        ValueError: as ``probe_kernel``.
     """
-    probe = normal_probe(points[-1].shape, seed, number, found.output)
-    probe = probe.to(_dtype_at(nodes[-1], probe.dtype))
+    of_loss = isinstance(probe, str) and probe == "loss"
     squares = dict.fromkeys(nodes, 0.0)
 
     def note(node: Node) -> Callable[[tuple[Tensor | None, ...]], None]:
@@ -209,25 +219,42 @@ def gradient_norms(
 
         return hook
 
-    handles = [node.register_prehook(note(node)) for node in dict.fromkeys(nodes[:-1])]
+    if of_loss:
+        end: Tensor | GradientEdge = found.output
+        u = loss_gradient(found.output, seed, number)
+    else:
+        end = GradientEdge(nodes[-1], 0)
+        u = token_probe(probe, points[-1].shape, axes, seed, number, found.output)
+        u = u.to(_dtype_at(nodes[-1], u.dtype))
+    handles = [node.register_prehook(note(node)) for node in dict.fromkeys(nodes if of_loss else nodes[:-1])]
     opaque = any(node.name() == OPAQUE for node in found.layout.graph.nodes)
     try:
-        end, start = GradientEdge(nodes[-1], 0), GradientEdge(nodes[0], 0)
+        start = GradientEdge(nodes[0], 0)
         if opaque:  # reentrant checkpoints refuse autograd.grad
-            torch.autograd.backward(end, probe, retain_graph=retain)
+            torch.autograd.backward(end, u, retain_graph=retain)
         else:
-            (gradient,) = torch.autograd.grad(end, start, probe, retain_graph=retain, allow_unused=True)
+            (gradient,) = torch.autograd.grad(end, start, u, retain_graph=retain, allow_unused=True)
             squares[nodes[0]] = 0.0 if gradient is None else squared_norm(gradient)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        said = str(error).strip().partition("\n")[0].partition(". Hint")[0]
+        raise ModelFailedError(
+            f"model must be differentiable between its points, and the backward pass from {points[-1].name!r} to"
+            f" {points[0].name!r} raised {type(error).__name__}: {said}"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
-    size = squared_norm(probe)
-    norms = [squares[node] / size for node in nodes[:-1]] + [1.0]
+    size = squares[nodes[-1]] if of_loss else squared_norm(u)
+    norms = [squares[node] / size if size else 0.0 for node in nodes[:-1]] + [1.0]
     bad = [index for index, value in enumerate(norms) if not (np.isfinite(value) and value > 0)]
     if bad:
+        precise = u.dtype == torch.float64
+        cure = "; no value of this point reaches the end on these inputs" if norms[bad[-1]] == 0 else ""
         raise NotFiniteError(
-            f"gradient at point {bad[-1]} ({points[bad[-1]].name!r}) must be finite and not 0 in {probe.dtype}, got a"
-            f" squared norm of {norms[bad[-1]]}; try dtype=torch.float64"
+            f"gradient at point {bad[-1]} ({points[bad[-1]].name!r}) must be finite and not 0 in {u.dtype}, got a"
+            f" squared norm of {norms[bad[-1]]}{cure if precise else '; try dtype=torch.float64'}"
         )
     return norms
 

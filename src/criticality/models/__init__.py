@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from criticality.models.description import ModelDescription, OwnDescription, describe_model
     from criticality.models.huggingface import HuggingFaceDescription
     from criticality.models.images import photographs
-    from criticality.models.initialization import INITS, InitializationRecorder, initialize
+    from criticality.models.initialization import INITS, initialize, initialize_branches
     from criticality.models.normalizers import DynamicPointwise
     from criticality.models.residual import ResidualNetwork, gaussian_inputs
     from criticality.models.text import random_tokens, source_bytes
@@ -25,7 +25,7 @@ _MODULES = {
     "description": ("ModelDescription", "OwnDescription", "describe_model"),
     "huggingface": ("HuggingFaceDescription",),
     "images": ("photographs",),
-    "initialization": ("INITS", "InitializationRecorder", "initialize"),
+    "initialization": ("INITS", "initialize", "initialize_branches"),
     "normalizers": ("DynamicPointwise",),
     "residual": ("ResidualNetwork", "gaussian_inputs"),
     "text": ("random_tokens", "source_bytes"),
@@ -38,7 +38,6 @@ __all__ = [
     "Conversion",
     "DynamicPointwise",
     "HuggingFaceDescription",
-    "InitializationRecorder",
     "Kept",
     "ModelDescription",
     "OwnDescription",
@@ -48,6 +47,7 @@ __all__ = [
     "describe_model",
     "gaussian_inputs",
     "initialize",
+    "initialize_branches",
     "photographs",
     "random_tokens",
     "replace_norms",

@@ -13,6 +13,7 @@ from torch import nn
 
 from criticality.arguments import checked
 from criticality.errors import CriticalityError
+from criticality.extras import require
 from criticality.models.behaviour import Behaviour
 from criticality.models.normalizers import DynamicPointwise
 from criticality.models.patterns import matches
@@ -153,6 +154,7 @@ def write_weights(model: nn.Module, path: str | os.PathLike[str]) -> Path:
 
     Those that are sharded are gathered: every process of the group must call it.
     """
+    require("safetensors")
     from safetensors.torch import save_file
 
     tensors = {name: _whole(tensor).detach().clone().contiguous() for name, tensor in model.state_dict().items()}

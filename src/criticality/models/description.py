@@ -14,7 +14,7 @@ from torch import nn
 from criticality.arguments import Positive, check, check_fields, checked, meant, shown
 from criticality.errors import CriticalityError, InputsError, ModelFailedError, UnknownNameError, raised
 from criticality.models.conversion import check_norm, replace_norms
-from criticality.models.initialization import initialize, initialize_branches
+from criticality.models.initialization import check_init, initialize_branches
 from criticality.python_file import load_file
 from criticality.reader import read_network
 from criticality.theory import Network, TokenKernel
@@ -84,7 +84,7 @@ class OwnDescription:
                 f"model 'module:{self.name}' must name a function {factory!r} of {path!r}, and it has none{near}"
             )
         check_norm(self.norm, self.alpha)
-        initialize([], self.init)
+        check_init(self.init)
 
     def create(self, device: torch.device | str | None = None) -> nn.Module:
         path, _, factory = self.name.rpartition(":")

@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from criticality.errors import InputsError
+from criticality.extras import require
 from criticality.models.images import photographs
 
 
@@ -18,6 +19,7 @@ def transformers_inputs(config: Any, text: Int[Tensor, "sequences tokens"], seed
     Raises:
         InputsError: a model that takes none of these.
     """
+    require("transformers")
     from transformers import AutoModel
 
     try:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from criticality.arguments import Depth, Positive, Size, check_fields, meant
 from criticality.errors import CriticalityError, InputsError, ModelFailedError, UnknownNameError, raised
+from criticality.extras import require
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.example_inputs import transformers_inputs
-from criticality.models.initialization import initialize, initialize_branches
+from criticality.models.initialization import check_init, initialize_branches
 from criticality.models.reading import described
 from criticality.models.text import random_tokens, source_bytes
 from criticality.reader import read_network
@@ -56,7 +57,7 @@ class HuggingFaceDescription:
     def __post_init__(self) -> None:
         check_fields(self)
         check_norm(self.norm, self.alpha)
-        initialize([], self.init)
+        check_init(self.init)
         self.config()
 
     def config(self) -> Any:
@@ -84,6 +85,7 @@ class HuggingFaceDescription:
         Raises:
             ModelFailedError: transformers does not build a model from this config.
         """
+        require("transformers")
         from transformers import AutoModel
 
         config = self.config()
@@ -139,6 +141,7 @@ class HuggingFaceDescription:
 
 
 def _load_config(name: str) -> Any:
+    require("transformers")
     from transformers import AutoConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float
-from PIL import Image
 
 from criticality.arguments import Whole, checked
 from criticality.errors import CriticalityError
+from criticality.extras import folder_of, require
 
 Pixels = Annotated[int, Whole(high=16384)]
 
@@ -28,15 +28,18 @@ def photographs(size: Pixels | Sequence[Pixels] = 224) -> Float[np.ndarray, "2 3
     Raises:
         ValueError: a size that is not one or two whole numbers of at least 1.
     """
-    from sklearn.datasets import load_sample_images  # a second, which text models need not wait
-
     sides = (size,) if isinstance(size, int) else tuple(size)
     if len(sides) not in (1, 2):
         raise CriticalityError(f"size={size!r} must be one or two whole numbers, 1 or above")
     height, width = sides if len(sides) == 2 else sides * 2
     size = max(height, width)
+    require("PIL")
+    from PIL import Image
+
+    folder = folder_of("sklearn") / "datasets" / "images"  # importing scikit-learn takes longer than reading a model
     images = []
-    for picture in load_sample_images().images:
+    for name in ("china.jpg", "flower.jpg"):
+        picture = np.asarray(Image.open(folder / name))
         side = min(picture.shape[:2])
         top, left = (picture.shape[0] - side) // 2, (picture.shape[1] - side) // 2
         square = Image.fromarray(picture[top : top + side, left : left + side])

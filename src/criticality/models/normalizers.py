@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from criticality.arguments import Positive, Size, checked
+from criticality.models.dynamic import DYNAMIC, dynamic
 from criticality.models.functions import is_own, torch_function
-from criticality.models.fused import FUSED, dynamic
 from criticality.pointwise import get_function
 
 
@@ -72,8 +72,8 @@ class DynamicPointwise(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        fused = self.function in FUSED and not self.channels_first
-        if fused and self.weight is not None and self.bias is not None:
+        last = self.function in DYNAMIC and not self.channels_first
+        if last and self.weight is not None and self.bias is not None:
             return dynamic(self.function, x, self.alpha, self.shift, self.weight, self.bias)
         u = self.alpha * x
         y = torch_function(self.function)(u if self.shift is None else u + self.shift)

@@ -12,14 +12,17 @@ from criticality.reader import Reading
 from criticality.reader.tape import Tape
 from criticality.theory import Network, TokenKernel
 from criticality.weightless import build_without_weights
+from criticality.weightless.initializing import Initializer
 
 
-def described(build: Callable[[], nn.Module], init: str, inputs: Any) -> tuple[Network, list[TokenKernel]]:
+def described(
+    build: Callable[[], nn.Module], init: str | Initializer, inputs: Any
+) -> tuple[Network, list[TokenKernel]]:
     """The network and the expected kernels at its start.
 
     Args:
         build: makes the model at its own initialization.
-        init: ``own``, or ``fan-in`` of the weights of all branches.
+        init: ``own``, ``fan-in`` of the weights of all branches, or a function ``(name, weight, fan_in)``.
         inputs: for which the kernels are; shapes are those of the reading, too.
 
     Raises:

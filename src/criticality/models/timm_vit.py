@@ -5,20 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
-from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from criticality.arguments import Depth, Positive, Size, check_fields, meant
 from criticality.errors import InputsError, ModelFailedError, UnknownNameError, raised
+from criticality.extras import require
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.images import photographs
-from criticality.models.initialization import initialize, initialize_branches
+from criticality.models.initialization import check_init, initialize, initialize_branches
 from criticality.models.reading import described
 from criticality.reader import read_network
 from criticality.theory import Network, TokenKernel
+
+timm = require("timm")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ViTDescription:
         depth, width, heads: blocks, channels, and attention heads (default: 64 channels each, when the width is
             changed).
         image_size: pixels.
-        init: ``own`` (``timm`` says the same) or ``fan-in``, of the weights of all branches.
+        init: ``own`` or ``fan-in``, of the weights of all branches.
     """
 
     name: str
@@ -42,7 +42,7 @@ class ViTDescription:
     width: Size | None = None
     heads: Size | None = None
     image_size: Size | None = None
-    init: str = "timm"
+    init: str = "own"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -54,7 +54,7 @@ class ViTDescription:
         if self.width is not None and self.width % self._heads_of_width():
             raise ValueError(f"width={self.width!r} must be divisible by heads={self._heads_of_width()}")
         check_norm(self.norm, self.alpha)
-        initialize([], self.init)
+        check_init(self.init)
 
     def _heads_of_width(self) -> int:
         if self.heads is not None:
@@ -93,7 +93,7 @@ class ViTDescription:
             ValueError: as ``create``; with ``fan-in`` a model whose residual stream is not found.
         """
         model = self.create(device)
-        if isinstance(model, (VisionTransformer, Eva)):
+        if isinstance(model, (timm.models.VisionTransformer, timm.models.Eva)):
             initialize(model.blocks, self.init)
         elif self.init == "fan-in":
             initialize_branches(model, self.init, self.inputs())

@@ -1,9 +1,13 @@
 """Phases of deep networks: how log J grows with depth, for any depth, and why."""
 
 from criticality.phases.asymptotics import (
+    ExponentialLaw,
+    PowerLaw,
     StretchedGrowth,
+    StretchedLaw,
     crossover_depth,
     crossover_depth_small_alpha,
+    law_of,
     layer_norm_critical_bias,
     layer_norm_exponent,
     layer_norm_exponent_with_attention,
@@ -13,9 +17,16 @@ from criticality.phases.asymptotics import (
     stretched_growth,
     stretched_scale,
 )
-from criticality.phases.classification import Classification, classify, equivalent_tokens
+from criticality.phases.classification import Classification, classify
 from criticality.phases.depth import BlockStep, ResidualStep, amplification
-from criticality.phases.maps import FixedPoint, amplification_map, critical_line, fixed_point_of, transformer_map
+from criticality.phases.maps import (
+    FixedPoint,
+    amplification_map,
+    collapse_map,
+    critical_line,
+    fixed_point_of,
+    transformer_map,
+)
 from criticality.phases.tails import Tail, tail_of
 from criticality.phases.zoo import ZOO, zoo_function, zoo_table
 
@@ -23,18 +34,22 @@ __all__ = [
     "ZOO",
     "BlockStep",
     "Classification",
+    "ExponentialLaw",
     "FixedPoint",
+    "PowerLaw",
     "ResidualStep",
     "StretchedGrowth",
+    "StretchedLaw",
     "Tail",
     "amplification",
     "amplification_map",
     "classify",
+    "collapse_map",
     "critical_line",
     "crossover_depth",
     "crossover_depth_small_alpha",
-    "equivalent_tokens",
     "fixed_point_of",
+    "law_of",
     "layer_norm_critical_bias",
     "layer_norm_exponent",
     "layer_norm_exponent_with_attention",

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from criticality.arguments import Correlation, Size, Start, checked
+from criticality.phases.asymptotics import ExponentialLaw, Law, PowerLaw, StretchedLaw, law_of
 from criticality.phases.depth import BlockStep, ResidualStep, amplification
 from criticality.phases.tails import slope_diverges, tail_of
-from criticality.theory.kernels import Kernel
 from criticality.theory.network import Network
-from criticality.theory.norms import LayerNorm, NoNorm, Norm, PointwiseNorm
+from criticality.theory.norms import Norm, PointwiseNorm
 
 Class = Literal["exponential", "stretched", "power", "decaying", "divergent"]
 
@@ -39,7 +38,9 @@ class Classification:
             an exponential.
         analytic: class, exponent and coefficient from the tail of the function, ``None`` where none is known; exponent
             and coefficient are nan where they depend on more than tails.
-        agrees: whether both classes are one and the analytic exponent, if known, lies in the interval.
+        agrees: whether both classes are one and the analytic exponent, if known, lies in the interval; of a power law in two modes,
+            whether the interval reaches the range between both exponents, as the profile goes from one to the other.
+        law: what ``log J`` comes to in closed form (``criticality.phases.asymptotics``), ``None`` where none is known.
         log_apjn: ``log J`` at ``DEPTHS``.
     """
 
@@ -50,11 +51,14 @@ class Classification:
     crossover_depth: float
     analytic: tuple[str, float, float] | None
     agrees: bool | None
+    law: Law | None
     log_apjn: dict[int, float]
 
     def record(self) -> dict[str, Any]:
-        """As the command line prints it: ``kind`` is called ``class``."""
+        """As the command line prints it: ``kind`` is called ``class``, and ``law`` ``asymptotics``."""
         fields = asdict(self)
+        if fields.pop("law") is not None and self.law is not None:
+            fields["asymptotics"] = self.law.record()
         return {"class": fields.pop("kind"), **fields}
 
 
@@ -78,17 +82,19 @@ def classify(
     step = BlockStep(network, tokens, rho0) if isinstance(network, Network) else network
     if any(slope_diverges(norm.pointwise.phi) for norm in _norms(network) if isinstance(norm, PointwiseNorm)):
         nan, infinite = math.nan, dict.fromkeys(DEPTHS, math.inf)
-        return Classification("divergent", nan, nan, (nan, nan), nan, ("divergent", nan, nan), True, infinite)
+        return Classification("divergent", nan, nan, (nan, nan), nan, ("divergent", nan, nan), True, None, infinite)
+    law = law_of(step, q0)
     depths = np.unique(_DECADES.round())
     log_j = amplification(step, [*depths, *DEPTHS], q0)
     profile, at_depths = log_j[: len(depths)], log_j[len(depths) :]
-    kind, exponent, coefficient, interval, crossover = _read(depths, profile)
-    analytic, slack = _of_blocks(network) if isinstance(network, Network) else _analytic(network)
+    largest = law.common_exponent if isinstance(law, PowerLaw) else 0.0
+    kind, exponent, coefficient, interval, crossover = _read(depths, profile, largest)
+    analytic = None if law is None else _analytic(law)
     agrees = None
-    if analytic is not None:
-        low, high = interval
-        known = not math.isnan(analytic[1])
-        agrees = analytic[0] == kind and (not known or low - slack <= analytic[1] <= high + slack)
+    if analytic is not None and law is not None:
+        (low, high), slack = interval, _slack(step, law)
+        span = (law.exponent, law.common_exponent) if isinstance(law, PowerLaw) else (analytic[1], analytic[1])
+        agrees = analytic[0] == kind and low - slack <= max(span) and high + slack >= min(span)
     return Classification(
         kind,
         exponent,
@@ -97,16 +103,9 @@ def classify(
         crossover,
         analytic,
         agrees,
+        law,
         {depth: float(value) for depth, value in zip(DEPTHS, at_depths, strict=True)},
     )
-
-
-@checked
-def equivalent_tokens(inputs: Sequence[Kernel]) -> tuple[float, float, int]:
-    """Mean variance and correlation of real inputs, and their number of tokens: what ``classify`` takes."""
-    tokens = inputs[0].tokens
-    rho = float(np.mean([kernel.mean_correlation() for kernel in inputs])) if tokens > 1 else 1.0
-    return float(np.mean([kernel.mean_diagonal() for kernel in inputs])), rho, tokens
 
 
 def _norms(network: ResidualStep | Network) -> list[Norm]:
@@ -116,8 +115,14 @@ def _norms(network: ResidualStep | Network) -> list[Norm]:
     return [network.norm]
 
 
-def _read(depths: np.ndarray, profile: np.ndarray) -> tuple[Class, float, float, tuple[float, float], float]:
-    """Class, exponent, coefficient, interval and crossover depth of a profile."""
+def _read(
+    depths: np.ndarray, profile: np.ndarray, largest: float
+) -> tuple[Class, float, float, tuple[float, float], float]:
+    """Class, exponent, coefficient, interval and crossover depth of a profile.
+
+    ``largest``: exponent of a power law that the profile may be on its slow way to, through nine decades and more; one whose local
+    exponent has not left it behind is a power law.
+    """
     if profile[-1] <= 0:
         return "decaying", math.nan, math.nan, (math.nan, math.nan), math.nan
     x = np.log(depths)
@@ -131,7 +136,7 @@ def _read(depths: np.ndarray, profile: np.ndarray) -> tuple[Class, float, float,
     if settled > 1 - _SETTLED:
         rate = float((profile[-1] - profile[-2]) / (depths[-1] - depths[-2]))
         return "exponential", 1.0, rate, (1 - moves - 1e-6, 1 + moves + 1e-6), math.nan
-    if settled < _SETTLED:
+    if settled < _SETTLED or gain[-1] < (1 + _SETTLED) * largest:
         zeta, drift = float(gain[-1]), float(np.ptp(gain[last])) + 1e-5 * float(gain[-1])
         return "power", zeta, math.nan, (zeta - drift, zeta + drift), crossover
     exponent = _extrapolated(x, beta)
@@ -156,39 +161,22 @@ def _coefficient(depths: np.ndarray, profile: np.ndarray, exponent: float) -> fl
     return float((profile[-1] - profile[first]) / grown)
 
 
-def _analytic(step: ResidualStep) -> tuple[tuple[str, float, float] | None, float]:
-    """The analytic class, and how far logarithms may keep the exponent from it at the greatest depth."""
-    if isinstance(step.norm, LayerNorm):
-        grown = step.weight_variance * (step.norm.gamma**2 + step.norm.beta**2) + step.bias_variance
-        return ("power", step.weight_variance * step.norm.gamma**2 / grown, math.nan), 1e-6
-    if isinstance(step.norm, PointwiseNorm) and not step.bias_variance:
-        pointwise = step.norm.pointwise
-        if pointwise.beta == 0 and pointwise.gamma == 1 and pointwise.shift == 0:
-            tail = tail_of(pointwise.phi)
-            expected = tail.expected(pointwise.alpha, step.weight_variance)
-            logarithms = tail.growth == "logarithmic" or (expected[0] == "stretched" and expected[1] == 0.0)
-            return expected, 1.5 / math.log(_DECADES[-1]) if logarithms else 1e-6
-    return None, 0.0
+def _analytic(law: Law) -> tuple[str, float, float]:
+    """Class, exponent and coefficient; of two modes the exponent of the one that leads at the greatest depth."""
+    if isinstance(law, PowerLaw):
+        leads = law.common_exponent if law.takeover_depth < _DECADES[-1] else law.exponent
+        return "power", leads, math.nan
+    if isinstance(law, StretchedLaw):
+        return "stretched", law.exponent, law.coefficient
+    return "exponential", 1.0, law.rate
 
 
-def _of_blocks(network: Network) -> tuple[tuple[str, float, float] | None, float]:
-    """The analytic class of pre-norm blocks: one bounded norm anywhere keeps ``K`` linear and makes it stretched, one
-    branch without a norm makes it exponential, LayerNorms alone a power law."""
-    if any(sublayer.placement != "pre" for sublayer in network.last_block):
-        return None, 0.0
-    kinds = set()
-    for norm in _norms(network):
-        if isinstance(norm, NoNorm):
-            kinds.add("exponential")
-        elif isinstance(norm, LayerNorm):
-            kinds.add("power")
-        elif isinstance(norm, PointwiseNorm):
-            tail = tail_of(norm.pointwise.phi)
-            if tail.growth != "bounded" or not math.isfinite(tail.slope_integral):
-                return None, 0.0
-            kinds.add("stretched")
-        else:
-            return None, 0.0
-    if "exponential" in kinds:
-        return ("exponential", 1.0, math.nan), 1e-6
-    return (("stretched", 0.5, math.nan), 1e-3) if "stretched" in kinds else (("power", math.nan, math.nan), 0.0)
+def _slack(step: ResidualStep | BlockStep, law: Law) -> float:
+    """How far logarithms, or the correlation of tokens, may keep the exponent from the analytic one at the greatest depth."""
+    if isinstance(step, BlockStep):
+        return 1e-6 if isinstance(law, ExponentialLaw) else 1e-3
+    if isinstance(step.norm, PointwiseNorm):
+        logarithms = tail_of(step.norm.pointwise.phi).growth == "logarithmic"
+        if logarithms or (isinstance(law, StretchedLaw) and law.exponent == 0.0):
+            return 1.5 / math.log(_DECADES[-1])
+    return 1e-6

@@ -15,14 +15,16 @@ from typing import ClassVar, Protocol
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.integrate import solve_ivp
 
 from criticality.arguments import Correlation, Scale, Size, Start, check_fields, checked, shown
 from criticality.errors import CriticalityError
+from criticality.lazy import lazy_module
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.kernels import Numbers, SymmetricKernel
 from criticality.theory.network import Network
 from criticality.theory.norms import Norm, PointwiseNorm
+
+integrate = lazy_module("scipy.integrate")
 
 _SMALL_CHANGE = 2e-3
 """Relative change of ``f`` from layer to layer below which the continuous equivalent takes over."""
@@ -243,7 +245,7 @@ def _flow(step: Step, layer: int, state: State, rest: Float[np.ndarray, " depths
         return float(y[0]) - _LARGE
 
     beyond.terminal = True  # type: ignore[attr-defined]
-    solution = solve_ivp(
+    solution = integrate.solve_ivp(
         right_side, span, state, method=step.solver, t_eval=ends, rtol=allowed, atol=allowed, events=beyond
     )
     if not solution.success:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq, fixed_point
 
 from criticality.arguments import (
     Correlation,
@@ -29,10 +28,13 @@ from criticality.arguments import (
     numbers_within,
 )
 from criticality.errors import CriticalityError
+from criticality.lazy import lazy_module
 from criticality.phases.depth import BlockStep
 from criticality.pointwise import Pointwise, PointwiseFunction
 from criticality.theory.network import Network, scale_weights
 from criticality.theory.norms import LayerNorm, PointwiseNorm
+
+optimize = lazy_module("scipy.optimize")
 
 _STEP = 1 / 24
 _CHUNK = 1 << 14
@@ -228,7 +230,7 @@ def critical_line(
                 f"bias_deviations must have a critical sigma_w for {function.name!r}, and {bias:g} has none"
             )
         else:
-            line[i] = math.sqrt(variances(brentq(excess, low, high, xtol=1e-13, rtol=1e-13))[0])
+            line[i] = math.sqrt(variances(optimize.brentq(excess, low, high, xtol=1e-13, rtol=1e-13))[0])
     return line
 
 
@@ -282,7 +284,9 @@ def fixed_point_of(
     if bias_variance == 0 and at_zero <= 1 and next_variance(q) < q < 0.1:
         q = 0.0  # on the critical line the signal dies out as 1/depth, which no iteration reaches
     if q > 1e-9 and abs(next_variance(q) - q) > 1e-14 * q:
-        q = float(np.exp(fixed_point(lambda y: np.log(next_variance(float(np.exp(y)))), math.log(q), xtol=1e-14)))
+        q = float(
+            np.exp(optimize.fixed_point(lambda y: np.log(next_variance(float(np.exp(y)))), math.log(q), xtol=1e-14))
+        )
     if q <= 1e-9 and bias_variance == 0:
         return FixedPoint(0.0, at_zero, 1.0, *(_length(at_zero),) * 3)
     chi = weight_variance * float(pointwise.D(q))
@@ -294,7 +298,7 @@ def fixed_point_of(
         def next_correlation(r: float) -> float:
             return (weight_variance * float(pointwise.C(q, q, r)) + bias_variance) / q
 
-        rho = float(brentq(lambda r: next_correlation(r) - r, -1 + 1e-9, 1 - 1e-9, xtol=1e-14))
+        rho = float(optimize.brentq(lambda r: next_correlation(r) - r, -1 + 1e-9, 1 - 1e-9, xtol=1e-14))
         rho_slope = weight_variance * float(pointwise.Cd(q, q, rho))
     return FixedPoint(q, chi, rho, _length(slope), _length(rho_slope), _length(chi))
 
@@ -367,6 +371,42 @@ def transformer_map(
     direct = np.concatenate([profile(check, float(g), False) for g in gains])
     error = _relative(across.at(along.at(exact, check).T, gains).T, direct)
     return across.at(along.at(exact, alpha).T, gain).T, error
+
+
+def collapse_map(
+    function: PointwiseFunction,
+    sigma_w: ArrayLike,
+    *,
+    attention_weight: ArrayLike,
+    mlp_weight: ArrayLike,
+) -> tuple[np.ndarray, np.ndarray]:
+    """``lambda_a`` and ``lambda_g`` at the fixed point of blocks that weigh skip and branch, tokens nearly alike (docs/theory, 13).
+
+    ``x <- sqrt(1-a^2) x + a attn(LN x)``, ``x <- sqrt(1-b^2) x + b W_2 phi(W_1 LN x)``, unit variance of values and ``W_2``.
+
+    Args:
+        function: ``phi``.
+        sigma_w: deviation of ``W_1``, above 0.
+        attention_weight, mlp_weight: ``a`` and ``b``, between 0 and 1; arrays broadcast.
+
+    Raises:
+        ValueError: what is out of these ranges.
+    """
+    sigma, a, b = np.broadcast_arrays(*(np.asarray(x, dtype=float) for x in (sigma_w, attention_weight, mlp_weight)))
+    for name, weights in (("attention_weight", a), ("mlp_weight", b)):
+        if not np.all((weights > 0) & (weights < 1)):
+            raise ValueError(
+                f"{name} must lie between 0 and 1, and holds {weights[~((weights > 0) & (weights < 1))].flat[0]:g}"
+            )
+    if not np.all((sigma > 0) & np.isfinite(sigma)):
+        raise ValueError("sigma_w must be finite and above 0")
+    widths, index = np.unique(sigma, return_inverse=True)
+    pointwise = Pointwise(function)
+    value, slope = (moment(widths**2)[index].reshape(sigma.shape) for moment in (pointwise.V, pointwise.D))
+    q = ((1 - b**2) * a**2 + b**2 * value) / (1 - (1 - b**2) * (1 - a**2))
+    middle = (1 - a**2) * q + a**2
+    mlp = np.log1p(b**2 * (sigma**2 * slope / middle - 1))
+    return np.log1p(-(a**2)) + mlp, np.log1p(a**2 * (1 / q - 1)) + mlp
 
 
 def _relative(found: np.ndarray, exact: np.ndarray) -> float:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 
+from criticality.lazy import lazy_module
 from criticality.phases.classification import DEPTHS, Class, Classification
+
+optimize = lazy_module("scipy.optimize")
+special = lazy_module("scipy.special")
 
 GEOMETRIC = (1, 3, 6, 12, 24, 48, 96, 192, 333, 577, 1000)
 """Depths in blocks at which a network that is run is looked at."""
@@ -28,10 +30,13 @@ class SampledClassification(Classification):
     """A classification from profiles with noise, of a network that was run to a finite depth.
 
     ``kind`` is ``power`` or ``exponential`` where ``interval``, or a tenth, reaches 0 or 1, else ``stretched``; it is the class
-    that is seen between a 24th of the depth and the depth.  ``interval`` is two standard errors to each side.
+    that is seen between a 24th of the depth and the depth.  ``interval`` is two standard errors and ``exponent_systematic`` to
+    each side.
 
     Attributes:
         exponent_se, coefficient_se, crossover_depth_se: standard errors over seeds (jackknife); nan for one seed.
+        exponent_systematic: what seeds do not show: by how much the exponent changes when it is read from the deeper half of the
+            window; of an exponential, whose exponent is 1, how far the one that was read is from that.
         log_apjn_se: of ``log_apjn``.
         curvature, curvature_se: the local exponent of ``L`` in ``log J`` in that window: 0 for a power law, 1 for an exponential.
         local_exponents: ``d log J / d log L`` between successive depths, with their standard errors, by the geometric mean of
@@ -42,6 +47,7 @@ class SampledClassification(Classification):
     """
 
     exponent_se: float
+    exponent_systematic: float
     coefficient_se: float
     crossover_depth_se: float
     log_apjn_se: dict[int, float]
@@ -92,16 +98,20 @@ def classify_profiles(
 
     def found(kind: Class, **numbers: float) -> SampledClassification:
         exponent, se = numbers.get("exponent", math.nan), numbers.get("exponent_se", math.nan)
+        systematic = numbers.get("systematic", math.nan)
+        reach = 2 * se + systematic
         return SampledClassification(
             kind,
             exponent,
             numbers.get("coefficient", math.nan),
-            (exponent - 2 * se, exponent + 2 * se),
+            (exponent - reach, exponent + reach),
             numbers.get("crossover", math.nan),
+            None,
             None,
             None,
             {int(at[index]): float(profile[index]) for index in shown},
             se,
+            systematic,
             numbers.get("coefficient_se", math.nan),
             numbers.get("crossover_se", math.nan),
             {int(at[index]): float(profile_se[index]) for index in shown},
@@ -114,6 +124,8 @@ def classify_profiles(
 
     window = slice(max(0, min(int(np.searchsorted(at, at[-1] / _WINDOW)), len(at) - 4)), None)
     weights = 1 / spread[window.start :] ** 2
+    deeper = slice(min(int(np.searchsorted(at, math.sqrt(at[window.start] * at[-1]))), len(at) - 3), None)
+    deeper_weights = 1 / spread[deeper.start :] ** 2
     grown, grown_se = jackknife(lambda one: np.array([one[-1] - one[window.start]]))
     noise = 0.0 if math.isnan(grown_se[0]) else 2 * float(grown_se[0])
     if grown[0] < -noise:
@@ -121,8 +133,9 @@ def classify_profiles(
     zeta, zeta_se = (
         float(x[0]) for x in jackknife(lambda one: np.array([_slope(at[window], one[window], weights, 0.0)]))
     )
+    logarithmic = abs(_slope(at[deeper], mean[deeper], deeper_weights, 0.0) - zeta)
     if grown[0] <= noise:  # critical: log J does not grow beyond its noise
-        return found("power", exponent=zeta, exponent_se=zeta_se)
+        return found("power", exponent=zeta, exponent_se=zeta_se, systematic=logarithmic)
     beta, beta_se = (float(x[0]) for x in jackknife(lambda one: np.array([_bend(at[window], one[window], weights)])))
     margin = _RESOLUTION if math.isnan(beta_se) else max(_RESOLUTION, 2 * beta_se)
     bent = {"curvature": beta, "curvature_se": beta_se}
@@ -130,15 +143,16 @@ def classify_profiles(
     bent_and_crossed = {**bent, "crossover": crossover, "crossover_se": crossover_se}
     if beta >= 1 - margin and beta >= 0.5:
         rate, rate_se = (float(x[0]) for x in jackknife(lambda one: np.array([_rate(at, one)])))
-        return found("exponential", exponent=1.0, exponent_se=beta_se, coefficient=rate, coefficient_se=rate_se, **bent)
+        known = {"exponent": 1.0, "exponent_se": beta_se, "systematic": abs(1 - beta)}
+        return found("exponential", coefficient=rate, coefficient_se=rate_se, **known, **bent)
     if beta <= margin:
-        return found("power", exponent=zeta, exponent_se=zeta_se, **bent_and_crossed)
+        return found("power", exponent=zeta, exponent_se=zeta_se, systematic=logarithmic, **bent_and_crossed)
     scale, scale_se = (
         float(x[0]) / beta for x in jackknife(lambda one: np.array([_slope(at[window], one[window], weights, beta)]))
     )
-    return found(
-        "stretched", exponent=beta, exponent_se=beta_se, coefficient=scale, coefficient_se=scale_se, **bent_and_crossed
-    )
+    known = {"exponent": beta, "exponent_se": beta_se}
+    known["systematic"] = abs(_bend(at[deeper], mean[deeper], deeper_weights) - beta)
+    return found("stretched", coefficient=scale, coefficient_se=scale_se, **known, **bent_and_crossed)
 
 
 def _ensemble(values: Float[np.ndarray, "seeds depths"], steps: bool) -> Float[np.ndarray, " depths"]:
@@ -149,7 +163,7 @@ def _ensemble(values: Float[np.ndarray, "seeds depths"], steps: bool) -> Float[n
 
 
 def _log_mean(values: np.ndarray) -> np.ndarray:
-    return np.asarray(logsumexp(values, axis=0)) - math.log(len(values))
+    return np.asarray(special.logsumexp(values, axis=0)) - math.log(len(values))
 
 
 def _scatter(added: Float[np.ndarray, "seeds steps"]) -> Float[np.ndarray, " steps"]:
@@ -181,7 +195,7 @@ def _bend(at: np.ndarray, profile: np.ndarray, weights: np.ndarray) -> float:
         return float(np.sum(weights * rest**2))
 
     start = min(np.linspace(-1.0, 2.0, 31), key=misfit)
-    return float(minimize_scalar(misfit, bounds=(start - 0.1, start + 0.1), method="bounded").x)
+    return float(optimize.minimize_scalar(misfit, bounds=(start - 0.1, start + 0.1), method="bounded").x)
 
 
 def _rate(at: np.ndarray, profile: np.ndarray) -> float:

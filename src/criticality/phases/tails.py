@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.special import gamma
 
 from criticality.arguments import checked
+from criticality.lazy import lazy_module
 from criticality.pointwise import PointwiseFunction
 from criticality.pointwise.quadrature import ArrayFunction
+
+special = lazy_module("scipy.special")
 
 Growth = Literal["bounded", "logarithmic", "power", "oscillating"]
 
@@ -58,7 +60,7 @@ class Tail:
             return "power", p * p / ((1 - p) * (2 * p - 1)), math.nan
         if abs(p - 0.5) < 1e-3:  # between the two: log J ~ (log L)^2
             return "stretched", 0.0, math.nan
-        moment = 2**p * gamma(p + 0.5) / math.sqrt(math.pi)
+        moment = 2**p * special.gamma(p + 0.5) / math.sqrt(math.pi)
         growth = (1 - p) * sigma2 * self.scale**2 * alpha ** (2 * p) * moment
         exponent = (1 - 2 * p) / (2 * (1 - p))
         if self.growth == "logarithmic" or not math.isfinite(self.slope_integral):

@@ -14,7 +14,10 @@ from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
-from scipy.special import erfc, gamma, gammainc
+
+from criticality.lazy import lazy_module
+
+special = lazy_module("scipy.special")
 
 Array = np.ndarray
 
@@ -94,8 +97,8 @@ class ClippedPowerFormula:
         value[zero] = np.inf if derivative else 0.0
         s = q[~zero]
         a = self.power - 1 if derivative else self.power
-        inner = (2 * s) ** a * gamma(a + 0.5) / math.sqrt(math.pi) * gammainc(a + 0.5, 1 / (2 * s))
-        value[~zero] = self.power**2 * inner if derivative else inner + erfc(np.sqrt(1 / (2 * s)))
+        inner = (2 * s) ** a * special.gamma(a + 0.5) / math.sqrt(math.pi) * special.gammainc(a + 0.5, 1 / (2 * s))
+        value[~zero] = self.power**2 * inner if derivative else inner + special.erfc(np.sqrt(1 / (2 * s)))
         return value, value
 
     def equal(self, q: float, rho: float, derivative: bool, tolerance: float) -> tuple[float, float]:

@@ -75,22 +75,67 @@ def hermite_coefficients(
     return coefficients, remainder
 
 
+def tabulated_coefficients(
+    function: ArrayFunction,
+    q: Float[np.ndarray, " points"],
+    mean: float,
+    kinks: tuple[float, ...],
+    order: int,
+    tolerance: float,
+) -> tuple[Float[np.ndarray, "points orders"], Float[np.ndarray, " points"]]:
+    """``hermite_coefficients`` of many variances from those at few, Chebyshev nodes in ``log q``.
+
+    What is interpolated is ``c_k / sqrt(E f^2)``, ``log E f^2`` and ``t / E f^2``: the end of their Chebyshev series says
+    the error of two-point averages, relative to the root of the second moments.  Where it is above ``tolerance``, nodes
+    are doubled; where that would take more than half as many as there are variances, nothing is interpolated.
+    """
+    low, high = np.log(q.min()), np.log(q.max())
+    for nodes in (16, 32, 64) if high - low < 4 else (32, 64):
+        if 2 * nodes > len(q) or high == low or tolerance == 0.0:
+            break
+        unit = np.cos(np.pi * (np.arange(nodes) + 0.5) / nodes)
+        coefficients, remainder = hermite_coefficients(
+            function, np.exp((low + high) / 2 + (high - low) / 2 * unit), mean, kinks, order
+        )
+        total = np.sum(coefficients**2, axis=1) + remainder
+        if not np.all(total > 0):
+            break
+        at_nodes = np.column_stack([coefficients / np.sqrt(total)[:, None], np.log(total), remainder / total])
+        series = np.polynomial.chebyshev.chebvander(unit, nodes - 1).T @ at_nodes * (2 / nodes)
+        series[0] /= 2
+        if 4 * np.linalg.norm(series[-3:]) <= tolerance:
+            place = (2 * np.log(q) - low - high) / (high - low)
+            *columns, log_total, share = (np.polynomial.chebyshev.chebvander(place, nodes - 1) @ series).T
+            total = np.exp(log_total)
+            return np.sqrt(total)[:, None] * np.stack(columns, axis=1), total * np.maximum(share, 4e-16)
+    return hermite_coefficients(function, q, mean, kinks, order)
+
+
 def hermite_series(
     coefficients: Float[np.ndarray, "points orders"],
     left: np.ndarray,
     right: np.ndarray,
     rho: Float[np.ndarray, " pairs"],
+    tolerance: float = 0.0,
 ) -> Float[np.ndarray, " pairs"]:
-    """``sum_k rho^k c_k[left] c_k[right]`` for each pair of rows, by Horner's rule; orders that vanish cost nothing."""
+    """``sum_k rho^k c_k[left] c_k[right]`` for each pair of rows, by Horner's rule.
+
+    Orders are left out whose sum is below ``tolerance`` (at least 1e-32), relative to the roots of the rows' squares.
+    """
+    squares = coefficients**2
+    shares = (squares / np.maximum(squares.sum(axis=1, keepdims=True), 1e-300)).max(axis=0, initial=0.0)
+    by_size = np.argsort(shares)
+    present = np.sort(by_size[np.cumsum(shares[by_size]) > max(tolerance, 1e-32)])
     by_order = np.ascontiguousarray(coefficients.T)
-    largest = np.abs(by_order).max(axis=1)
-    present = np.flatnonzero(largest > 1e-16 * largest.max(initial=1e-300))
-    total = np.zeros_like(rho)
+    total, of_left, of_right = np.zeros_like(rho), np.empty_like(rho), np.empty_like(rho)
     powers = {1: rho, 2: rho * rho}
     above = 0
     for k in present[::-1].tolist():
         if above:
             total *= powers[above - k] if above - k in powers else rho ** (above - k)
-        total += by_order[k, left] * by_order[k, right]
+        np.take(by_order[k], left, out=of_left, mode="clip")  # which spares a copy
+        np.take(by_order[k], right, out=of_right, mode="clip")
+        of_left *= of_right
+        total += of_left
         above = k
     return total * rho**above if above else total

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from scipy import special
 
+from criticality.lazy import lazy_module
 from criticality.pointwise import closed_forms
 from criticality.pointwise.function import PointwiseFunction
+
+special = lazy_module("scipy.special")
 
 _GELU_TANH = float(np.sqrt(2 / np.pi))
 
@@ -36,7 +38,7 @@ _ENTRIES = (
     PointwiseFunction("tanh", np.tanh, _sech2, formula=closed_forms.tanh_formula()),
     PointwiseFunction(
         "erf",
-        special.erf,
+        lambda x: special.erf(x),
         lambda x: 2 / np.sqrt(np.pi) * np.exp(-x * x),
         formula=closed_forms.erf_formula(),
     ),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from criticality.arguments import CORRELATION, VARIANCE, Finite, Positive, check_fields, numbers_within
 from criticality.errors import CriticalityError
 from criticality.pointwise.function import PointwiseFunction
-from criticality.pointwise.hermite import ORDERS, grid_resolves, hermite_coefficients, hermite_series
+from criticality.pointwise.hermite import ORDERS, grid_resolves, hermite_series, tabulated_coefficients
 from criticality.pointwise.named import get_function
 from criticality.pointwise.quadrature import ArrayFunction, gaussian_average, gaussian_pair_average, unresolved
 
@@ -87,6 +87,26 @@ class Pointwise:
         q_a, q_b, rho = _pair(q_a, q_b, rho)
         return (self.gamma * self.alpha) ** 2 * self._two_point(q_a, q_b, rho, True, tolerance)
 
+    def pairs(
+        self,
+        q: Float[np.ndarray, " points"],
+        left: Int[np.ndarray, " pairs"],
+        right: Int[np.ndarray, " pairs"],
+        rho: Float[np.ndarray, " pairs"],
+        derivative: bool,
+        tolerance: float,
+    ) -> Float[np.ndarray, " pairs"]:
+        """``C``, or ``Cd``, of many pairs ``(q[left], q[right])`` of few variances, which is cheaper."""
+        q_a, q_b, rho = _pair(q[left], q[right], rho)
+        value = self._two_point(q_a, q_b, rho, derivative, tolerance, (q, left, right))
+        if derivative:
+            return (self.gamma * self.alpha) ** 2 * value
+        value *= self.gamma**2
+        if self.beta:
+            mean = self.mean(q)
+            value += self.beta * (mean[left] + mean[right]) - self.beta**2
+        return value
+
     def equal(self, q: float, rho: float, derivative: bool, tolerance: float = EXACT) -> tuple[float, float]:
         """``(V, C)`` of two arguments of one variance, or ``(D, Cd)``: floats, unchecked, for recursions over depth."""
         formula = self.phi.formula
@@ -102,57 +122,77 @@ class Pointwise:
         return scale * same, scale * other
 
     def _two_point(
-        self, q_a: np.ndarray, q_b: np.ndarray, rho: np.ndarray, derivative: bool, tolerance: float
+        self,
+        q_a: np.ndarray,
+        q_b: np.ndarray,
+        rho: np.ndarray,
+        derivative: bool,
+        tolerance: float,
+        points: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
     ) -> np.ndarray:
-        """Arguments of one shape; gamma and alpha of the derivative are left to the caller."""
+        """Arguments of one shape; gamma and alpha of the derivative are left to the caller.  ``points``: the variances that
+        occur, and which of them are those of each pair."""
         s_a, s_b = self.alpha**2 * q_a, self.alpha**2 * q_b
         formula = self.phi.formula if self.shift == 0.0 else None
         if formula is not None and formula.terms > _MANY_TERMS and (rho == 1.0).all() and np.array_equal(s_a, s_b):
             formula = None  # one-dimensional quadrature is cheaper
-        if formula is None or (tolerance > EXACT and formula.terms > 1 and self._series_is_cheaper(s_a, s_b)):
-            return self._series(s_a.ravel(), s_b.ravel(), rho.ravel(), derivative, tolerance).reshape(rho.shape)
+        # The series costs by the variance, a mixture by the pair.
+        few = points is not None and rho.size > max(64, 20 * len(points[0]))
+        if formula is None or (few and tolerance > EXACT and formula.terms > 1):
+            value = self._series(s_a.ravel(), s_b.ravel(), rho.ravel(), derivative, tolerance, points)
+            return value.reshape(rho.shape)
         value, size = formula.average(s_a, s_b, rho, derivative, tolerance)
         cancelled = np.abs(value) < 1e-3 * size if tolerance <= EXACT else np.False_
         if cancelled.any():
             value[cancelled] = self._series(s_a[cancelled], s_b[cancelled], rho[cancelled], derivative, tolerance)
         return value
 
-    @staticmethod
-    def _series_is_cheaper(s_a: np.ndarray, s_b: np.ndarray) -> bool:
-        """The series costs by the variance, a mixture by the pair: whole token kernels have few variances."""
-        return s_a.size > 64 and 20 * len(np.unique(s_a)) < s_a.size
-
     def _series(
-        self, s_a: np.ndarray, s_b: np.ndarray, rho: np.ndarray, derivative: bool, tolerance: float
+        self,
+        s_a: np.ndarray,
+        s_b: np.ndarray,
+        rho: np.ndarray,
+        derivative: bool,
+        tolerance: float,
+        points: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
     ) -> np.ndarray:
         """Hermite series where its own bound meets the tolerance; closed form or nested panels for the other pairs."""
         function = self.phi.derivative if derivative else self.phi.value
         kinks = self.phi.kinks
         if np.all((rho == 1.0) & (s_a == s_b)):
             return self._one_point(lambda u: function(u) ** 2, s_a, function)
-        distinct, index = np.unique(np.concatenate([s_a, s_b]), return_inverse=True)
+        if points is None:
+            distinct, index = np.unique(np.concatenate([s_a, s_b]), return_inverse=True)
+            left, right = np.split(index, 2)
+        else:
+            distinct, left, right = self.alpha**2 * points[0], *points[1:]
         self._check_resolved(function, distinct)
-        left, right = index[: len(s_a)], index[len(s_a) :]
         value = np.empty_like(rho)
         hard = np.arange(len(rho))
         loose = tolerance > EXACT
         formula = self.phi.formula if self.shift == 0.0 else None
         orders = (ORDERS if formula is None else ORDERS[:2]) if loose and grid_resolves(distinct, kinks) else ORDERS[:1]
+        # Interpolation, orders that are dropped and the remainder share what is allowed.
+        shared = tolerance / 4 if loose else 0.0
         for order in orders:
-            coefficients, remainder = hermite_coefficients(
-                function, np.maximum(distinct, 1e-300), self.shift, kinks, order
+            coefficients, remainder = tabulated_coefficients(
+                function, np.maximum(distinct, 1e-300), self.shift, kinks, order, shared
             )
             a, b = left[hard], right[hard]
-            value[hard] = hermite_series(coefficients, a, b, rho[hard])
-            bound = np.abs(rho[hard]) ** (order + 1) * np.sqrt(remainder[a] * remainder[b])
+            value[hard] = hermite_series(coefficients, a, b, rho[hard], shared)
             total = np.sum(coefficients**2, axis=1) + remainder
-            hard = hard[bound > tolerance * (np.sqrt(total[a] * total[b]) if loose else np.abs(value[hard]))]
-            if len(hard) == 0:
+            if loose and np.all(remainder <= 2 * shared * total):
                 return value
+            bound = np.abs(rho[hard]) ** (order + 1) * np.sqrt(remainder[a] * remainder[b])
+            hard = hard[
+                bound > (2 * shared * np.sqrt(total[a] * total[b]) if loose else tolerance * np.abs(value[hard]))
+            ]
+            if len(hard) <= (4 * len(distinct) if formula is not None and loose else 0):
+                break
         if formula is not None and loose:
             value[hard] = formula.average(s_a[hard], s_b[hard], rho[hard], derivative, tolerance)[0]
             return value
-        for i in hard:
+        for i in hard.tolist():
             value[i] = gaussian_pair_average(
                 function, float(np.sqrt(s_a[i])), float(np.sqrt(s_b[i])), float(rho[i]), self.shift, kinks
             )

@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     from criticality.prescription.callbacks import lightning_callback, trainer_callback
     from criticality.prescription.monitor import CriticalityWarning, Monitor, to_tensorboard
     from criticality.prescription.scaling import WriteError
-    from criticality.prescription.solve import Prescription, least_amplification, prescribe, trade_off
+    from criticality.prescription.solve import (
+        Prescription,
+        least_amplification,
+        prescribe,
+        scheduled_log_apjn,
+        trade_off,
+    )
     from criticality.prescription.tune import Tuning, power_law
 
 __getattr__, __dir__ = lazy_names(
@@ -28,7 +34,7 @@ __getattr__, __dir__ = lazy_names(
         "callbacks": ("lightning_callback", "trainer_callback"),
         "monitor": ("CriticalityWarning", "Monitor", "to_tensorboard"),
         "scaling": ("WriteError",),
-        "solve": ("Prescription", "least_amplification", "prescribe", "trade_off"),
+        "solve": ("Prescription", "least_amplification", "prescribe", "scheduled_log_apjn", "trade_off"),
         "tune": ("Tuning", "power_law"),
     },
 )
@@ -49,6 +55,7 @@ __all__ = [
     "power_law",
     "prescribe",
     "schedule_from_data",
+    "scheduled_log_apjn",
     "to_tensorboard",
     "trade_off",
     "trainer_callback",

@@ -31,6 +31,7 @@ from criticality.prescription.solve import Prescription
 from criticality.stream.find import eager
 from criticality.stream.inputs import arguments, call
 from criticality.stream.recording import tensors_in
+from criticality.stream.sharded import mean_over_processes
 from criticality.stream.untouched import placed, untouched
 
 
@@ -188,7 +189,7 @@ def alphas_from_data(
     def at(site: AlphaSite) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             x = next(tensor for tensor in tensors_in((args, kwargs)) if tensor.is_floating_point())
-            q = float(x.detach().double().square().mean())
+            q = float(mean_over_processes(handles.model, x.detach().double().square().mean().cpu().numpy()))
             if site.name in found:
                 raise CriticalityError(
                     f"norm {site.name!r} must be reached once by the forward pass, and is reached again"

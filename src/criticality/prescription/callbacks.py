@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from criticality.extras import require
 from criticality.prescription.monitor import Monitor
 from criticality.schema import write_text
 
@@ -19,12 +20,10 @@ def lightning_callback(monitor: Monitor) -> Any:
     What was recorded is saved in Lightning's checkpoints, and taken up when a training goes on from one.
 
     Raises:
-        ValueError: Lightning is not installed.
+        MissingPackageError: Lightning is not installed.
     """
-    try:
-        from lightning.pytorch.callbacks import Callback
-    except ImportError as error:
-        raise ValueError("package 'lightning' must be installed for this callback: pip install lightning") from error
+    require("lightning")
+    from lightning.pytorch.callbacks import Callback
 
     class CriticalityCallback(Callback):
         """Records the monitor's model."""
@@ -60,14 +59,10 @@ def trainer_callback(monitor: Monitor, trainer: Any) -> Any:
     from one.
 
     Raises:
-        ValueError: transformers is not installed.
+        MissingPackageError: transformers is not installed.
     """
-    try:
-        from transformers import TrainerCallback
-    except ImportError as error:
-        raise ValueError(
-            "package 'transformers' must be installed for this callback: pip install transformers"
-        ) from error
+    require("transformers")
+    from transformers import TrainerCallback
 
     class CriticalityCallback(TrainerCallback):
         """Records the monitor's model."""

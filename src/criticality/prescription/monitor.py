@@ -17,6 +17,7 @@ from criticality.errors import NotFiniteError
 from criticality.measurement import measure
 from criticality.measurement.points import Points
 from criticality.prescription.watching import Seen, Watcher, unwrapped
+from criticality.probes import Probe, check_probe
 from criticality.schema import SCHEMA, profile_dataset, write_dataset
 
 Log = Callable[[dict[str, float], int], None]
@@ -54,9 +55,10 @@ class Monitor:
         path: result file (NetCDF) that is rewritten whole after each record.
         points: of the stream, as for ``measure``.
         seed: of the probe, the same at every record.
+        probe: where the backward pass starts, as for ``measure``; ``loss`` sees what a gradient of the training does.
 
     Raises:
-        ValueError: ``every`` below 1, or a budget that is not finite.
+        ValueError: ``every`` below 1, a budget that is not finite, or no probe.
     """
 
     @checked
@@ -71,9 +73,12 @@ class Monitor:
         path: str | os.PathLike[str] | None = None,
         points: Points = None,
         seed: int = 0,
+        probe: Probe = "normal",
     ):
         self.model, self.inputs, self.every, self.budget = model, inputs, int(every), budget
         self.log, self.path, self.points, self.seed = log, path, points, seed
+        check_probe(probe)
+        self.probe = probe
         self.alarms: list[tuple[int, str]] = []
         self._watcher = Watcher(unwrapped(model))
         self._failures: set[str] = set()
@@ -105,7 +110,8 @@ class Monitor:
         """
         seen = self._watcher.look(self.inputs)
         try:
-            profile, trouble = measure(self._watcher.model, self.inputs, points=self.points, seed=self.seed), ""
+            measured = measure(self._watcher.model, self.inputs, points=self.points, seed=self.seed, probe=self.probe)
+            profile, trouble = measured, ""
         except NotFiniteError as error:
             profile, trouble = _not_finite(seen), str(error)
         self._profiles.append(profile)

@@ -18,8 +18,9 @@ from criticality.measurement.profile import profile
 from criticality.measurement.statistics import log_mean
 from criticality.prescription.apply import alpha_sites, alphas_from_data
 from criticality.prescription.handles import Handles
+from criticality.prescription.kinds import KINDS, Kind
 from criticality.prescription.scaling import Scaled, parameter_of
-from criticality.prescription.solve import KINDS, Kind, Prescription, root_between
+from criticality.prescription.solve import Prescription, root_between
 from criticality.stream.untouched import untouched
 from criticality.weightless.building import settle
 from criticality.weightless.entries import Player, playing

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from criticality.errors import CriticalityError, InputsError
 from criticality.stream import Call
 from criticality.stream.find import watch
+from criticality.stream.sharded import gathered, reshard
 
 _TRIED = 2.0
 _CLOSE = 0.02
@@ -45,6 +46,7 @@ def write(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     Raises:
         WriteError: a parameter that does not hold the value afterwards; all of them are then as they were, bit for bit.
     """
+    reshard(model)
     with put_back_on_failure(parameter_of(model, name) for name in values):
         with torch.no_grad():
             for name, value in values.items():
@@ -71,9 +73,7 @@ def parameter_of(model: nn.Module, name: str) -> Tensor:
 
 def same(tensor: Tensor, value: Tensor) -> bool:
     """Whether two tensors hold the same bits; nan equals nan."""
-    a, b = (
-        getattr(one, "to_local", lambda one=one: one)() for one in (tensor.detach(), value.detach().to(tensor.dtype))
-    )
+    a, b = (gathered(one.detach().to(tensor.dtype)) for one in (tensor, value))
     if a.shape != b.shape:
         return False
     return a.is_meta or bool(((a == b) | (a.isnan() & b.isnan())).all())

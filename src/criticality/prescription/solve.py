@@ -9,23 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import gammaln
 
 from criticality.arguments import Samples, Seed, checked
+from criticality.errors import TokensNotEquivalentError
 from criticality.pointwise import Pointwise
+from criticality.prescription.kinds import Kind
 from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.kernels import Kernel
 from criticality.theory.network import Sublayer, scale_weights
 from criticality.theory.norms import LayerNorm, PointwiseNorm
-
-Kind = Literal["constant", "schedule", "branch-scale", "gain"]
-
-KINDS: tuple[Kind, ...] = ("constant", "schedule", "branch-scale", "gain")
 
 PRE_LAYER_NORM = "preln"
 """The target that matches the same network with LayerNorm, all its tokens alike: a class token, whose variance is small at the
@@ -223,12 +221,10 @@ class _Theory:
 
 def _cheap_theory(network: Network, kernels: Sequence[Kernel]) -> _Theory:
     """Equivalent tokens where the network allows, else two score samples."""
-    mean = [float(np.mean([getattr(k, f"mean_{part}")() for k in kernels])) for part in ("diagonal", "off_diagonal")]
-    tokens = kernels[0].tokens
-    symmetric = SymmetricKernel.of(mean[0], mean[1] if tokens > 1 else mean[0], tokens)
+    symmetric = SymmetricKernel.mean_of(kernels)
     try:
         propagate(network, symmetric)
-    except ValueError:
+    except TokensNotEquivalentError:
         return _Theory(list(kernels), 2)
     return _Theory([symmetric], 2)
 

@@ -23,6 +23,7 @@ from criticality.measurement.points import Points, points_asked_for
 from criticality.models.patterns import matches
 from criticality.prescription.handles import Handles
 from criticality.prescription.scaling import Scaled, parameter_of, put_back, saved_values, write
+from criticality.stream.sharded import gathered, mean_over_processes, reshard
 
 _LARGEST_STEP = 4.0
 
@@ -289,9 +290,10 @@ def _named(block: nn.Module, patterns: Sequence[str], number: int) -> list[nn.Mo
 
 def _fingerprints(model: nn.Module) -> dict[str, tuple[str, str]]:
     """Two numbers of each parameter that change when it does."""
+    reshard(model)
     found = {}
     for name, parameter in model.named_parameters():
-        values = parameter.detach().double()
+        values = gathered(parameter.detach()).double()
         found[name] = (repr(float(values.sum())), repr(float(values.square().sum())))
     return found
 
@@ -303,5 +305,6 @@ def _susceptibilities(
     profiles = np.array(
         [measure(model, inputs, points=points, seed=seed + probe).log_apjn.values for probe in range(probes)]
     )
+    profiles = mean_over_processes(model, profiles)
     steps = profiles[:, :-1] - profiles[:, 1:]
     return steps.mean(axis=0), steps.std(axis=0, ddof=1) / math.sqrt(probes)

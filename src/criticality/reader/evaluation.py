@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from criticality.errors import UndescribedError
 from criticality.reader.rules import RULES
 from criticality.reader.shadow import Shadow
-from criticality.reader.tape import Operation, Value, mapped
+from criticality.reader.tape import Operation, Value
 from criticality.reader.terms import Given, Part, Scores, Seen, Table
+from criticality.stream.inputs import mapped
 from criticality.weightless.weight import RandomWeight
 
 _PRECISE = frozenset(("cos", "sin"))
@@ -73,7 +74,7 @@ class Evaluation:
         if found is None or operation.inside:
             how = "has no rule for it" if found is None else "does not follow what is written into a part of a value"
             raise UndescribedError(f"{place} must be one that the exact theory reads, which {how}")
-        args, kwargs = mapped(self._argument, Value, (operation.args, operation.kwargs))
+        args, kwargs = mapped(self._argument, (operation.args, operation.kwargs), Value)
         try:
             return found(self, operation, *args, **kwargs)
         except UndescribedError as error:
@@ -105,7 +106,7 @@ class Evaluation:
         inputs = list(operation.given()) if operation is not None else []
         if operation is not None and inputs and operation.name in _KEEPING and _of_parameters(value):
             args, kwargs = mapped(
-                lambda one: self.given(one) if _of_parameters(one) else one, Value, (operation.args, operation.kwargs)
+                lambda one: self.given(one) if _of_parameters(one) else one, (operation.args, operation.kwargs), Value
             )
             found = RULES[operation.name](self, operation, *args, **kwargs)
             return found[value.output] if isinstance(found, tuple) else found
@@ -137,8 +138,8 @@ def _exact(value: Value) -> Tensor:
         return _exact(operation.args[0])
     args, kwargs = mapped(
         lambda one: _exact(one) if one.tensor.is_floating_point() else one.tensor,
-        Value,
         (operation.args, operation.kwargs),
+        Value,
     )
     found = operation.function(*args, **kwargs)
     exact: Tensor = found[value.output] if operation.several else found

@@ -13,12 +13,15 @@ from criticality.reader.evaluation import Evaluation
 from criticality.reader.shadow import Shadow
 from criticality.reader.start import start_kernels
 from criticality.reader.sublayers import sublayer
-from criticality.reader.tape import Tape, Value, mapped
+from criticality.reader.tape import PRODUCTS, Tape, Value
 from criticality.reader.terms import Seen, Stream, whole
 from criticality.stream import Chain, Trace, named_points, trace
+from criticality.stream.inputs import mapped
 from criticality.stream.recording import tensors_in
 from criticality.stream.untouched import untouched
 from criticality.theory import Network, Sublayer, TokenKernel
+from criticality.weightless.copies import Copies
+from criticality.weightless.laws import law_of
 from criticality.weightless.weight import RandomWeight
 
 
@@ -59,11 +62,14 @@ class Reading:
         """The sub-layers between the points of the stream, blocks alike being one object.
 
         Raises:
-            UndescribedError: the first call that the exact theory does not describe, with its module.
+            UndescribedError: the first call that the exact theory does not describe, with its module; a weight that has a part in
+                several sub-layers.
         """
         known: dict[Hashable, Sublayer] = {}
         sublayers = []
+        weights = _Weights({id(one): name for name, one in self.model.named_parameters()})
         for number, (start, end) in enumerate(zip(self._values, self._values[1:], strict=False)):
+            weights.meet(start, end, self.points[number + 1].name)
             key = _signature(start, end)
             if key not in known:
                 known[key] = self._sublayer(start, end, self.points[number + 1].name)
@@ -131,6 +137,61 @@ def read_network(model: nn.Module, inputs: Any, points: Sequence[str] | None = N
     return Reading(model, inputs, points).network()
 
 
+class _Weights:
+    """The weights of products, sub-layer by sub-layer: the exact theory takes those of different ones for independent."""
+
+    def __init__(self, names: dict[int, str]):
+        self.names = names
+        self.copies: Copies[tuple[Tensor, str]] = Copies(names)
+
+    def meet(self, start: Value, end: Value, point: str) -> None:
+        """The next sub-layer, which ends at a point of that name.
+
+        Raises:
+            UndescribedError: one of its weights was there before, or is a copy of one that was.
+        """
+        products = [value.operation for value in _between(start, end) if value.operation is not None]
+        factors = [_leaves(one) for operation in products if operation.name in PRODUCTS for one in operation.given()]
+        laws = {id(leaf): (leaf, law_of(leaf)) for leaves in factors for leaf in leaves}
+        copied = {key: self.copies.original(leaf, law) for key, (leaf, law) in laws.items()}
+        for leaves in factors:
+            before = [found for leaf in leaves if (found := copied[id(leaf)]) is not None]
+            if leaves and len(before) == len(leaves):
+                ((weight, other), _), name = before[0], self._name(leaves[0])
+                same = "is used" if weight is leaves[0] else f"is a copy of {self._name(weight)}, used"
+                raise UndescribedError(
+                    f"{name} {same} both at {other!r} and at {point!r}, and the exact theory describes sub-layers with"
+                    " independent weights"
+                )
+        for leaf, law in laws.values():
+            self.copies.add(leaf, law, (leaf, point))
+
+    def _name(self, weight: Tensor) -> str:
+        return f"weight {self.names[id(weight)]!r}" if id(weight) in self.names else "a weight"
+
+
+def _between(start: Value, end: Value) -> list[Value]:
+    """Values between two, the last of them included, that depend on the inputs."""
+    found: dict[int, Value] = {}
+    pending = [end]
+    while pending:
+        value = pending.pop()
+        if value.number in found or value.number == start.number:
+            continue
+        found[value.number] = value
+        pending += [] if value.operation is None else [one for one in value.operation.given() if one.depends]
+    return list(found.values())
+
+
+def _leaves(value: Value) -> list[Tensor]:
+    """Matrices that a factor which does not depend on the inputs is, or is computed from."""
+    if value.depends:
+        return []
+    if value.operation is None:
+        return [value.tensor] if value.tensor.ndim >= 2 and value.tensor.is_floating_point() else []
+    return [leaf for one in value.operation.given() for leaf in _leaves(one)]
+
+
 def _signature(start: Value, end: Value) -> Hashable:
     """What is done between two values: calls, their constants and the laws of their weights."""
     numbers = {start.number: 0}
@@ -154,7 +215,7 @@ def _signature(start: Value, end: Value) -> Hashable:
         def shown(one: Value) -> Any:
             return numbers[one.number] if one.number in numbers else _constant(one)
 
-        arguments = mapped(shown, Value, (operation.args, operation.kwargs))
+        arguments = mapped(shown, (operation.args, operation.kwargs), Value)
         lines.append((operation.name, value.output, operation.inside, repr(arguments)))
     return tuple(lines)
 

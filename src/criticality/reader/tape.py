@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from criticality.errors import UnknownLawError
 from criticality.reader.shadow import Shadow
+from criticality.stream.inputs import mapped
 from criticality.stream.opened import composite, opened
 from criticality.stream.recording import tensors_in
 from criticality.weightless.weight import RandomWeight
@@ -85,19 +86,6 @@ def values_in(tree: Any) -> Iterator[Value]:
             yield from values_in(branch)
 
 
-def mapped(change: Callable[[Any], Any], kind: Any, tree: Any) -> Any:
-    """The same nesting with everything of a kind changed."""
-    if isinstance(tree, kind):
-        return change(tree)
-    if isinstance(tree, tuple):
-        return tuple(mapped(change, kind, branch) for branch in tree)
-    if isinstance(tree, list):
-        return [mapped(change, kind, branch) for branch in tree]
-    if isinstance(tree, dict):
-        return {key: mapped(change, kind, branch) for key, branch in tree.items()}
-    return tree
-
-
 @dataclass(eq=False)
 class Tape(TorchFunctionMode):
     """Notes every call of the model that runs under it, and lets products with weights be shadows: nothing is computed but
@@ -118,7 +106,7 @@ class Tape(TorchFunctionMode):
         if composite(func):
             with self:
                 return opened(func)(*args, **kwargs)
-        arguments = mapped(self.value, Tensor, (tuple(args), dict(kwargs)))
+        arguments = mapped(self.value, (tuple(args), dict(kwargs)))
         output = _run(func, name, args, kwargs)
         written = args[0] if args and isinstance(args[0], Tensor) and _in_place(name) else None
         operation = Operation(_plain(name), func, arguments[0], arguments[1], isinstance(output, (tuple, list)))
@@ -148,7 +136,7 @@ class Tape(TorchFunctionMode):
 
 def _run(func: Any, name: str, args: Any, kwargs: Any) -> Any:
     tensors = list(tensors_in((args, kwargs)))
-    if any(isinstance(one, Shadow) for one in tensors) or (name in _PRODUCTS and any(map(_is_weight, tensors))):
+    if any(isinstance(one, Shadow) for one in tensors) or (name in _OF_WEIGHTS and any(map(_is_weight, tensors))):
         return _shadowed(func, args, kwargs)
     try:
         return func(*args, **kwargs)
@@ -160,7 +148,7 @@ def _shadowed(func: Any, args: Any, kwargs: Any) -> Any:
     def shadow(tensor: Tensor) -> Tensor:
         return Shadow.of(tensor) if _is_weight(tensor) else tensor
 
-    args, kwargs = mapped(shadow, Tensor, (tuple(args), dict(kwargs)))
+    args, kwargs = mapped(shadow, (tuple(args), dict(kwargs)))
     return func(*args, **kwargs)
 
 
@@ -199,10 +187,10 @@ _OPERATORS = {
     "__pow__": "pow", "__rpow__": "rpow", "multiply": "mul", "subtract": "sub", "concat": "cat", "concatenate": "cat",
 }  # fmt: skip
 _PROPERTIES = frozenset(("T", "mT", "H", "mH", "data"))
-_PRODUCTS = frozenset(
-    ("linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "baddbmm", "einsum", "embedding", "index_select",
-     "conv1d", "conv2d", "conv3d")
-)  # fmt: skip
+PRODUCTS = frozenset(
+    ("linear", "matmul", "__matmul__", "mm", "bmm", "addmm", "baddbmm", "einsum", "conv1d", "conv2d", "conv3d")
+)
+_OF_WEIGHTS = PRODUCTS | {"embedding", "index_select"}
 _QUESTIONS = frozenset(
     ("size", "dim", "ndimension", "numel", "nelement", "stride", "is_floating_point", "is_complex", "is_contiguous",
      "__len__", "data_ptr", "storage_offset", "get_device", "requires_grad_", "element_size", "__format__", "__repr__",

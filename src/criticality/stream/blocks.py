@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from copy import copy
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from criticality.errors import StreamNotFoundError
 from criticality.stream.find import Chain, Trace, original, watch
+from criticality.stream.inputs import mapped
 from criticality.stream.points import VIEWS, Layout
 from criticality.stream.recording import node_of, tensors_in
 
@@ -64,7 +64,7 @@ class Run:
         calls: a whole number of periods.
         period: calls after which the same kind of block comes again.
         seen: how many calls of one shape follow each other in the model.
-        tied: whether one module is called more than once.
+        tied: whether one module is called more than once, or has the weights of another.
     """
 
     calls: tuple[BlockCall, ...]
@@ -98,7 +98,8 @@ def repeated_blocks(
         under: context in which the model is run once more for the arguments of its blocks.
 
     Raises:
-        StreamNotFoundError: no module is called with a value of the stream and returns one of the same shape.
+        StreamNotFoundError: no module is called with a value of the stream and returns one of the same shape; something is done to
+            the stream between most of the blocks, which repeating them would leave out.
     """
     runs = _runs(found.layout, chain, _candidates(model, found, chain))
     if not runs:
@@ -108,6 +109,19 @@ def repeated_blocks(
             " module: measure models of several depths instead"
         )
     longest = max(reversed(runs), key=lambda run: sum(one.blocks for one in run))
+    gaps = [
+        (a[-1], b[0])
+        for a, b in pairwise(runs)
+        if type(a[-1].module) is type(b[0].module) and a[-1].shape == b[0].shape
+    ]
+    if len(gaps) >= len(longest):
+        before, after = gaps[0]
+        between = [found.layout.call(node) for node in chain.flow.cuts if before.end < node <= after.start]
+        what = ", ".join(dict.fromkeys(repr(one.function) for one in between if one is not None))
+        raise StreamNotFoundError(
+            f"blocks of {type(model).__name__} must follow one another for one to be repeated, and between {before.name!r} and"
+            f" {after.name!r} the stream goes through {what}: make it a part of the block, or measure models of several depths"
+        )
     _watch_arguments(model, inputs, longest, under)
     period, length = periodic(_traits(longest, trait))
     kept = longest[len(longest) - length :]
@@ -215,7 +229,7 @@ def _watch_arguments(
         if one is not None and differentiable:
             one.takes = differentiable[places[id(one)][0]]
             one.value = given[one.takes].detach().clone()
-            one.args, one.kwargs = _changed(args, Tensor.detach), _changed(kwargs, Tensor.detach)
+            one.args, one.kwargs = mapped(Tensor.detach, args), mapped(Tensor.detach, kwargs)
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
         one = wanted.get((id(module), times.get(id(module), 0)))
@@ -234,36 +248,10 @@ def _watch_arguments(
             hook.remove()
 
 
-def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """The same nesting with every tensor changed; what holds none that changes is the very same object."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, Mapping):
-        entries = {key: _changed(entry, change) for key, entry in value.items()}
-        return entries if any(entries[key] is not value[key] for key in value) else value
-    if isinstance(value, (tuple, list)):
-        parts = [_changed(entry, change) for entry in value]
-        if all(part is entry for part, entry in zip(parts, value, strict=True)):
-            return value
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if is_dataclass(value) and not isinstance(value, type):
-        held = {name.name: _changed(getattr(value, name.name, None), change) for name in fields(value)}
-        changed = {name: part for name, part in held.items() if part is not getattr(value, name, None)}
-        return value if not changed else _with(value, changed)
-    return value
-
-
-def _with(value: Any, changed: dict[str, Any]) -> Any:
-    new = copy(value)
-    for name, part in changed.items():
-        object.__setattr__(new, name, part)
-    return new
-
-
 def _exchanged(value: Any, place: int, x: Tensor) -> Any:
     """The same nesting with the tensor of one number in the place of another."""
     numbers = iter(range(10**9))
-    return _changed(value, lambda tensor: x if next(numbers) == place else tensor)
+    return mapped(lambda tensor: x if next(numbers) == place else tensor, value)
 
 
 def _traits(calls: Sequence[BlockCall], trait: TraitOfParameter) -> list[dict[str, Hashable]]:

@@ -234,7 +234,12 @@ def _parts(layout: Layout, flow: Flow, others: list[Flow]) -> Iterator[tuple[Flo
         yield Flow(flow.inputs, flow.sources, start), ()
         if any(len(set(other.joins) & set(range(start + 1, end + 1))) >= 2 for other in others):
             return
-    held_flow, held = hold_side_inputs(flow, count=partial(weighted_joins, layout))
+    worth = partial(weighted_joins, layout)
+    held_flow, held = hold_side_inputs(flow, count=worth)
+    if _hidden(layout, held_flow):  # a skip around many blocks, as in a U-Net, has two consumers
+        further_flow, further = hold_side_inputs(flow, count=worth, fewest=2)
+        if further and not _hidden(layout, further_flow):
+            held_flow, held = further_flow, further
     yield held_flow, held
 
 

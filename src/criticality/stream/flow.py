@@ -114,7 +114,7 @@ class SideInput:
 
 
 _SHARE = 1 / 3
-_FEWEST_CONSUMERS = 4
+FEWEST_CONSUMERS = 4
 _MOST_KEPT = 5
 _ROUNDS = 3
 
@@ -130,17 +130,21 @@ def hides_much(flow: Flow, region: tuple[int, int]) -> bool:
 
 
 def hold_side_inputs(
-    flow: Flow, fixed: Collection[int] = (), count: Callable[[Flow], int] = lambda flow: len(flow.joins)
+    flow: Flow,
+    fixed: Collection[int] = (),
+    count: Callable[[Flow], int] = lambda flow: len(flow.joins),
+    fewest: int = FEWEST_CONSUMERS,
 ) -> tuple[Flow, tuple[SideInput, ...]]:
     """Hold values fixed that hide the cut vertices, one after the other, as long as that gives more joins.
 
-    Tried are values of four or more consumers that span most of the largest region without a cut vertex, when that
+    Tried are values of ``fewest`` or more consumers that span most of the largest region without a cut vertex, when that
     holds more than a third of the nodes in which paths meet; kept are the nearest consumers that give most joins.
 
     Args:
         flow: all paths.
         fixed: nodes that are not tried.
         count: how many joins of a flow are worth having, by default all.
+        fewest: consumers that a value must have; 2 for a skip around many blocks.
     """
     held: list[SideInput] = []
     for _ in range(_ROUNDS):
@@ -150,7 +154,7 @@ def hold_side_inputs(
         if not hides_much(flow, (start, end)):
             break
         best = max(
-            _candidates(flow, start, end, fixed),
+            _candidates(flow, start, end, fixed, fewest),
             key=lambda candidate: (count(candidate[0]), len(candidate[0].joins), -candidate[1].kept),
             default=None,
         )
@@ -161,11 +165,13 @@ def hold_side_inputs(
     return flow, tuple(held)
 
 
-def _candidates(flow: Flow, start: int, end: int, fixed: Collection[int]) -> Iterator[tuple[Flow, SideInput]]:
+def _candidates(
+    flow: Flow, start: int, end: int, fixed: Collection[int], fewest: int
+) -> Iterator[tuple[Flow, SideInput]]:
     region = [node for node in (start, *flow.inside(start, end)) if node >= 0]
     for node in region:
         consumers = [one for one in flow.consumers[node] if one <= end]
-        if node in fixed or len(consumers) < _FEWEST_CONSUMERS or not _spans(consumers, flow.inside(start, end)):
+        if node in fixed or len(consumers) < fewest or not _spans(consumers, flow.inside(start, end)):
             continue
         for kept in range(min(_MOST_KEPT, len(consumers)) + 1):
             cut = flow.without(node, kept)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -13,17 +14,32 @@ from torch import Tensor, nn
 from criticality.errors import CriticalityError, InputsError, ModelFailedError, raised
 
 
-def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """The same nesting of tuples, lists and mappings with every tensor changed; mappings become dicts."""
-    if isinstance(value, Tensor):
+def mapped(change: Callable[[Any], Any], value: Any, kind: Any = Tensor) -> Any:
+    """The same nesting of tuples, lists, mappings and dataclasses with everything of a kind changed.
+
+    What holds nothing that changes is the very same object; a mapping of which something does becomes a dict.
+    """
+    if isinstance(value, kind):
         return change(value)
     if isinstance(value, Mapping):
-        return {key: map_tensors(change, entry) for key, entry in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(change, entry) for entry in value))
+        entries = {key: mapped(change, entry, kind) for key, entry in value.items()}
+        return entries if any(entries[key] is not value[key] for key in value) else value
     if isinstance(value, (tuple, list)):
-        return type(value)(map_tensors(change, entry) for entry in value)
+        parts = [mapped(change, entry, kind) for entry in value]
+        if all(part is entry for part, entry in zip(parts, value, strict=True)):
+            return value
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if is_dataclass(value) and not isinstance(value, type):
+        held = {name.name: mapped(change, getattr(value, name.name, None), kind) for name in fields(value)}
+        return _with(value, {name: part for name, part in held.items() if part is not getattr(value, name, None)})
     return value
+
+
+def _with(value: Any, changed: dict[str, Any]) -> Any:
+    new = copy(value) if changed else value
+    for name, part in changed.items():
+        object.__setattr__(new, name, part)
+    return new
 
 
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -64,7 +80,7 @@ def differentiable(inputs: Any) -> tuple[Any, list[Tensor], list[Tensor]]:
 
     args, kwargs = arguments(inputs)
     with torch.inference_mode(False), torch.enable_grad():
-        copies = map_tensors(ready, args), map_tensors(ready, kwargs)
+        copies = mapped(ready, args), mapped(ready, kwargs)
     if not sources and not tokens:
         raise InputsError(
             f"inputs must hold a floating tensor or integer token ids, and a {type(inputs).__name__} holds neither"

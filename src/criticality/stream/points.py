@@ -12,7 +12,7 @@ from torch.autograd.function import BackwardCFunction
 from criticality.errors import StreamNotFoundError
 from criticality.stream.flow import Flow
 from criticality.stream.graph import Graph
-from criticality.stream.recording import Call, Record
+from criticality.stream.recording import PASSED_ON, Call, Record
 
 ADDITIONS = ("Add", "Sub", "Rsub", "Lerp", "IndexAdd", "ScatterAdd", "IndexPut")
 """How the names of nodes begin that add to a stream; ``Add`` covers ``addcmul`` and the like, and ``addmm``."""
@@ -91,6 +91,9 @@ class Layout:
 
     def name(self, node: int) -> str:
         """Of the autograd node, without its namespace."""
+        call = self.call(node)
+        if call is not None and call.function == PASSED_ON and self.is_own(node):
+            return "AliasBackward0"
         return str(self.graph.nodes[node].name()).rpartition("::")[2]
 
     def owners(self, node: int) -> list[int]:
@@ -106,7 +109,7 @@ class Layout:
         call, name = self.call(node), self.name(node)
         if call is None:
             return ()
-        if call.parameters or call.function != name or name.endswith(_OF_TORCH):
+        if call.function == PASSED_ON or call.parameters or call.function != name or name.endswith(_OF_TORCH):
             return call.parameters
         return () if call.visit < 0 else tuple(self.of_module.get(self.record.visits[call.visit].name, {}))
 

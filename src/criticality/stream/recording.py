@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,6 +105,9 @@ def memory_of(tensor: Tensor) -> int | None:
             return None
 
 
+PASSED_ON = "alias"
+"""Function of a value that is the very one before it."""
+
 _ATOMS = frozenset((int, float, bool, str, type(None), slice, torch.dtype, torch.device, torch.Size))
 
 
@@ -147,6 +150,7 @@ class Recording(TorchFunctionMode):
         self._tables: set[int] = set()
         self._observe = observe
         self._before_write: Callable[[Any], None] | None = getattr(observe, "before_write", None)
+        self._model = model
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._state = {*self._names, *(id(buffer) for buffer in model.buffers())}
         self._derived: WeakIdKeyDictionary = WeakIdKeyDictionary()
@@ -154,6 +158,7 @@ class Recording(TorchFunctionMode):
         self._inside: list[int] = [-1]
         self._modules = {module: name for name, module in model.named_modules()}
         self.saved: dict[int, tuple[Tensor, Tensor]] = {}
+        self._entered: dict[Node, int] = {}
         self.failed_in = ""
         self._calls = 0
 
@@ -176,8 +181,13 @@ class Recording(TorchFunctionMode):
             self._computed[output] = True
         if name in self._LOOKUPS and self._is_source(given, output):
             return self._source(output)
-        replaced = self._note(name, given, output)
+        with self._looking():
+            replaced = self._note(name, given, output)
         return output if replaced is None else replaced
+
+    def _looking(self) -> AbstractContextManager[None]:
+        """What is asked of tensors inside is no call of the model; where values are observed, what is done to them is seen."""
+        return torch._C.DisableTorchFunction() if self._observe is None else nullcontext()
 
     def _attribute(self, func: Any, args: Any) -> Any:
         """What an attribute of a tensor is; one that is a tensor, such as ``weight.T``, is followed as a call is."""
@@ -192,7 +202,7 @@ class Recording(TorchFunctionMode):
         calls = self.record.calls
         for tensor in given:
             if tensor is not output and tensor.grad_fn is not None and tensor.grad_fn not in calls:
-                self._add(tensor, self._call(tensor.grad_fn.name(), tensor.grad_fn))
+                self._add(tensor, self._passed_on(tensor) or self._call(tensor.grad_fn.name(), tensor.grad_fn))
         parameters = self._parameters(given)
         blocked = any(not tensor.requires_grad and tensor in self._cut_off for tensor in given)
         depends = any(tensor.requires_grad for tensor in given)
@@ -222,6 +232,18 @@ class Recording(TorchFunctionMode):
             if tensor.grad_fn is not None and tensor.grad_fn not in self.record.calls:
                 self._add(tensor, self._call("input", tensor.grad_fn))
 
+    def _passed_on(self, tensor: Tensor) -> Call | None:
+        """The call of a value that a function of somebody's own returns as it was given, to be told of the backward pass."""
+        inputs = [node for node, _ in tensor.grad_fn.next_functions] if tensor.grad_fn is not None else []
+        place = next(
+            (node for node in inputs if node is not None and self._entered.get(node) == tensor.data_ptr()), None
+        )
+        if place is None or not isinstance(tensor.grad_fn, torch.autograd.function.BackwardCFunction):
+            return None
+        call = self._call(PASSED_ON, tensor.grad_fn)
+        call.visit = self.record.calls[place].visit if place in self.record.calls else -1
+        return call
+
     def _hidden(
         self, name: str, node: Node, parameters: tuple[str, ...], contracted: dict[str, tuple[int, ...]]
     ) -> None:
@@ -250,12 +272,19 @@ class Recording(TorchFunctionMode):
     def _parameters(self, given: Iterable[Tensor]) -> tuple[str, ...]:
         found: dict[str, None] = {}
         for tensor in given:
-            name = self._names.get(id(tensor))
-            if name is not None:
+            name = self._names.get(id(tensor)) or self._new_name(tensor)
+            if name:
                 found[name] = None
             elif not tensor.requires_grad:
                 found |= dict.fromkeys(self._derived.get(tensor, ()))
         return tuple(found)
+
+    def _new_name(self, tensor: Tensor) -> str:
+        """Of a parameter that came into its module during the pass, as those of sharded models are gathered."""
+        if not isinstance(tensor, nn.Parameter) or id(tensor) in self._names:
+            return ""
+        self._names |= {id(parameter): name for name, parameter in self._model.named_parameters()}
+        return self._names.setdefault(id(tensor), "")
 
     def _contracted(self, function: str, given: Iterable[Tensor]) -> dict[str, tuple[int, ...]]:
         found: dict[str, tuple[int, ...]] = {}
@@ -348,7 +377,9 @@ class Recording(TorchFunctionMode):
     def _visit(self, name: str, kind: str, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run a module inside a visit of its own."""
         with torch._C.DisableTorchFunction():  # what is looked at here, and below, is no call of the model
-            visit = Visit(name, kind, self._inside[-1], _nodes((args, kwargs)))
+            given = {node: tensor for tensor in tensors_in((args, kwargs)) if (node := node_of(tensor)) is not None}
+            self._entered |= {node: memory for node, tensor in given.items() if (memory := address_of(tensor))}
+            visit = Visit(name, kind, self._inside[-1], tuple(given))
         self.record.visits.append(visit)
         self._inside.append(len(self.record.visits) - 1)
         try:
@@ -421,6 +452,14 @@ def node_of(tensor: Tensor) -> Node | None:
     if not tensor.requires_grad or not torch.is_grad_enabled():
         return None
     return torch.autograd.graph.get_gradient_edge(tensor).node
+
+
+def address_of(tensor: Tensor) -> int:
+    """Of its first entry; 0 where it has none."""
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:  # as of fake tensors
+        return 0
 
 
 def _nodes(value: Any) -> tuple[Node, ...]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from criticality.devices import torch_device
-from criticality.stream.inputs import map_tensors
+from criticality.stream.inputs import mapped
+from criticality.stream.sharded import reshard
 
 _AT_THE_END: ContextVar[ExitStack | None] = ContextVar("at_the_end", default=None)
 
@@ -40,6 +41,7 @@ def untouched(model: nn.Module, train: bool | None = False) -> Iterator[None]:
     watched inside stays until the end, as the backward pass needs it, and is then put back.  Random states are those of the CPU
     and of every device the model is on.
     """
+    reshard(model)
     frozen = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     fresh = fresh_batch_norms(model) if train is False else []
     statistics = [(buffer, buffer.detach().clone()) for module in fresh for buffer in module.buffers(recurse=False)]
@@ -60,6 +62,7 @@ def untouched(model: nn.Module, train: bool | None = False) -> Iterator[None]:
         finally:
             _AT_THE_END.reset(token)
             ending.close()
+            reshard(model)
             for parameter, flag in frozen:
                 parameter.requires_grad_(flag)
             for module, mode in modes:
@@ -108,4 +111,4 @@ def placed(
 
 def to_device(inputs: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Move inputs; floating tensors also take ``dtype``."""
-    return map_tensors(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None), inputs)
+    return mapped(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None), inputs)

@@ -11,11 +11,21 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
-from criticality.studies.stability import Estimate
 from criticality.studies.training import Choice
 
 LEAST = 8
 """Choices that a correlation takes."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number read off a study and its 95 per cent interval, by resampling."""
+
+    value: float
+    low: float
+    high: float
+    choices: int
+
 
 Read = Callable[[Choice, Sequence[int]], Mapping[str, float]]
 """A choice and the seeds that are picked, to numbers by name."""

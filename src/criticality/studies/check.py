@@ -14,9 +14,9 @@ from criticality.arguments import Finite, Samples, Seed, Size, checked
 from criticality.errors import CriticalityError, UndescribedError
 from criticality.measurement import measure_ensemble
 from criticality.models import ModelDescription, describe_model
-from criticality.phases import classify, equivalent_tokens
+from criticality.phases import classify
 from criticality.prescription.solve import PRE_LAYER_NORM, log_apjn_of_target, prescribe
-from criticality.theory import LayerNorm, Network, TokenKernel, propagate
+from criticality.theory import LayerNorm, Network, SymmetricKernel, TokenKernel, propagate
 from criticality.theory.norms import NoNorm, PointwiseNorm
 
 _MARGIN = 0.5
@@ -153,7 +153,7 @@ def _layer_norm_reference(model: str, description: ModelDescription, seeds: int,
     try:
         changed: Any = replace(description, norm="ln", alpha=None)  # type: ignore[type-var]
         return float(_profile(changed, seeds, seed).log_apjn[0])
-    except ValueError as refusal:
+    except CriticalityError as refusal:
         raise CriticalityError(
             f"largest log J of {model!r} must be given by --budget (budget=), as its own with LayerNorm is not to be had: {refusal}"
         ) from refusal
@@ -176,10 +176,10 @@ def _norms(network: Network) -> str:
 
 
 def _phase(network: Network, inputs: list[TokenKernel]) -> str:
-    q, rho, tokens = equivalent_tokens(inputs)
+    mean = SymmetricKernel.mean_of(inputs)
     try:
-        found = classify(network, q, rho0=rho, tokens=tokens)
-    except ValueError as refusal:
+        found = classify(network, float(mean.q), rho0=float(mean.p / mean.q), tokens=mean.tokens)
+    except CriticalityError as refusal:
         return f"not classified: {refusal}"
     names = {"power": f"power law, J ~ L^{found.exponent:.2f}", "decaying": "ordered: gradients decay"}
     names["stretched"] = f"stretched exponential, log J ~ L^{found.exponent:.2f}"
@@ -221,7 +221,7 @@ def _advice(
         found = prescribe(
             network, inputs, allowed, "schedule" if pointwise else "branch-scale", samples=samples, seed=seed
         )
-    except ValueError as refusal:
+    except CriticalityError as refusal:
         return f"none found: {refusal}"
     if pointwise:
         span = f"{max(found.alphas):.3f} (first) to {min(found.alphas):.3f} (last)"

@@ -12,9 +12,10 @@ from torch import nn
 from criticality.arguments import checked
 from criticality.errors import InputsError, NotFiniteError, UndescribedError
 from criticality.models import ModelDescription
-from criticality.phases import Classification, classify, equivalent_tokens
+from criticality.phases import Classification, classify
 from criticality.phases.noisy import GEOMETRIC, SampledClassification, classify_profiles
 from criticality.studies.predict import Way
+from criticality.theory import SymmetricKernel
 from criticality.weightless.deep import Deep, Mode, run_deep
 from criticality.weightless.initializing import Initializer
 from criticality.weightless.prepared import Factory, prepared, seeds_of
@@ -128,14 +129,14 @@ def classify_description(
     if way != "sampled":
         try:
             network, inputs = description.describe(seed)
-            mean, rho, tokens = equivalent_tokens(inputs)
-            start = mean if q0 is None else q0
-            found = classify(network, start, rho0=rho, tokens=tokens)
+            mean = SymmetricKernel.mean_of(inputs)
+            start, rho = float(mean.q) if q0 is None else q0, float(mean.p / mean.q)
+            found = classify(network, start, rho0=rho, tokens=mean.tokens)
         except UndescribedError:  # or one that tells tokens apart
             if way == "exact":
                 raise
         else:
-            return found, {"q0": start, "rho0": rho, "tokens": tokens}
+            return found, {"q0": start, "rho0": rho, "tokens": mean.tokens}
     if q0 is not None:
         raise InputsError(f"q0={q0!r} must be left out where the model is run, which starts from its own input")
     sampled = classify_sampled(

@@ -7,20 +7,21 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 import xarray as xr
 
 from criticality import __version__
 from criticality.arguments import Depth, Positive, Samples, Seed, Size, check_fields, checked
 from criticality.devices import torch_device
-from criticality.errors import UndescribedError
-from criticality.measurement import input_kernels, measure_ensemble
+from criticality.errors import TokensNotEquivalentError, UndescribedError
+from criticality.measurement import input_kernels, measure_ensemble, output_kernels
 from criticality.models import ModelDescription, describe_model
+from criticality.probes import Probe, check_probe
 from criticality.schema import SCHEMA, read_dataset, source_digest, write_dataset, write_text
 from criticality.studies.predict import predict_description
 from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
@@ -41,18 +42,20 @@ class Comparison:
     Attributes:
         model: as ``criticality.models.describe_model`` takes it.
         norms: names of norms; pointwise ones are crossed with ``alphas``, the others appear once.
-        inits: ``timm``, ``fan-in`` or both.
+        inits: ``own``, ``fan-in`` or both.
         depth, width, image_size, tokens, text: changes to the model; ``None`` keeps its own.
         seeds: how many weight seeds are averaged, from ``seed`` on.
         probes: backward passes for each seed.
         samples: score matrices per attention layer in the theory.
+        probe: where the backward pass starts, in the theory and in the measurement: ``normal``, ``pooled``, ``class`` or ``loss``
+            (``criticality.probes``).
         device: where the measurement runs.
     """
 
     model: str
     norms: tuple[str, ...] = ("ln", "dyt", "derf")
     alphas: tuple[Positive, ...] = (0.5, 1.0, 2.0)
-    inits: tuple[str, ...] = ("timm",)
+    inits: tuple[str, ...] = ("own",)
     depth: Depth | None = None
     width: Size | None = None
     image_size: Size | None = None
@@ -62,6 +65,7 @@ class Comparison:
     seed: Seed = 0
     probes: Size = 1
     samples: Samples = 16
+    probe: str = "normal"
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -69,6 +73,7 @@ class Comparison:
         for name in ("norms", "alphas", "inits"):
             if not getattr(self, name):
                 raise ValueError(f"{name}=() must hold at least one value")
+        check_probe(self.probe)
         torch_device(self.device)
         self.cases()
 
@@ -135,12 +140,19 @@ def case_label(case: ModelDescription) -> str:
     return f"{case.norm or OWN_NORM}{alpha} {case.init}"
 
 
+def _installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
 def _key(comparison: Comparison, case: ModelDescription) -> str:
-    settings = {name: getattr(comparison, name) for name in ("seeds", "seed", "probes", "samples")}
+    settings = {name: getattr(comparison, name) for name in ("seeds", "seed", "probes", "samples", "probe")}
     made_by = {
         "criticality": __version__,
         "source": source_digest("pointwise", "theory", "stream", "weightless", "measurement", "models"),
-        "timm": timm.__version__,
+        "timm": _installed("timm"),
         "schema": SCHEMA,
     }
     described = {"kind": type(case).__name__, **asdict(case)}  # type: ignore[call-overload]
@@ -155,6 +167,7 @@ def run_case(
     label = case_label(case)
     networks: list[Network] = []
     kernels: list[np.ndarray] = []
+    sent_back: list[np.ndarray] = []
     batch = case.inputs(comparison.seed)
     described = True
 
@@ -165,6 +178,8 @@ def run_case(
             if described:
                 networks.append(case.network(model))
                 kernels.append(input_kernels(model, batch, points=case.points))
+                if comparison.probe == "loss":
+                    sent_back.append(output_kernels(model, batch, points=case.points, seed=seed))
         except UndescribedError:
             described = False
         return model
@@ -176,37 +191,36 @@ def run_case(
         seeds,
         points=case.points,
         probes=comparison.probes,
+        probe=comparison.probe,
         device=comparison.device,
         progress=None if progress is None else lambda seed: progress(label, 1),
     )
     if not described:
-        predicted = predict_description(case, way="sampled", seeds=comparison.seeds, seed=comparison.seed + _APART)
+        predicted = predict_description(
+            case, way="sampled", seeds=comparison.seeds, seed=comparison.seed + _APART, probe=comparison.probe
+        )
         if progress is not None:
             progress(label, 1)
         return _case_dataset(case, measured, predicted, None, None)
     network = mean_description(networks)
     inputs = [TokenKernel.of(kernel) for kernel in np.mean(kernels, axis=0)]
-    predicted = propagate(network, inputs, samples=comparison.samples, seed=comparison.seed)
-    again = propagate(network, inputs, samples=comparison.samples, seed=comparison.seed + 1_000_003)
-    symmetric = _equivalent_tokens(network, inputs)
+    start = np.mean(sent_back, axis=0) if sent_back else comparison.probe
+    seeds_of_scores = (comparison.seed, comparison.seed + 1_000_003)
+    predicted, again = (
+        propagate(network, inputs, samples=comparison.samples, seed=one, probe=start) for one in seeds_of_scores
+    )
+    symmetric = _equivalent_tokens(network, inputs, np.mean(start, axis=0) if sent_back else comparison.probe)
     if progress is not None:
         progress(label, 1)
     return _case_dataset(case, measured, predicted, again, symmetric)
 
 
-def _equivalent_tokens(network: Network, inputs: Sequence[TokenKernel]) -> xr.Dataset | None:
+def _equivalent_tokens(network: Network, inputs: Sequence[TokenKernel], probe: Probe) -> xr.Dataset | None:
     """The theory of equivalent tokens, ``None`` where the network tells tokens apart."""
     try:
-        return propagate(network, _symmetrized(inputs))
-    except ValueError:
+        return propagate(network, SymmetricKernel.mean_of(inputs), probe=probe)
+    except TokensNotEquivalentError:
         return None
-
-
-def _symmetrized(kernels: Sequence[TokenKernel]) -> SymmetricKernel:
-    """Equivalent tokens with the mean variance and covariance of the real ones."""
-    q = float(np.mean([kernel.mean_diagonal() for kernel in kernels]))
-    p = float(np.mean([kernel.mean_off_diagonal() for kernel in kernels]))
-    return SymmetricKernel.of(q, p, kernels[0].tokens)
 
 
 def _case_dataset(
@@ -287,10 +301,36 @@ def summary(result: xr.Dataset) -> dict[str, Any]:
                 "largest_allowed": _number(case.allowed.max()),
                 "tolerance": TOLERANCE[str(case.init.values)],
                 "verdict": verdict(excess),
+                **fold_errors(case),
             }
         )
     settings = {key: json.loads(result.attrs[key]) for key in asdict_keys(result)}
     return {"criticality": __version__, **settings, "cases": cases}
+
+
+THIRDS = ("shallow", "middle", "deep")
+
+
+def fold_errors(case: xr.Dataset) -> dict[str, Any]:
+    """Geometric mean fold error ``GMFE = exp(mean |log J measured - log J predicted|)`` over the blocks before the last.
+
+    Returns:
+        ``gmfe``; ``gmfe_thirds``, of each third of the depth (near-equal split; nan where there is no block); and
+        ``gmfe_thirds_of_noise``, what it would come to if the theory were exact: ``exp(sqrt(2 / pi) mean SE)``, for normal errors
+        of the standard errors that are known.
+    """
+    distance = abs(case.log_apjn_measured - case.log_apjn_predicted).values[:-1]
+    noise = math.sqrt(2 / math.pi) * case.log_apjn_se.values[:-1]
+    thirds = dict(zip(THIRDS, np.array_split(np.arange(len(distance)), 3), strict=True))
+
+    def mean(values: np.ndarray) -> float | None:
+        return float(np.exp(values.mean())) if len(values) and np.all(np.isfinite(values)) else None
+
+    return {
+        "gmfe": mean(distance),
+        "gmfe_thirds": {name: mean(distance[third]) for name, third in thirds.items()},
+        "gmfe_thirds_of_noise": {name: mean(noise[third]) for name, third in thirds.items()},
+    }
 
 
 def asdict_keys(result: xr.Dataset) -> list[str]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
 import xarray as xr
 from torch import nn
 
 from criticality.arguments import checked
 from criticality.errors import UndescribedError
+from criticality.measurement import output_kernels
 from criticality.models import ModelDescription
+from criticality.probes import Probe, check_probe, probe_name
 from criticality.theory import propagate
 from criticality.weightless import predict_sampled
-from criticality.weightless.prepared import Factory
+from criticality.weightless.prepared import Factory, prepared
 
 Way = Literal["auto", "exact", "sampled"]
 
@@ -28,6 +31,7 @@ def predict_description(
     seeds: int = 4,
     samples: int = 16,
     seed: int = 0,
+    probe: Probe = "normal",
     progress: Callable[[int], None] | None = None,
 ) -> xr.Dataset:
     """``log J(l -> L)`` of a model by name.
@@ -39,6 +43,8 @@ def predict_description(
         seeds: of ``sampled``.
         samples: score matrices per attention layer of ``exact``.
         seed: the first, and of the inputs.
+        probe: where the backward pass starts (``criticality.probes``). Of ``loss``, the exact theory starts from the kernel that
+            the model's head sends back when it is run without weights, averaged over ``seeds``.
         progress: called with each seed of ``sampled``.
 
     Returns:
@@ -48,6 +54,7 @@ def predict_description(
         UndescribedError: ``exact`` for a network that is not described.
         ValueError: another ``way``; as ``predict_sampled``.
     """
+    check_probe(probe)
     if way != "sampled":
         try:
             network, inputs = description.describe(seed)
@@ -55,15 +62,28 @@ def predict_description(
             if way == "exact":
                 raise
         else:
-            return propagate(network, inputs, samples=samples, seed=seed).assign_attrs(way="exact")
+            start = _sent_back(description, seeds, seed) if isinstance(probe, str) and probe == "loss" else probe
+            found = propagate(network, inputs, samples=samples, seed=seed, probe=start)
+            return found.assign_attrs(way="exact", probe=probe_name(probe))
     return predict_sampled(
         description.create,
         description.inputs(seed),
         range(seed, seed + seeds),
         points=description.points,
         init=description.init,
+        probe=probe,
         progress=progress,
     )
+
+
+def _sent_back(description: ModelDescription, seeds: int, seed: int) -> np.ndarray:
+    """Kernels of the gradient of a loss at the end of the stream, ``(inputs, tokens, tokens)``, mean over weights and labels."""
+    inputs, kernels = description.inputs(seed), []
+    for number in range(seed, seed + seeds):
+        ready = prepared(description.create, inputs, number, init=description.init)
+        found = output_kernels(ready.model, ready.inputs, points=description.points, seed=number, under=ready.under)
+        kernels.append(found)
+    return np.asarray(np.mean(kernels, axis=0))
 
 
 @checked

@@ -5,25 +5,19 @@ The words are those of ``docs/studies/plan.md``, which was written before the tr
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib.resources import as_file, files
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from criticality.sweeps.pack import packed_dataset
 from criticality.sweeps.search import MARGIN, first_places, next_value
 from criticality.sweeps.search import Outcome as Tried
-
-PLANNED = ("factorial_32", "factorial_16", "long_32", "factorial_64", "families_32", "vit_alpha")
-"""Studies of the plan, docs/studies/training/NAME.yaml, packed with the library as far as they have come."""
 
 SPEED_RATE, SPEED_WINDOW = 3e-4, 9
 """Speed is the training loss at this rate in this window of ten steps: 90 to 100."""
@@ -186,26 +180,6 @@ class Trainings:
         return float(self.data["log_apjn"].values[choice.cells[0]])
 
 
-def kept_trainings(names: Iterable[str] = PLANNED) -> dict[str, Trainings]:
-    """What the library holds of the planned studies, those of which nothing is there left out."""
-    found = {}
-    for name in names:
-        with as_file(files("criticality.studies") / "data" / f"{name}.zarr.zip") as path:
-            if path.exists():
-                found[name] = read_trainings(packed_dataset(path))
-    return found
-
-
-def trainings_digest() -> str:
-    """Of all packed studies that the library holds: what was read off them is read again when they have gone on."""
-    folder = files("criticality.studies") / "data"
-    digest = hashlib.sha256()
-    for part in sorted(folder.iterdir(), key=lambda part: part.name):
-        if part.name.endswith(".zarr.zip"):
-            digest.update(part.name.encode() + part.read_bytes())
-    return digest.hexdigest()
-
-
 def read_trainings(data: xr.Dataset) -> Trainings:
     """Read a study of stacked trainings (``Store.dataset``).
 
@@ -282,3 +256,11 @@ def _progress(data: xr.Dataset, begun: list[Choice], groups: int, rates: list[fl
     still = sum(max(1.0, each - choice.rates.size) for choice in begun if not choice.ended)
     expected = cells + round(still + each * (groups - len(begun)))
     return Progress(cells, expected, len(ended), groups)
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("PLANNED", "kept_trainings", "trainings_digest"):
+        raise ImportError(
+            f"{__name__}.{name} is no longer in the library: it is in examples/paper/kept.py of its repository"
+        )
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

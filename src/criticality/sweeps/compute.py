@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,30 +24,47 @@ RESERVED = ("status", "seconds", "message", "checksum")
 DONE, FAILED, NOT_A_NUMBER, OUT_OF_MEMORY = "done", "failed", "nan", "memory"
 
 
-def compute_cell(compute: str, cell: Cell, memory_gb: float | None) -> tuple[str, Values, str, float]:
-    """``(status, values, message, seconds)``; nothing that a cell does is raised."""
+@dataclass(frozen=True)
+class Computed:
+    """What came out of one cell.
+
+    Attributes:
+        status: ``DONE``, ``FAILED``, ``NOT_A_NUMBER`` or ``OUT_OF_MEMORY``.
+        values: by name; none where it failed.
+        message: why it is not done, else empty.
+        seconds: by the clock.
+    """
+
+    status: str
+    values: Values
+    message: str
+    seconds: float
+
+
+def compute_cell(compute: str, cell: Cell, memory_gb: float | None) -> Computed:
+    """One cell of a study; nothing that it does is raised."""
     began = time.perf_counter()
+
+    def ended(status: str, values: Values, message: str = "") -> Computed:
+        return Computed(status, values, message, time.perf_counter() - began)
+
     try:
         with _limited(memory_gb):
             found = _function(compute)(dict(cell))
             values = {name: _floating(value) for name, value in _named(found, cell).items()}
     except MemoryError:
-        return OUT_OF_MEMORY, {}, f"needed more than memory_gb={memory_gb}", time.perf_counter() - began
+        return ended(OUT_OF_MEMORY, {}, f"needed more than memory_gb={memory_gb}")
     except Exception as error:
         if isinstance(error, RuntimeError) and "allocate" in str(error):  # torch's own out of memory
-            return OUT_OF_MEMORY, {}, f"needed more than memory_gb={memory_gb}", time.perf_counter() - began
-        return FAILED, {}, raised(error)[:500], time.perf_counter() - began
+            return ended(OUT_OF_MEMORY, {}, f"needed more than memory_gb={memory_gb}")
+        return ended(FAILED, {}, raised(error)[:500])
     bad = [name for name, value in values.items() if value.ndim == 0 and math.isnan(value)]
-    if bad:
-        return NOT_A_NUMBER, values, f"{bad[0]} is nan", time.perf_counter() - began
-    return DONE, values, "", time.perf_counter() - began
+    return ended(NOT_A_NUMBER, values, f"{bad[0]} is nan") if bad else ended(DONE, values)
 
 
-def compute_cells(
-    compute: str, cells: list[tuple[int, Cell]], memory_gb: float | None
-) -> list[tuple[int, tuple[str, Values, str, float]]]:
-    """Several cells in one task, which is cheaper where they are quick."""
-    return [(index, compute_cell(compute, cell, memory_gb)) for index, cell in cells]
+def compute_cells(compute: str, cells: Mapping[int, Cell], memory_gb: float | None) -> dict[int, Computed]:
+    """Several cells, by number, in one task, which is cheaper where they are quick."""
+    return {number: compute_cell(compute, cell, memory_gb) for number, cell in cells.items()}
 
 
 def _floating(value: Any) -> np.ndarray:
@@ -78,9 +96,12 @@ def _limited(memory_gb: float | None) -> Iterator[None]:
     if memory_gb is None:
         yield
         return
-    if sys.platform != "linux":
+    try:
+        import resource
+    except ImportError:  # only Unix has it
+        resource = None  # type: ignore[assignment]
+    if resource is None or sys.platform != "linux":
         raise ValueError(f"memory_gb={memory_gb!r} must be left out on {sys.platform}, where it cannot be kept to")
-    import resource
 
     with open("/proc/self/status") as status:
         now = next(int(line.split()[1]) for line in status if line.startswith("VmData")) * 1024

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
 
 from criticality.arguments import checked
+from criticality.extras import require
 from criticality.schema import whole_or_absent
 from criticality.sweeps.integrity import sentence
 from criticality.sweeps.store import REPAIR, Store, dataset_of, study_of
+
+zarr = require("zarr")
 
 
 @checked

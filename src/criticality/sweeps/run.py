@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from criticality.arguments import checked
+from criticality.extras import require
 from criticality.sweeps.compute import compute_cells
 from criticality.sweeps.integrity import sentence
 from criticality.sweeps.search import next_cell
@@ -119,12 +120,12 @@ def _one_by_one(
         if index is None:
             break
         tried.add(index)
-        results = compute_cells(study.compute, [(index, store.cells[index])], study.memory_gb)
+        results = compute_cells(study.compute, {index: store.cells[index]}, study.memory_gb)
         with _finished_first():
             missing = store.write(results)
         computed, lost = computed + 1 - missing, lost + missing
         if progress is not None:
-            progress(1, results[0][1][0])
+            progress(1, results[index].status)
     return computed, lost
 
 
@@ -174,7 +175,8 @@ def _uninterrupted() -> Iterator[None]:
 
 @contextmanager
 def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
-    import dask
+    dask = require("dask")
+    require("distributed")
     from distributed import Client, LocalCluster
 
     with dask.config.set(
@@ -224,7 +226,7 @@ def _drive(
     running = as_completed([])
 
     def submit() -> None:
-        batch = [(index, store.cells[index]) for index in islice(waiting, together)]
+        batch = {index: store.cells[index] for index in islice(waiting, together)}
         if batch:
             running.add(client.submit(compute_cells, study.compute, batch, study.memory_gb, pure=False))
 
@@ -235,10 +237,10 @@ def _drive(
         with _finished_first():
             lost = store.write(results)
         computed, not_written = computed + len(results) - lost, not_written + lost
-        slowest = max(seconds for _, (_, _, _, seconds) in results)
+        slowest = max(one.seconds for one in results.values())
         together = max(1, min(_MOST_TOGETHER, int(_TASK_SECONDS / max(slowest, 1e-6)), 2 * together))
         if progress is not None:
-            progress(len(results), results[-1][1][0])
+            progress(len(results), list(results.values())[-1].status)
         future.release()
         submit()
     return computed, not_written

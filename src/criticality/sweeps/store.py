@@ -7,16 +7,17 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
-import zarr
 
 from criticality import __version__
+from criticality.extras import require
 from criticality.schema import SCHEMA
-from criticality.sweeps.compute import DONE, FAILED, NOT_A_NUMBER, OUT_OF_MEMORY
+from criticality.sweeps.compute import DONE, FAILED, NOT_A_NUMBER, OUT_OF_MEMORY, Computed
 from criticality.sweeps.integrity import (
     CHECKED,
     CHECKSUM,
@@ -27,10 +28,9 @@ from criticality.sweeps.integrity import (
     read_rows,
     sentence,
 )
-from criticality.sweeps.study import Study, Values
+from criticality.sweeps.study import Study
 
-Result = tuple[int, tuple[str, Values, str, float]]
-"""Number of a cell, and what ``compute_cell`` returned."""
+zarr = require("zarr")
 
 STATES = ("open", DONE, FAILED, NOT_A_NUMBER, OUT_OF_MEMORY, "damaged")
 """Of cells; what is damaged is never written, but found when it is read."""
@@ -171,28 +171,29 @@ class Store:
             return {int(i): f"the array {missing[0]!r} is gone" for i in np.flatnonzero(self.status())}
         return _read(self.group, self.cells, self.where)[1]
 
-    def write(self, results: Sequence[Result]) -> int:
-        """Cells: values, then status; neighbours together. Returns how many could not be written, as the disk is full."""
+    def write(self, results: Mapping[int, Computed]) -> int:
+        """Cells by number: values, then status; neighbours together. Returns how many could not be written, as the disk is full."""
         lost = 0
         for run in _neighbours(results):
             try:
                 self._write_run(run)
             except OSError:
-                for result in run if len(run) > 1 else []:
-                    lost += self.write([result])
+                for number, computed in run.items() if len(run) > 1 else ():
+                    lost += self.write({number: computed})
                 lost += len(run) == 1
         return lost
 
-    def _write_run(self, run: Sequence[Result]) -> None:
-        run = [self._fitting(result) for result in run]
-        first, count = run[0][0], len(run)
+    def _write_run(self, run: Mapping[int, Computed]) -> None:
+        """Of cells that follow each other and hold values of the same names and shapes."""
+        computed = [self._fitting(one) for one in run.values()]
+        first, count = min(run), len(run)
         place = slice(first, first + count)
         if not self._is_open(place):  # computed again: open until it is whole
             self.group["status"][place] = np.zeros(count, dtype="int8")
-        rows = {name: np.stack([values[name] for _, (_, values, _, _) in run]) for name in run[0][1][1]}
-        rows["seconds"] = np.array([seconds for _, (_, _, _, seconds) in run])
-        if any(message for _, (_, _, message, _) in run):
-            rows["message"] = np.stack([_as_row(message) for _, (_, _, message, _) in run])
+        rows = {name: np.stack([one.values[name] for one in computed]) for name in computed[0].values}
+        rows["seconds"] = np.array([one.seconds for one in computed])
+        if any(one.message for one in computed):
+            rows["message"] = np.stack([_as_row(one.message) for one in computed])
         for name, values in rows.items():
             array = self._array(name, values[0], str(values.dtype))
             rows[name] = values.astype(array.dtype)
@@ -200,7 +201,7 @@ class Store:
         for name in self.group.attrs[VARIABLES]:
             if name not in (*rows, "status", CHECKSUM):  # what an earlier attempt left
                 self.group[name][place] = self.group[name].fill_value
-        states = [STATES.index(status) for _, (status, _, _, _) in run]
+        states = [STATES.index(one.status) for one in computed]
         codes = [
             checksum_of(self.cells[first + i], states[i], {name: values[i] for name, values in rows.items()})
             for i in range(count)
@@ -214,14 +215,14 @@ class Store:
         except Exception:  # a damaged chunk
             return False
 
-    def _fitting(self, result: Result) -> Result:
+    def _fitting(self, computed: Computed) -> Computed:
         """A cell whose values have other shapes than those of the other cells has failed."""
-        index, (_, values, _, seconds) = result
-        for name, value in values.items():
+        for name, value in computed.values.items():
             if name in self.group and self.group[name].shape[1:] != value.shape:
                 others = self.group[name].shape[1:]
-                return index, (FAILED, {}, f"returned {name!r} of shape {value.shape}, other cells {others}", seconds)
-        return result
+                message = f"returned {name!r} of shape {value.shape}, other cells {others}"
+                return Computed(FAILED, {}, message, computed.seconds)
+        return computed
 
     def _array(self, name: str, value: np.ndarray, dtype: str = "float64") -> Any:
         if name not in self.group:
@@ -301,29 +302,30 @@ def study_of(group: Any) -> Study:
     return study
 
 
-def _neighbours(results: Sequence[Result]) -> list[list[Result]]:
+def _neighbours(results: Mapping[int, Computed]) -> list[dict[int, Computed]]:
     """Runs of cells that follow each other and hold values of the same names and shapes."""
-    runs: list[list[Result]] = []
+    runs: list[dict[int, Computed]] = []
     before: Any = None
-    for index, (status, values, message, seconds) in sorted(results, key=lambda result: result[0]):
-        shape = {name: value.shape for name, value in values.items()}, bool(message)
-        if before != (index - 1, shape):
-            runs.append([])
-        runs[-1].append((index, (status, values, message, seconds)))
-        before = (index, shape)
+    for number, computed in sorted(results.items()):
+        shape = {name: value.shape for name, value in computed.values.items()}, bool(computed.message)
+        if before != (number - 1, shape):
+            runs.append({})
+        runs[-1][number] = computed
+        before = (number, shape)
     return runs
 
 
 def _lock(file: Any) -> None:
     """For this process alone; raises ``BlockingIOError`` or ``PermissionError`` where another holds it."""
-    try:
+    with suppress(ImportError):  # only Unix has it
         import fcntl
-    except ImportError:  # Windows
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    with suppress(ImportError):  # only Windows has it
         import msvcrt
 
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        return
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _as_row(message: str) -> np.ndarray:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from criticality import __version__
 from criticality.arguments import checked
+from criticality.extras import require
 from criticality.schema import source_digest
 
 Cell = dict[str, Any]
@@ -137,6 +137,7 @@ def read_study(path: str | Path) -> Study:
     file = Path(path)
     if not file.is_file():
         raise ValueError(f"study {str(file)!r} must exist, and does not")
+    yaml = require("yaml")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

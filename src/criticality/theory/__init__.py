@@ -2,20 +2,25 @@
 
 from criticality.theory.attention import HeadNorm, Rotary, ScoreSampling
 from criticality.theory.branches import MLP, Attention, GatedMLP, Linear, Normed, Parallel
+from criticality.theory.collapse import CollapseExponents, collapse_exponents
+from criticality.theory.finite_width import LogVariance, log_apjn_variance
 from criticality.theory.kernels import SymmetricKernel, TokenKernel
-from criticality.theory.network import Network, Sublayer, resnet, transformer
-from criticality.theory.norms import LayerNorm, NoNorm, PointwiseNorm, RMSNorm, make_norm
-from criticality.theory.propagation import propagate
+from criticality.theory.network import Network, Sublayer, mean_description, resnet, transformer
+from criticality.theory.norms import LayerNorm, NoNorm, Norm, PointwiseNorm, RMSNorm, make_norm
+from criticality.theory.propagation import propagate, propagate_between
 
 __all__ = [
     "MLP",
     "Attention",
+    "CollapseExponents",
     "GatedMLP",
     "HeadNorm",
     "LayerNorm",
     "Linear",
+    "LogVariance",
     "Network",
     "NoNorm",
+    "Norm",
     "Normed",
     "Parallel",
     "PointwiseNorm",
@@ -25,8 +30,12 @@ __all__ = [
     "Sublayer",
     "SymmetricKernel",
     "TokenKernel",
+    "collapse_exponents",
+    "log_apjn_variance",
     "make_norm",
+    "mean_description",
     "propagate",
+    "propagate_between",
     "resnet",
     "transformer",
 ]

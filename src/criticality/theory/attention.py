@@ -15,13 +15,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32
 
 from criticality.arguments import Finite, NotNegative, Samples, Seed, Size, check_fields, checked
 from criticality.theory.kernels import Numbers
 
 Matrix = Float[np.ndarray, "tokens tokens"]
-Channels = Float[np.ndarray, "tokens head_dim"]
+Channels = Float[np.ndarray, "... tokens head_dim"]
+OfHeads = Float[np.ndarray, "pairs signs tokens tokens"]
+Single = Float32[np.ndarray, "tokens tokens"]
+
+_CHUNK = 1 << 16
+"""Entries of attention matrices that are computed at once: they stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +100,9 @@ class Rotary:
 def rotate(x: Channels, cosine: Float[np.ndarray, "tokens pairs"], sine: Float[np.ndarray, "tokens pairs"]) -> Channels:
     """Turn the first channel pairs of each token; with the sine negated, back."""
     pairs = cosine.shape[1]
-    left, right = x[:, :pairs], x[:, pairs : 2 * pairs]
-    return np.concatenate([left * cosine - right * sine, right * cosine + left * sine, x[:, 2 * pairs :]], axis=1)
+    left, right = x[..., :pairs], x[..., pairs : 2 * pairs]
+    turned = [left * cosine - right * sine, right * cosine + left * sine, x[..., 2 * pairs :]]
+    return np.concatenate(turned, axis=-1)
 
 
 @dataclass(frozen=True)
@@ -113,18 +119,18 @@ class HeadNorm:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def apply(self, x: Channels) -> tuple[Channels, Float[np.ndarray, "tokens one"]]:
+    def apply(self, x: Channels) -> tuple[Channels, Float[np.ndarray, "... tokens one"]]:
         """The normalized channels before ``gamma``, and the root mean squares."""
         if self.centred:
-            x = x - x.mean(axis=1, keepdims=True)
-        size = np.sqrt(np.mean(x * x, axis=1, keepdims=True) + self.epsilon)
+            x = x - x.mean(axis=-1, keepdims=True)
+        size = np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + self.epsilon)
         return x / size, size
 
-    def backward(self, gradient: Channels, unit: Channels, size: Float[np.ndarray, "tokens one"]) -> Channels:
+    def backward(self, gradient: Channels, unit: Channels, size: Float[np.ndarray, "... tokens one"]) -> Channels:
         """The gradient at the input, from the gradient at the output and what ``apply`` returned."""
-        gradient = gradient - unit * np.mean(gradient * unit, axis=1, keepdims=True)
+        gradient = gradient - unit * np.mean(gradient * unit, axis=-1, keepdims=True)
         if self.centred:
-            gradient = gradient - gradient.mean(axis=1, keepdims=True)
+            gradient = gradient - gradient.mean(axis=-1, keepdims=True)
         return self.gamma * gradient / size
 
 
@@ -139,12 +145,13 @@ class Side:
     def draw(self, normals: Channels) -> Channels:
         x = self.factor @ normals
         if self.norm is not None:
-            self._unit, self._size = self.norm.apply(x)
-            x = self.norm.gamma * self._unit
+            unit, size = self.norm.apply(x)
+            self._unit, self._size = unit[:, None], size[:, None]  # alike for both signs of the scores
+            x = self.norm.gamma * unit
         return x if self.turn is None else rotate(x, *self.turn)
 
     def backward(self, gradient: Channels) -> Channels:
-        """Gradient at the channels of the last draw."""
+        """Gradient at the channels of the last draw, for both signs of the scores."""
         if self.turn is not None:
             cosine, sine = self.turn
             gradient = rotate(gradient, cosine, -sine)
@@ -170,39 +177,34 @@ class Heads:
         self.allowed, self.scale, self.sampling = allowed, scale, sampling
         self.tokens = len(queries.factor)
 
-    def attention(self) -> Iterator[Matrix]:
-        """The attention matrix of every sampled head, in antithetic pairs; ``kernels`` and ``by_scores`` are of the last."""
+    def chunks(self) -> Iterator[int]:
+        """Numbers of antithetic pairs that are computed at once."""
+        step, left = max(1, _CHUNK // self.tokens**2), self.sampling.samples // 2
+        while left > 0:
+            yield min(step, left)
+            left -= step
+
+    def attention(self, precision: type[np.floating] = np.float64) -> Iterator[OfHeads]:
+        """The attention matrices of all sampled heads in chunks, the scores of each pair of opposite sign; ``query`` and
+        ``key`` are the channels of the last chunk, ``(pairs, tokens, channels)``, whose products are the heads' kernels."""
         generator = self.sampling.generator(0)
-        for _ in range(self.sampling.samples // 2):
+        for pairs in self.chunks():
             if self.head_dim is None:
-                scores = (
-                    self.queries.factor @ generator.standard_normal((self.tokens, self.tokens)) @ self.keys.factor.T
-                )
+                self.query, self.key = self.queries.factor[None], self.keys.factor[None]
+                normals, weight = generator.standard_normal((pairs, self.tokens, self.tokens)), self.scale
+                scores = self.query @ normals @ self.key.mT
             else:
-                self._query = self.queries.draw(generator.standard_normal((self.tokens, self.head_dim)))
-                self._key = self.keys.draw(generator.standard_normal((self.tokens, self.head_dim)))
-                scores = self._query @ self._key.T / math.sqrt(self.head_dim)
-            for sign in (1.0, -1.0):
-                yield softmax(sign * self.scale * scores, self.allowed)
+                normals = generator.standard_normal((pairs, 2, self.tokens, self.head_dim))
+                root = math.sqrt(self.head_dim)
+                self.query, self.key = self.queries.draw(normals[:, 0]) / root, self.keys.draw(normals[:, 1]) / root
+                scores, weight = self.query @ self.key.mT, root * self.scale
+            scores *= weight
+            yield softmax(np.stack([scores, -scores], axis=1), self.allowed, precision)
 
     @property
     def plain(self) -> bool:
         """Whether queries and keys enter the scores as they are, without rotation and QK-norm."""
         return all(side.norm is None and side.turn is None for side in (self.queries, self.keys))
-
-    def kernels(self) -> tuple[Matrix, Matrix]:
-        """Kernels of the queries and of the keys of the last head, of its own channels where these are sampled."""
-        if self.head_dim is None:
-            return self.queries.factor @ self.queries.factor.T, self.keys.factor @ self.keys.factor.T
-        return self._query @ self._query.T / self.head_dim, self._key @ self._key.T / self.head_dim
-
-    def by_scores(self, at_scores: Matrix) -> tuple[Matrix, Matrix]:
-        """Backward kernels at the queries and at the keys of the last head, whose channels are sampled, from the gradient at
-        its scores."""
-        by_query = self.queries.backward(at_scores @ self._key)
-        by_key = self.keys.backward(at_scores.T @ self._query)
-        weight = self.scale**2 / self._key.shape[1]
-        return weight * by_query @ by_query.T, weight * by_key @ by_key.T
 
 
 def factor(matrix: Matrix) -> Matrix:
@@ -214,12 +216,17 @@ def factor(matrix: Matrix) -> Matrix:
         return vectors * np.sqrt(np.maximum(values, 0.0))
 
 
-def softmax(scores: Matrix, allowed: Bool[np.ndarray, "tokens tokens"] | None = None) -> Matrix:
+def softmax(
+    scores: Float[np.ndarray, "... tokens tokens"],
+    allowed: Bool[np.ndarray, "tokens tokens"] | None = None,
+    precision: type[np.floating] = np.float64,
+) -> Float[np.ndarray, "... tokens tokens"]:
     """Row-wise softmax over the ``allowed`` entries."""
     if allowed is not None:
         scores = np.where(allowed, scores, -np.inf)
-    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-    weights /= weights.sum(axis=1, keepdims=True)
+    weights = (scores - scores.max(axis=-1, keepdims=True)).astype(precision, copy=False)
+    np.exp(weights, out=weights)
+    weights /= weights.sum(axis=-1, keepdims=True)
     return weights
 
 
@@ -229,58 +236,85 @@ def sampled_forward(heads: Heads, values: Matrix) -> Matrix:
     total = np.zeros_like(values)
     for attention in heads.attention():
         mixed = attention @ value_factor
-        total += mixed @ mixed.T
+        total += (mixed @ mixed.mT).sum(axis=(0, 1))
     return total / heads.sampling.samples
 
 
-def sampled_backward(heads: Heads, values: Matrix, gradient: Matrix) -> tuple[Matrix, Matrix, Matrix]:
-    """Backward kernels that reach the values, the queries and the keys of the attention matrix.
+def sampled_backward(heads: Heads, values: Matrix, gradient: Matrix, weights: tuple[float, float, float]) -> Matrix:
+    """The sum, with ``weights``, of the backward kernels that reach the values, the queries and the keys.
 
     ``E A^T G A``, and ``E R K R^T`` and ``E R^T Q R`` with ``R = A * (g - sum_c A_ac g_ac)``, the gradient at the
     scores, for Gaussian scores; the same through the channels of each head where these are sampled.
+
+    The products for each head are in single precision, on matrices of unit size: their rounding, 1e-6, is nothing beside
+    the spread between heads.  ``R`` does not see what all tokens have in common, which is taken off the values and keys
+    beforehand: tokens that are nearly alike lose no digits.
     """
-    through_values, through_queries, through_keys = (np.zeros_like(values) for _ in range(3))
-    generator, normals = heads.sampling.generator(1), np.zeros_like(values)
-    if not heads.plain:
-        value_factor, gradient_factor = factor(values), factor(gradient)
-    kernels = (values, values)
-    for number, attention in enumerate(heads.attention()):
-        through_values += attention.T @ gradient @ attention
-        if heads.plain:
-            if number % 2 == 0:  # the second of an antithetic pair has the same
-                kernels = heads.kernels()
-            by_query, by_key = score_gradients(attention, values, gradient, *kernels)
-            by_query, by_key = heads.scale**2 * by_query, heads.scale**2 * by_key
-        else:
-            if number % 2 == 0:
-                normals = generator.standard_normal(values.shape)
-            at_attention = gradient_factor @ normals @ value_factor.T
-            at_scores = attention * (at_attention - np.sum(attention * at_attention, axis=1, keepdims=True))
-            by_query, by_key = heads.by_scores(at_scores)
-        through_queries += by_query
-        through_keys += by_key
-    count = heads.sampling.samples
-    return through_values / count, through_queries / count, through_keys / count
+    centred = values - values.mean(axis=0)
+    centred, value_size = unit(centred - centred.mean(axis=1, keepdims=True))
+    gradient, gradient_size = unit(gradient)
+    paths = _exact_paths if heads.plain else _drawn_paths
+    total = paths(heads, centred, gradient, value_size, weights)
+    return total * (gradient_size / heads.sampling.samples)
 
 
-def score_gradients(
-    attention: Matrix, values: Matrix, gradient: Matrix, queries: Matrix, keys: Matrix
-) -> tuple[Matrix, Matrix]:
-    """``E R K R^T`` and ``E R^T Q R`` over the gradient ``g`` that reaches a given attention matrix, exactly.
+def unit(array: np.ndarray) -> tuple[Float32[np.ndarray, "..."], float]:
+    """The array at largest entry 1, in single precision, and that entry."""
+    size = float(np.abs(array).max()) or 1.0
+    return (array / size).astype(np.float32), size
+
+
+def _exact_paths(
+    heads: Heads, values: Single, gradient: Single, value_size: float, weights: tuple[float, float, float]
+) -> Matrix:
+    """Sums over heads, the gradient ``g`` that reaches the attention matrix averaged exactly.
 
     Row ``a`` of ``R`` is ``P_a g_a`` with ``P_a = diag(A_a) - A_a A_a^T``, and ``Cov(g_ab, g_cd) = G_ac V_bd``, so that
     ``E (R K R^T)_ac = G_ac tr(P_a V P_c K)`` and ``E (R^T Q R) = sum_ac Q_ac G_ac P_a V P_c``; written out, both are
-    products of matrices over tokens (docs/theory, section 4).
+    products of matrices over tokens (docs/theory, section 4).  The second and ``A^T G A`` are ``Y + Y^T`` of one ``Y``.
     """
-    a, w = attention, queries * gradient
-    av, ak = a @ values, a @ keys
-    mixed = av @ a.T
-    crossed = (av * ak) @ a.T
-    by_query = gradient * (a @ (values * keys) @ a.T - crossed - crossed.T + mixed * (ak @ a.T))
-    aw = a.T @ w
-    crossed = (av.T * aw) @ a
-    by_key = values * (aw @ a) - crossed - crossed.T + a.T @ (w * mixed) @ a
-    return by_query, by_key
+    by_query, by_key = np.zeros((2, *values.shape))
+    for a in heads.attention(np.float32):
+        query, query_size = unit(heads.query)
+        key, key_size = unit(heads.key - heads.key.mean(axis=-2, keepdims=True))
+        strength = heads.scale**2 * value_size * np.array([key_size**2 * weights[1], query_size**2 * weights[2]])
+        largest = max(weights[0], strength[1]) or 1.0
+        through_values, through_keys = np.float32(weights[0] / largest), np.float32(strength[1] / largest)
+        at_keys = (through_keys * (query @ query.mT) * gradient)[:, None]
+        keys, key = (values * (key @ key.mT))[:, None], key[:, None]
+        av, ak, aw = a @ values, a @ key, at_keys @ a
+        mixed = av @ a.mT
+        half = (a @ keys / 2 - av * (ak @ key.mT)) @ a.mT
+        by_query += strength[0] * _sum(half + half.mT + mixed * (ak @ ak.mT))
+        half = a.mT @ ((at_keys * mixed + through_values * gradient) @ a / 2 - av * aw)
+        by_key += largest * _sum(half + half.mT + values * (a.mT @ aw))
+    return by_query * gradient + by_key
+
+
+def _drawn_paths(
+    heads: Heads, values: Single, gradient: Single, value_size: float, weights: tuple[float, float, float]
+) -> Matrix:
+    """Sums over heads, ``g`` drawn once for each pair: rotations and QK-norm come between scores and channels."""
+    total = np.zeros(values.shape)
+    generator = heads.sampling.generator(1)
+    factors = [factor(matrix.astype(float)).astype(np.float32) for matrix in (gradient, values)]
+    for a in heads.attention(np.float32):
+        normals = generator.standard_normal((len(a), *values.shape)).astype(np.float32)
+        at_attention = (factors[0] @ normals @ factors[1].T)[:, None]
+        at_scores = a * (at_attention - np.sum(a * at_attention, axis=-1, keepdims=True))
+        total += weights[0] * _sum(a.mT @ gradient @ a)
+        for side, at_side, other, weight in (
+            (heads.queries, at_scores, heads.key, weights[1]),
+            (heads.keys, at_scores.mT, heads.query, weights[2]),
+        ):
+            channels, size = unit(other[:, None])
+            at_channels = side.backward(at_side @ channels)
+            total += weight * value_size * (heads.scale * size) ** 2 * _sum(at_channels @ at_channels.mT)
+    return total
+
+
+def _sum(heads: OfHeads) -> Matrix:
+    return heads.sum(axis=(0, 1), dtype=float)
 
 
 def symmetric_overlap(exponent: Numbers, tokens: int) -> Numbers:

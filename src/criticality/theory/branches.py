@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from criticality.arguments import Finite, Positive, Scale, Size, check_fields
-from criticality.errors import UndescribedError
+from criticality.errors import TokensNotEquivalentError
 from criticality.pointwise import Pointwise
 from criticality.theory.attention import (
     HeadNorm,
@@ -281,19 +281,17 @@ class Attention:
         if self.scores == "uniform":
             attention = self._uniform(kernel.tokens)
             return self.value_output_variance * (attention.T @ gradient.entries @ attention)
-        through_values, through_queries, through_keys = sampled_backward(
-            self._heads(kernel, sampling), self.values(kernel).entries, gradient.entries * self.output_variance
-        )
-        return (
-            self.value_variance * through_values
-            + self.query_variance * through_queries
-            + self.key_variance * through_keys
+        return sampled_backward(
+            self._heads(kernel, sampling),
+            self.values(kernel).entries,
+            gradient.entries * self.output_variance,
+            (self.value_variance, self.query_variance, self.key_variance),
         )
 
     def _symmetric_sides(self, kernel: SymmetricKernel) -> tuple[SymmetricKernel, SymmetricKernel, Numbers, Numbers]:
         """Kernels of queries and keys as they enter the scores, and the factors of gradients through their norms."""
         if self.causal or self.rotary is not None:
-            raise UndescribedError(
+            raise TokensNotEquivalentError(
                 "Attention with causal=True or rotary tells tokens apart: its kernel must be a TokenKernel, not a"
                 " SymmetricKernel"
             )

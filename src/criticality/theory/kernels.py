@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from functools import cache
-from typing import Protocol, Self
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, Protocol, Self
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from criticality.arguments import Covariance, Size, Variance, checked
+from criticality.errors import ArgumentError
 
 Numbers = float | np.ndarray
 """One number, or one for each of several layers."""
@@ -26,8 +27,8 @@ Numbers = float | np.ndarray
 class PairMap(Protocol):
     """A map of kernels that takes each entry from the two variances and the correlation of its tokens."""
 
-    def pairs(self, q_a: np.ndarray, q_b: np.ndarray, rho: np.ndarray) -> np.ndarray:
-        """Entries for arrays of one shape."""
+    def pairs(self, q: np.ndarray, left: np.ndarray, right: np.ndarray, rho: np.ndarray) -> np.ndarray:
+        """Entries of the pairs of variances ``(q[left], q[right])`` at the correlations ``rho``, all of one axis."""
         ...
 
     def equal(self, q: float, rho: float) -> tuple[float, float]:
@@ -48,6 +49,10 @@ class Kernel(ABC):
     @abstractmethod
     def map_pairs(self, function: PairMap) -> Self:
         """The kernel of entries ``function(K_aa, K_bb, rho_ab)``, ``rho`` the correlation, exactly 1 for ``a = b``."""
+
+    @abstractmethod
+    def map_variances(self, function: Callable[[Any], Any]) -> Self:
+        """The kernel of entries ``sqrt(function(K_aa) function(K_bb))``."""
 
     @abstractmethod
     def affine(self, scale: float, shift: float = 0.0) -> Self:
@@ -101,6 +106,22 @@ class SymmetricKernel(Kernel):
         return cls(float(q), float(p), int(tokens))
 
     @classmethod
+    def mean_of(cls, kernels: Sequence[Kernel]) -> SymmetricKernel:
+        """As many equivalent tokens as the inputs have, with the mean variance and covariance of all their tokens and pairs.
+
+        Raises:
+            ArgumentError: no kernel, or kernels of different numbers of tokens.
+        """
+        if len({kernel.tokens for kernel in kernels}) != 1:
+            raise ArgumentError(
+                f"kernels of {[k.tokens for k in kernels]} tokens must be at least one, all of one number"
+            )
+        q = float(np.mean([kernel.mean_diagonal() for kernel in kernels]))
+        tokens = kernels[0].tokens
+        p = float(np.mean([kernel.mean_off_diagonal() for kernel in kernels])) if tokens > 1 else q
+        return cls.of(q, p, tokens)
+
+    @classmethod
     def stack(cls, kernels: Sequence[SymmetricKernel]) -> SymmetricKernel:
         """Several layers as one."""
         return cls(np.array([k.q for k in kernels]), np.array([k.p for k in kernels]), kernels[0].tokens)
@@ -123,8 +144,13 @@ class SymmetricKernel(Kernel):
         variances = np.asarray(q)
         one = np.ones_like(variances)
         rho = np.clip(np.divide(p, variances, out=one.copy(), where=variances > 0), -1.0, 1.0)
-        both = function.pairs(np.stack([variances] * 2), np.stack([variances] * 2), np.stack([one, rho]))
-        return SymmetricKernel(both[0], both[1], self._tokens)
+        index = np.tile(np.arange(variances.size), 2)
+        same, other = np.split(function.pairs(variances, index, index, np.concatenate([one, rho])), 2)
+        return SymmetricKernel(same, other, self._tokens)
+
+    def map_variances(self, function: Callable[[Any], Any]) -> SymmetricKernel:
+        value = function(self.q)
+        return SymmetricKernel(value, value, self._tokens)
 
     def affine(self, scale: float, shift: float = 0.0) -> SymmetricKernel:
         return SymmetricKernel(self.q * scale + shift, self.p * scale + shift, self._tokens)
@@ -151,9 +177,11 @@ class SymmetricKernel(Kernel):
         return SymmetricKernel(one, one, self._tokens)
 
 
-@cache
-def _upper(tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.triu_indices(tokens)
+@lru_cache(maxsize=4)
+def _upper(tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows and columns of the upper triangle, and where in it the diagonal is."""
+    rows, columns = np.triu_indices(tokens)
+    return rows, columns, np.flatnonzero(rows == columns)
 
 
 class TokenKernel(Kernel):
@@ -191,18 +219,20 @@ class TokenKernel(Kernel):
         return len(self.entries)
 
     def map_pairs(self, function: PairMap) -> TokenKernel:
-        rows, columns = _upper(self.tokens)
+        rows, columns, diagonal = _upper(self.tokens)
         q = np.diagonal(self.entries)
-        root = np.sqrt(q)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            rho = self.entries[rows, columns] / (root[rows] * root[columns])
-        rho = np.clip(np.nan_to_num(rho), -1.0, 1.0)
-        rho[rows == columns] = 1.0
-        values = function.pairs(q[rows], q[columns], rho)
+        inverse = np.divide(1.0, np.sqrt(q), out=np.zeros_like(q), where=q > 0)
+        rho = np.clip((self.entries * inverse[:, None] * inverse)[rows, columns], -1.0, 1.0)
+        rho[diagonal] = 1.0
+        values = function.pairs(q, rows, columns, rho)
         mapped = np.empty_like(self.entries)
         mapped[rows, columns] = values
         mapped[columns, rows] = values
         return TokenKernel(mapped)
+
+    def map_variances(self, function: Callable[[Any], Any]) -> TokenKernel:
+        root = np.sqrt(function(np.diagonal(self.entries)))
+        return TokenKernel(np.outer(root, root))
 
     def affine(self, scale: float, shift: float = 0.0) -> TokenKernel:
         return TokenKernel(self.entries * scale + shift)
@@ -226,10 +256,6 @@ class TokenKernel(Kernel):
 
     def ones(self) -> TokenKernel:
         return TokenKernel(np.ones_like(self.entries))
-
-    def isotropic(self) -> TokenKernel:
-        """The backward kernel ``I`` of a probe ``u ~ N(0, I)`` on every token of this state."""
-        return TokenKernel(np.eye(self.tokens))
 
 
 def _off_diagonal_mean(matrix: Float[np.ndarray, "tokens tokens"]) -> float:

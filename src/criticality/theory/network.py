@@ -40,29 +40,47 @@ class Sublayer:
 
     def forward(self, kernel: K, sampling: ScoreSampling) -> K:
         """Kernel of the stream after the sub-layer."""
+        return self.joined(kernel, self.passed(kernel, sampling)[1])
+
+    def passed(self, kernel: K, sampling: ScoreSampling) -> tuple[K, K]:
+        """Kernels of the branch's input and output."""
+        entered = self._entered(kernel)
+        return entered, self.branch.forward(entered, sampling)
+
+    def joined(self, kernel: K, output: K) -> K:
+        """Kernel of the stream after the sub-layer, from that before it and that of the branch's output."""
         if self.placement == "post":
-            return self.norm.forward(self._joined(kernel, sampling))
-        output = self.branch.forward(self.norm.forward(kernel), sampling)
+            return self.norm.forward(self._before_norm(kernel, output))
         if self.placement == "sandwich":
             output = self.output_norm.forward(output)
         return kernel + (output if self.scale == 1.0 else output.affine(self.scale**2))
 
-    def backward(self, kernel: K, gradient: K, sampling: ScoreSampling) -> K:
-        """Backward kernel before the sub-layer, from the stream's kernel before it and the backward kernel after."""
+    def backward(
+        self, kernel: K, gradient: K, sampling: ScoreSampling, entered: K | None = None, output: K | None = None
+    ) -> K:
+        """Backward kernel before the sub-layer, from the stream's kernel before it and the backward kernel after.
+
+        What was kept of ``passed`` is not computed again; a pre-norm sub-layer has no use for the output.
+        """
+        entered = entered or self._entered(kernel)
+        if self.placement == "pre":
+            at_branch = self.branch.backward(entered, gradient, sampling).affine(self.scale**2)
+            return gradient + self.norm.factor(kernel) * at_branch
+        output = output or self.branch.forward(entered, sampling)
         if self.placement == "post":
-            gradient = self.norm.factor(self._joined(kernel, sampling)) * gradient
-            at_branch = self.branch.backward(kernel, gradient, sampling).affine(self.scale**2)
+            gradient = self.norm.factor(self._before_norm(kernel, output)) * gradient
+            at_branch = self.branch.backward(entered, gradient, sampling).affine(self.scale**2)
             return gradient.affine(self.skip_scale**2) + at_branch
-        normalized = self.norm.forward(kernel)
-        at_output = gradient
-        if self.placement == "sandwich":
-            at_output = self.output_norm.factor(self.branch.forward(normalized, sampling)) * gradient
-        at_branch = self.branch.backward(normalized, at_output, sampling).affine(self.scale**2)
+        at_output = self.output_norm.factor(output) * gradient
+        at_branch = self.branch.backward(entered, at_output, sampling).affine(self.scale**2)
         return gradient + self.norm.factor(kernel) * at_branch
 
-    def _joined(self, kernel: K, sampling: ScoreSampling) -> K:
+    def _entered(self, kernel: K) -> K:
+        return kernel if self.placement == "post" else self.norm.forward(kernel)
+
+    def _before_norm(self, kernel: K, output: K) -> K:
         """Kernel of skip and branch before a post-norm."""
-        return kernel.affine(self.skip_scale**2) + self.branch.forward(kernel, sampling).affine(self.scale**2)
+        return kernel.affine(self.skip_scale**2) + output.affine(self.scale**2)
 
 
 @dataclass(frozen=True)

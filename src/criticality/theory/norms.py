@@ -29,9 +29,8 @@ class PointwiseMap:
     pointwise: Pointwise
     derivative: bool = False
 
-    def pairs(self, q_a: np.ndarray, q_b: np.ndarray, rho: np.ndarray) -> np.ndarray:
-        average = self.pointwise.Cd if self.derivative else self.pointwise.C
-        return average(q_a, q_b, rho, KERNEL_TOLERANCE)
+    def pairs(self, q: np.ndarray, left: np.ndarray, right: np.ndarray, rho: np.ndarray) -> np.ndarray:
+        return self.pointwise.pairs(q, left, right, rho, self.derivative, KERNEL_TOLERANCE)
 
     def equal(self, q: float, rho: float) -> tuple[float, float]:
         return self.pointwise.equal(q, rho, self.derivative, KERNEL_TOLERANCE)
@@ -64,20 +63,13 @@ class LayerNorm:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def pairs(self, q_a: np.ndarray, q_b: np.ndarray, rho: np.ndarray) -> np.ndarray:
-        return self.gamma**2 / np.sqrt((q_a + self.epsilon) * (q_b + self.epsilon))
-
-    def equal(self, q: float, rho: float) -> tuple[float, float]:
-        scale = self.gamma**2 / (q + self.epsilon)
-        return scale, scale
-
     def forward(self, kernel: K) -> K:
         return (self.factor(kernel) * kernel).affine(1.0, self.beta**2)
 
     def factor(self, kernel: K) -> K:
         if self.epsilon == 0.0 and np.any(kernel.mean_diagonal() == 0.0):
             raise ValueError("epsilon=0.0 must be above 0 for LayerNorm of a stream with variance 0")
-        return kernel.map_pairs(self)
+        return kernel.map_variances(lambda q: self.gamma**2 / (q + self.epsilon))
 
 
 class RMSNorm(LayerNorm):

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import xarray as xr
 from jaxtyping import Float
 
 from criticality.arguments import LARGEST_VARIANCE, Samples, Seed, checked
-from criticality.schema import profile_dataset
+from criticality.lazy import lazy_module
+from criticality.probes import Probe, probe_kernel, probe_name
+from criticality.schema import SCHEMA, profile_dataset
 from criticality.theory.attention import ScoreSampling
+from criticality.theory.collapse import collapse_exponents
 from criticality.theory.kernels import Kernel, SymmetricKernel, TokenKernel
 from criticality.theory.network import Network, Sublayer
 from criticality.theory.norms import K
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    xr = lazy_module("xarray")
 
 
 @checked
@@ -25,6 +33,7 @@ def propagate(
     samples: Samples = 8,
     seed: Seed = 0,
     keep_kernels: bool = False,
+    probe: Probe | Sequence[np.ndarray] = "normal",
 ) -> xr.Dataset:
     """Mean-field prediction of a network at initialization (docs/theory, sections 3 to 5).
 
@@ -36,12 +45,15 @@ def propagate(
         seed: of those samples.
         keep_kernels: also store ``kernel`` and ``backward_kernel``, ``(block, token, other_token)``, of token
             kernels, averaged over inputs; ``backward_kernel`` is divided by its mean diagonal, ``J``.
+        probe: where the backward pass starts (``criticality.probes``), a name or the kernel of the gradient at the end of the
+            stream, ``(tokens, tokens)``, or one such for each input; ``log_apjn`` is then ``log tr G^l / tr G^L``.
 
     Returns:
-        Dataset of ``criticality.schema`` over ``block`` (``0 .. depth``, sub-layer boundaries included).
+        Dataset of ``criticality.schema`` over ``block`` (``0 .. depth``, sub-layer boundaries included); attribute
+        ``collapse_exponents``: ``lambda_a`` and ``lambda_g`` of the last block at its mean variance, where tokens are equivalent.
 
     Raises:
-        ValueError: inputs of different kinds or sizes, or kernels that stop being finite.
+        ValueError: inputs of different kinds or sizes, or kernels that stop being finite; as ``probe_kernel``.
     """
     kernels = [inputs] if isinstance(inputs, Kernel) else list(inputs)
     if not kernels or len({(type(kernel), kernel.tokens) for kernel in kernels}) != 1:
@@ -50,27 +62,34 @@ def propagate(
     forwards: list[list[Kernel]] = []
     profiles: list[np.ndarray] = []
     backwards: list[list[TokenKernel]] = []
-    for kernel in kernels:
+    starts, shares = _starts(probe, len(kernels))
+    for kernel, start in zip(kernels, starts, strict=True):
         if isinstance(kernel, SymmetricKernel):
-            symmetric = _forward(network, kernel, sampling)
+            symmetric, _ = _forward(network, kernel, sampling)
             forwards.append([*symmetric])
-            profiles.append(_symmetric_log_apjn(network, symmetric, sampling))
+            maps = _symmetric_matrices(network, symmetric, sampling)
+            profiles.append(_symmetric_log_apjn(maps, _equivalent_start(start, kernel.tokens)))
         elif isinstance(kernel, TokenKernel):
-            tokens = _forward(network, kernel, sampling)
-            profile, backward = _token_backward(network, tokens, sampling)
+            tokens, kept = _forward(network, kernel, sampling)
             forwards.append([*tokens])
-            profiles.append(profile)
-            backwards.append(backward)
+            profile = []
+            gradients = []
+            for log_j, gradient in _token_backward(network, tokens, kept, start, sampling):
+                profile.append(log_j)
+                if keep_kernels:
+                    gradients.append(gradient)
+            profiles.append(np.array(profile[::-1]))
+            backwards.append(gradients[::-1])
     q, p, correlation = (
         np.mean([[getattr(kernel, f"mean_{part}")() for kernel in run] for run in forwards], axis=0)
         for part in ("diagonal", "off_diagonal", "correlation")
     )
     log_apjn = np.array(profiles)
     peak = log_apjn.max(axis=0)
-    averaged = peak + np.log(np.mean(np.exp(log_apjn - peak), axis=0))
-    kept = {}
+    averaged = peak + np.log(np.average(np.exp(log_apjn - peak), axis=0, weights=shares))
+    matrices = {}
     if keep_kernels and backwards:
-        kept = {
+        matrices = {
             "kernel": _mean_entries(forwards),
             "backward_kernel": _mean_entries(backwards),
         }
@@ -81,47 +100,152 @@ def propagate(
         p=p,
         correlation=correlation,
         source="theory",
-        attrs={"network": network.name, "tokens": kernels[0].tokens, "inputs": len(kernels), "seed": seed},
-        **kept,
+        attrs={
+            "network": network.name,
+            "tokens": kernels[0].tokens,
+            "inputs": len(kernels),
+            "seed": seed,
+            "probe": probe_name(probe) if isinstance(probe, str) else "kernel",
+            **_collapse(network, float(q[-1 - network.sublayers_per_block]), kernels[0].tokens),
+        },
+        **matrices,
     )
+
+
+def _collapse(network: Network, q: float, tokens: int) -> dict[str, list[float]]:
+    try:
+        return {"collapse_exponents": list(collapse_exponents(network.last_block, q, tokens))}
+    except ValueError:  # it tells tokens apart, or is dead
+        return {}
+
+
+def propagate_between(
+    network: Network,
+    inputs: Kernel | Sequence[Kernel],
+    *,
+    start: float | None = None,
+    samples: int = 8,
+    seed: int = 0,
+) -> xr.Dataset:
+    """``log J(l -> m)`` between sub-layer boundaries: *forward* from one of them, or for every pair (docs/theory, section 12).
+
+    A backward pass from each ``m``, at which ``G = I``; what ``measure_forward`` and ``measure_between`` measure.
+
+    Args:
+        network, inputs, samples, seed: as for ``propagate``.
+        start: source in blocks, ``0 .. depth``; every one by default.
+
+    Returns:
+        Dataset with ``log_apjn`` of shape ``(block, target_block)``, nan for ``l > m``; with ``start`` of shape
+        ``(target_block,)``.
+
+    Raises:
+        ValueError: as ``propagate``; a ``start`` that is no boundary of the network.
+    """
+    kernels = [inputs] if isinstance(inputs, Kernel) else list(inputs)
+    if not kernels or len({(type(kernel), kernel.tokens) for kernel in kernels}) != 1:
+        raise ValueError("inputs must be one kernel or several of one kind and number of tokens")
+    boundaries = network.block_of_boundary
+    if start is not None and start not in boundaries:
+        raise ValueError(f"start={start!r} must be a boundary of {network.name!r} in blocks, 0 to {network.depth}")
+    first = 0 if start is None else boundaries.index(start)
+    sampling = ScoreSampling(samples, seed)
+    total = np.full((len(kernels), len(boundaries), len(boundaries)), np.nan)
+    for number, kernel in enumerate(kernels):
+        for target, profile in enumerate(_profiles_between(network, kernel, first, sampling), start=first):
+            total[number, first : target + 1, target] = profile
+    peak = total.max(axis=0)
+    values = peak + np.log(np.mean(np.exp(total - peak), axis=0))
+    data = {"log_apjn": (("block", "target_block"), values, {"long_name": "log J(l -> m)"})}
+    attrs = {"source": "theory", "schema": SCHEMA, "network": network.name, "seed": seed}
+    found = xr.Dataset(data, {"block": list(boundaries), "target_block": list(boundaries)}, attrs)
+    return found if start is None else found.isel(block=first, drop=True)
+
+
+def _profiles_between(
+    network: Network, kernel: Kernel, first: int, sampling: ScoreSampling
+) -> Iterator[Float[np.ndarray, " boundaries"]]:
+    """``log J`` from the boundaries ``first .. m`` to ``m``, for every ``m`` from ``first`` on."""
+    last = len(network.sublayers)
+    if isinstance(kernel, SymmetricKernel):
+        matrices = _symmetric_matrices(network, _forward(network, kernel, sampling)[0], sampling)
+        for target in range(first, last + 1):
+            yield _symmetric_log_apjn(matrices[first:target])
+    elif isinstance(kernel, TokenKernel):
+        forward, kept = _forward(network, kernel, sampling)
+        for target in range(first, last + 1):
+            backward = _token_backward(network, forward[: target + 1], kept, "normal", sampling, first)
+            yield np.array([log_apjn for log_apjn, _ in backward][::-1])
+
+
+def _starts(probe: Probe | Sequence[np.ndarray], inputs: int) -> tuple[list[Probe], Float[np.ndarray, " inputs"]]:
+    """The probe of each input, and how much of the squared gradients at the end is that input's."""
+    if isinstance(probe, str) or np.ndim(probe) < 3:
+        return [probe] * inputs, np.full(inputs, 1 / inputs)
+    given = [np.asarray(one, dtype=float) for one in probe]
+    if len(given) != inputs:
+        raise ValueError(f"probe must be one kernel, or one for each of {inputs} inputs, got {len(given)}")
+    traces = np.array([np.trace(one) for one in given])
+    return [*given], traces / traces.sum()
+
+
+def _equivalent_start(probe: Probe, tokens: int) -> float:
+    """``v`` of equivalent tokens, with ``u = 1``: as ``tr G^l`` is linear in the start and does not change when tokens are put in
+    another order, only the mean of the entries off the diagonal matters."""
+    if isinstance(probe, str) and probe in ("normal", "class"):
+        return 0.0
+    if isinstance(probe, str) and probe == "pooled":
+        return 1.0
+    kernel = probe_kernel(probe, tokens)
+    return float((kernel.sum() - tokens) / (tokens * (tokens - 1))) if tokens > 1 else 0.0
 
 
 def _mean_entries(runs: Sequence[Sequence[Kernel]]) -> Float[np.ndarray, "boundaries tokens tokens"]:
     return np.mean([[kernel.entries for kernel in run if isinstance(kernel, TokenKernel)] for run in runs], axis=0)
 
 
-def _forward(network: Network, kernel: K, sampling: ScoreSampling) -> list[K]:
-    """Kernels at every boundary."""
-    kernels = [kernel]
+Kept = list[tuple[K, K | None]]
+"""Kernels of the input of every branch, and of its output where the way back asks for it."""
+
+
+def _forward(network: Network, kernel: K, sampling: ScoreSampling) -> tuple[list[K], Kept[K]]:
+    """Kernels at every boundary, and what is kept of every branch."""
+    kernels, kept = [kernel], []
     for layer, sublayer in enumerate(network.sublayers):
-        kernel = sublayer.forward(kernel, sampling.at(layer))
+        entered, output = sublayer.passed(kernel, sampling.at(layer))
+        kernel = sublayer.joined(kernel, output)
         if not kernel.mean_diagonal() <= LARGEST_VARIANCE:
             raise ValueError(
                 f"network {network.name!r} must keep a finite kernel, but its variance overflows in sub-layer {layer}"
             )
         kernels.append(kernel)
-    return kernels
+        kept.append((entered, None if sublayer.placement == "pre" else output))
+    return kernels, kept
 
 
 def _token_backward(
-    network: Network, forward: list[TokenKernel], sampling: ScoreSampling
-) -> tuple[Float[np.ndarray, " boundaries"], list[TokenKernel]]:
-    """Log APJN to the end, and backward kernels scaled to unit mean diagonal, at every boundary."""
-    log_apjn = np.zeros(len(forward))
-    gradient = forward[-1].isotropic()
-    backward = [gradient]
-    for layer in reversed(range(len(network.sublayers))):
-        gradient = network.sublayers[layer].backward(forward[layer], gradient, sampling.at(layer))
+    network: Network,
+    forward: list[TokenKernel],
+    kept: Kept[TokenKernel],
+    start: Probe,
+    sampling: ScoreSampling,
+    first: int = 0,
+) -> Iterator[tuple[float, TokenKernel]]:
+    """From the last of ``forward`` to the boundary ``first``, the log APJN to the end, and the backward kernel at unit mean
+    diagonal."""
+    log_apjn, gradient = 0.0, TokenKernel(probe_kernel(start, forward[-1].tokens))
+    yield log_apjn, gradient
+    for layer in reversed(range(first, len(forward) - 1)):
+        gradient = network.sublayers[layer].backward(forward[layer], gradient, sampling.at(layer), *kept[layer])
         trace = gradient.mean_diagonal()
-        log_apjn[layer] = log_apjn[layer + 1] + math.log(trace)
+        log_apjn += math.log(trace)
         gradient = gradient.affine(1 / trace)
-        backward.append(gradient)
-    return log_apjn, backward[::-1]
+        yield log_apjn, gradient
 
 
-def _symmetric_log_apjn(
+def _symmetric_matrices(
     network: Network, forward: list[SymmetricKernel], sampling: ScoreSampling
-) -> Float[np.ndarray, " boundaries"]:
+) -> Float[np.ndarray, "sublayers 2 2"]:
     """The backward map of symmetric tokens is linear in ``(u, v)``: its matrices are found for all layers that are
     one object at once, from its action on ``(1, 0)`` and ``(0, 1)``."""
     matrices = np.empty((len(network.sublayers), 2, 2))
@@ -134,10 +258,17 @@ def _symmetric_log_apjn(
         for column, unit in enumerate(((one, zero), (zero, one))):
             image = sublayer.backward(stacked, stacked.with_entries(*unit), sampling)
             matrices[layers, 0, column], matrices[layers, 1, column] = image.q, image.p
+    return matrices
+
+
+def _symmetric_log_apjn(
+    matrices: Float[np.ndarray, "sublayers 2 2"], v: float = 0.0
+) -> Float[np.ndarray, " boundaries"]:
+    """``log u`` at every boundary, from ``(1, v)`` at the last."""
     (aa, ab), (ba, bb) = np.moveaxis(matrices, 0, -1).tolist()
-    u, v, log_scale = 1.0, 0.0, 0.0
+    u, log_scale = 1.0, 0.0
     scales, us = [0.0], [1.0]
-    for layer in reversed(range(len(network.sublayers))):
+    for layer in reversed(range(len(matrices))):
         u, v = aa[layer] * u + ab[layer] * v, ba[layer] * u + bb[layer] * v
         if not 1e-100 < u < 1e100:
             log_scale += float(np.log(u))

@@ -14,16 +14,18 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from criticality.errors import InputsError, NotFiniteError
+from criticality.errors import InputsError, NotFiniteError, UnknownLawError
 from criticality.measurement.points import chain_named
-from criticality.measurement.profile import normal_probe, squared_norm
+from criticality.measurement.profile import squared_norm
+from criticality.measurement.starts import normal_probe
 from criticality.stream import trace
 from criticality.stream.blocks import BlockCall, Run, repeated_blocks
 from criticality.stream.find import eager
 from criticality.stream.untouched import untouched
+from criticality.weightless.copies import Copies
 from criticality.weightless.law import Law
 from criticality.weightless.laws import measured_law
-from criticality.weightless.prepared import Prepared
+from criticality.weightless.prepared import Prepared, sources_of_weights
 from criticality.weightless.sampling import WeightsIntegratedOut
 from criticality.weightless.weight import RandomWeight
 
@@ -97,6 +99,7 @@ def run_deep(
             trait,
             ready.under(),
         )
+        run = replace(run, tied=run.tied or _copied(run, ready))
         del found
         way = _Way(run, ready, progress)
         if mode != "backward":
@@ -132,11 +135,38 @@ def trait(parameter: Tensor) -> Hashable:
 def _with_laws(ready: Prepared, used: set[str]) -> Prepared:
     """Weights of products that hold numbers, small ones too, stand for their laws: repeated, they would be tied."""
     parameters = dict(ready.model.named_parameters())
+    computed_from = {id(one) for one in sources_of_weights(ready.model)}
+    for name in sorted(used):
+        if id(parameters[name]) in computed_from:
+            raise InputsError(
+                f"parameter {name!r} must be a weight for its block to be repeated with fresh ones, and is what torch computes a"
+                " weight from: keep the weight itself, with `parametrize.remove_parametrizations(module, 'weight')`"
+            )
     held = [parameters[name] for name in sorted(used) if not isinstance(parameters[name], RandomWeight)]
     laws: dict[Tensor, Law] = {
         one: measured_law(one) for one in held if one not in ready.laws and trait(one) == "numbers"
     }
     return replace(ready, laws={**ready.laws, **laws}) if laws else ready
+
+
+def _copied(run: Run, ready: Prepared) -> bool:
+    """Whether the model gives one weight to several of the blocks, as copies of each other have it."""
+    copies: Copies[BlockCall] = Copies()
+    for one in run.calls:
+        laws = {
+            weight: weight.law if isinstance(weight, RandomWeight) else ready.laws.get(weight)
+            for weight in one.module.parameters()
+        }
+        try:
+            copied = any(law is not None and copies.original(weight, law) for weight, law in laws.items())
+        except UnknownLawError:
+            return True
+        if copied:
+            return True
+        for weight, law in laws.items():
+            if law is not None:
+                copies.add(weight, law, one)
+    return False
 
 
 class _Way:

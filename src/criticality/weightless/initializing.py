@@ -15,6 +15,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from criticality.arguments import meant
 from criticality.errors import InputsError
 from criticality.stream import trace
+from criticality.stream.sharded import is_sharded, reshard
 from criticality.stream.untouched import untouched
 from criticality.stream.weights import branch_weights
 from criticality.weightless.building import settle
@@ -86,12 +87,13 @@ def initialize(
         )
     if init == "own":
         return {}
+    reshard(model)
     function = _draw_by_fan_in if isinstance(init, str) else init
     written: dict[str, int] = {}
     with playing(Player(seed)):
         for name, module, weight, contracted in _weights(model, axes):
             written[name] = fan_in(name, weight, contracted)
-            function(name, weight, written[name])
+            _written_by(function, name, weight, written[name])
             bias = getattr(module, name.rpartition(".")[2].replace("weight", "bias"), None)
             if init == "fan-in" and isinstance(bias, Tensor) and bias.dim() == 1 and bias is not weight:
                 nn.init.zeros_(bias)
@@ -129,6 +131,18 @@ def initialize_branches(
     for chain in found.chains:
         axes |= branch_weights(model, found, chain)
     return initialize(model, init, axes=axes, seed=seed)
+
+
+def _written_by(function: Initializer, name: str, weight: Tensor, fan: int) -> None:
+    """Of a sharded weight all is drawn, and each process keeps its part of what the first one drew."""
+    if not is_sharded(weight):
+        function(name, weight, fan)
+        return
+    from torch.distributed.tensor import distribute_tensor
+
+    whole = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device)
+    function(name, whole, fan)
+    weight.copy_(distribute_tensor(whole, weight.device_mesh, weight.placements))  # type: ignore[attr-defined]
 
 
 def _draw_by_fan_in(name: str, weight: Tensor, fan: int) -> None:

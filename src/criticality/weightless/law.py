@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+
+from criticality.weightless.entries import Origins
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,11 +19,16 @@ class Law:
         sample: independent entries, float64, ``(n,)``; a constant weight may have one.
         orthogonal: whether rows (or columns, the fewer of them) are orthogonal to each other.
         moments: ``(E W, E W^2)`` where they are known better than from the sample, which may be a part of many entries.
+        origins: of a weight that is known by its law, what its entries were computed from.
+        paired: whether the sample is of entries at the same places in every weight of one shape, so that the samples of
+            two copies are equal.
     """
 
     sample: Float64[Tensor, " n"]
     orthogonal: bool = False
     moments: tuple[float, float] | None = None
+    origins: Origins = frozenset()
+    paired: bool = False
 
     @property
     def mean(self) -> float:
@@ -43,7 +50,7 @@ class Law:
     def scaled(self, factor: float) -> Law:
         """That of ``factor W``."""
         moments = self.moments and (factor * self.moments[0], factor**2 * self.moments[1])
-        return Law(factor * self.sample, self.orthogonal, moments)
+        return replace(self, sample=factor * self.sample, moments=moments)
 
     @property
     def known(self) -> bool:

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 
 from criticality.arguments import checked
 from criticality.errors import UnknownLawError
+from criticality.stream.sharded import gathered
+from criticality.weightless.drawing import LARGEST_QR
 from criticality.weightless.entries import SAMPLE
 from criticality.weightless.law import Law
-from criticality.weightless.storage import Piece
+from criticality.weightless.storage import Piece, origins_of
 
 PADDING = 0.01
 """A constant part of a weight up to this fraction is a padding row, which says nothing about the other rows."""
@@ -22,7 +24,7 @@ _CHUNK = 2**22
 @checked
 def laws_of(model: nn.Module) -> dict[str, Law]:
     """The law of every parameter, by name: of a random weight its own, of a real one (any dtype and device) what is
-    measured on it. A sharded parameter is measured on this process's part of it.
+    measured on it. Sharded parameters are gathered, one after the other: all processes must ask.
     """
     return {name: law_of(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
 
@@ -64,8 +66,8 @@ def require_known_laws(model: nn.Module) -> None:
 @torch.no_grad()
 def measured_law(weight: Tensor) -> Law:
     """The law of a real weight of any shape: moments of all its entries, and a sample of at most 16,384 of them."""
-    numbers = weight.to_local() if hasattr(weight, "to_local") else weight
-    flat = numbers.detach().reshape(-1)
+    weight = gathered(weight.detach())
+    flat = weight.reshape(-1)
     if flat.numel() == 0:
         return Law(torch.full((1,), float("nan"), dtype=torch.float64))
     first = second = 0.0
@@ -74,10 +76,30 @@ def measured_law(weight: Tensor) -> Law:
         first += part.sum().item()
         second += part.square().sum().item()
     moments = (first / flat.numel(), second / flat.numel())
+    orthogonal = is_orthogonal(weight)
     if flat.numel() > SAMPLE:
         index = torch.randint(flat.numel(), (SAMPLE,), generator=torch.Generator().manual_seed(0))
         flat = flat[index.to(flat.device)]
-    return Law(flat.double().cpu(), moments=moments)
+    return Law(flat.double().cpu(), orthogonal, moments, paired=True)
+
+
+def is_orthogonal(weight: Tensor) -> bool:
+    """Whether the rows of a weight (or its columns, the fewer of them) are orthogonal and equally long.
+
+    Then all vectors of one length on the shorter side are equally long after the product; after one with independent entries the
+    squares differ by ``sqrt(2 / longer side)``.
+    """
+    if weight.dim() < 2 or weight.is_meta or weight.numel() == 0:
+        return False
+    matrix = weight.flatten(1).to(torch.promote_types(weight.dtype, torch.float32))
+    matrix = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.mT
+    longer, shorter = matrix.shape
+    if not 16 <= shorter <= LARGEST_QR:
+        return False
+    vectors = torch.randn(shorter, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    vectors /= torch.linalg.vector_norm(vectors, dim=0)
+    lengths = torch.linalg.vector_norm(matrix @ vectors.to(matrix), dim=0).square().double()
+    return float(lengths.max() - lengths.min()) < 0.1 * (2 / longer) ** 0.5 * float(lengths.mean())
 
 
 def law_of_pieces(pieces: Sequence[Piece]) -> Law:
@@ -86,9 +108,10 @@ def law_of_pieces(pieces: Sequence[Piece]) -> Law:
     rest = [piece for piece in pieces if not _padding(piece, total)] or list(pieces)
     if len(rest) == 1:
         entries = rest[0].entries
-        return Law(entries.ordered().double(), orthogonal=entries.matrix is not None)
+        origins = origins_of(pieces)
+        return Law(entries.ordered().double(), entries.matrix is not None, origins=origins, paired=True)
     kept = sum(length for length, _ in rest)
-    samples = [entries.ordered().double() for _, entries in rest]
+    samples = [entries.values.double() for _, entries in rest]
     moments = tuple(
         sum(length / kept * power.mean().item() for (length, _), power in zip(rest, powers, strict=True))
         for powers in (samples, [s.square() for s in samples])
@@ -96,7 +119,7 @@ def law_of_pieces(pieces: Sequence[Piece]) -> Law:
     counts = [max(1, round(SAMPLE * length / kept)) for length, _ in rest]
     mixture = torch.cat([_take(sample, count) for sample, count in zip(samples, counts, strict=True)])
     mixture = mixture[torch.randperm(len(mixture), generator=torch.Generator().manual_seed(0))]
-    return Law(mixture, moments=(moments[0], moments[1]))
+    return Law(mixture, moments=(moments[0], moments[1]), origins=origins_of(pieces), paired=True)
 
 
 def _padding(piece: Piece, total: int) -> bool:

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
-from math import sqrt
+from math import prod, sqrt
 
+import numpy as np
 import torch
+from jaxtyping import Shaped
 from torch import Tensor
 
+from criticality.weightless.entries import SAMPLE, standard_normal
 from criticality.weightless.law import Law
 
 SIGNIFICANT = 6.0
 
+_CHUNK = 2**17
+"""Entries that are chosen at a time: what is written between stays in the cache."""
+
 
 def generator(seed: tuple[object, ...], device: torch.device) -> torch.Generator:
     """A generator of its own for ``seed``: any parts whose ``repr`` says what they are, in any process."""
-    number = int.from_bytes(blake2b(repr(seed).encode(), digest_size=8).digest(), "little") >> 1
-    return torch.Generator(device).manual_seed(number)
+    return torch.Generator(device).manual_seed(_number(seed))
 
 
 def normal(shape: tuple[int, ...], seed: tuple[object, ...], like: Tensor) -> Tensor:
-    """Standard normal numbers of ``shape``, in the precision and on the device of ``like``."""
+    """Standard normal numbers of ``shape``, in the precision and on the device of ``like``.
+
+    On the CPU each is one of 16,384 quantiles, at half the time of torch's generator (a fifth in double precision).
+    """
+    if like.device.type == "cpu":
+        return _chosen(_normal_quantiles(like.dtype), shape, seed)
     return torch.randn(shape, generator=generator(seed, like.device), dtype=like.dtype, device=like.device)
 
 
@@ -29,7 +40,28 @@ def entries(law: Law, shape: tuple[int, ...], seed: tuple[object, ...], like: Te
     sample = law.sample.to(like)
     if len(sample) == 1:
         return sample.expand(shape).clone()
+    if like.device.type == "cpu" and len(sample) == SAMPLE:
+        return _chosen(sample, shape, seed)
     return sample[torch.randint(len(sample), shape, generator=generator(seed, like.device), device=like.device)]
+
+
+@lru_cache(maxsize=4)
+def _normal_quantiles(dtype: torch.dtype) -> Tensor:
+    return standard_normal().to(dtype)
+
+
+def _chosen(sample: Shaped[Tensor, " n"], shape: tuple[int, ...], seed: tuple[object, ...]) -> Tensor:
+    """Entries of a sample of 2^14, each chosen by as many bits of a stream of its own."""
+    bits = np.random.SFC64(_number(seed))
+    out = torch.empty(prod(shape), dtype=sample.dtype)
+    for part in out.split(_CHUNK):
+        words = torch.from_numpy(bits.random_raw(-(-len(part) // 4)).view(np.int16))[: len(part)]
+        torch.index_select(sample, 0, words.bitwise_and_(SAMPLE - 1).int(), out=part)
+    return out.view(shape)
+
+
+def _number(seed: tuple[object, ...]) -> int:
+    return int.from_bytes(blake2b(repr(seed).encode(), digest_size=8).digest(), "little") >> 1
 
 
 def significant_mean(law: Law) -> float:

@@ -7,18 +7,20 @@ its initializations; no rule ever guesses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._mode_utils import no_dispatch
 from torch.utils._pytree import tree_map_only
 
 from criticality.errors import UnknownLawError
 from criticality.weightless.creation import CREATIONS, created
-from criticality.weightless.entries import Entries, player
-from criticality.weightless.storage import Geometry, Piece, aligned
+from criticality.weightless.entries import Entries, corrected, player
+from criticality.weightless.storage import Geometry, Piece, aligned, independent
 from criticality.weightless.weight import RandomWeight
 
 Rule = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -44,10 +46,20 @@ def play(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         UnknownLawError: the operation needs numbers that may not be drawn; the message names it.
     """
     found = RULES.get(func.overloadpacket.__name__)
+    if func.overloadpacket.__name__.startswith("_foreach_"):
+        return one_by_one(func, args, kwargs)
     if found is None and torch.Tag.pointwise in func.tags and len(func._schema.returns) == 1:
         found = pointwise
     result = NotImplemented if found is None or kwargs.get("out") is not None else found(func, args, kwargs)
     return really(func, args, kwargs) if result is NotImplemented else result
+
+
+def one_by_one(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """An operation on lists of tensors, as averages of weights take it: of their first entries, of their second, and so on."""
+    single = getattr(torch.ops.aten, func.overloadpacket.__name__.removeprefix("_foreach_"))
+    of = [[a[number] if isinstance(a, (list, tuple)) else a for a in args] for number in range(len(args[0]))]
+    found = [single(*given, **kwargs) for given in of]
+    return found if func._schema.returns else None
 
 
 def really(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -152,7 +164,7 @@ def _elementwise(func: Any, numbers: list[Any], kwargs: dict[str, Any], read: li
         key = (str(func), others, repr(kwargs), tuple(weights))
         played = player().apply(play_on, entries, key)
         matrix = next((e.matrix for e in entries if e.matrix), None)
-        result.append(Piece(length, Entries(played.values, played.order, matrix)))
+        result.append(Piece(length, replace(played, matrix=matrix)))
     return result
 
 
@@ -208,7 +220,7 @@ def to_copy(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return NotImplemented
     dtype = kwargs.get("dtype") or weight.dtype
     if not dtype.is_floating_point:
-        pieces = [Piece(n, Entries(e.values.to(dtype), e.order)) for n, e in pieces]
+        pieces = [Piece(n, replace(e, values=e.values.to(dtype), matrix=None)) for n, e in pieces]
     return _made(func, args, without, pieces, device)
 
 
@@ -249,6 +261,55 @@ def draw(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return NotImplemented
     pieces = [Piece(weight.numel(), player().draw(name, *given))]
     return weight if weight.memory.write(weight.geometry, pieces) else NotImplemented
+
+
+@contextmanager
+def truncated_normals() -> Iterator[None]:
+    """Torch's own truncated normal, which rejects entries, is drawn from its law: in a sample, rejection leaves noise."""
+    original = nn.init._no_grad_trunc_normal_
+
+    def drawn(tensor: Tensor, mean: float, std: float, a: float, b: float, generator: Any = None) -> Tensor:
+        if not isinstance(tensor, RandomWeight):
+            return original(tensor, mean, std, a, b, generator)
+        pieces = [Piece(tensor.numel(), player().draw("truncated_normal", mean, std, a, b))]
+        written = tensor.memory.write(tensor.geometry, pieces)
+        return tensor if written else original(tensor, mean, std, a, b, generator)
+
+    nn.init._no_grad_trunc_normal_ = drawn
+    try:
+        yield
+    finally:
+        nn.init._no_grad_trunc_normal_ = original
+
+
+@rule("erfinv", "erfinv_")
+def normal_from_uniform(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Of uniform entries ``sqrt(1/2)`` times those of a truncated normal law, with its moments."""
+    pieces = args[0].pieces()
+    if pieces is None or len(pieces) != 1 or (ends := _ends_if_uniform(pieces[0].entries)) is None:
+        return pointwise(func, args, kwargs)
+    low, high = torch.special.ndtri((ends + 1) / 2).tolist()
+
+    def normal(values: Tensor) -> Tensor:
+        return corrected(torch.special.ndtri((values + 1) / 2), low, high) * 0.5**0.5
+
+    result = [Piece(pieces[0].length, player().apply(normal, [pieces[0].entries], "erfinv of uniform"))]
+    if not func.overloadpacket.__name__.endswith("_"):
+        return _made(func, args, kwargs, result, args[0].device)
+    return args[0] if args[0].memory.write(args[0].geometry, result) else NotImplemented
+
+
+def _ends_if_uniform(entries: Entries) -> Tensor | None:
+    """Bounds of entries that lie between -1 and 1 in equal steps."""
+    if entries.constant:
+        return None
+    steps = entries.values.double().sort().values
+    step = (steps[-1] - steps[0]) / (len(steps) - 1)
+    even = steps[0] + step * torch.arange(len(steps), dtype=torch.float64)
+    ends = torch.stack([steps[0] - step / 2, steps[-1] + step / 2])
+    if float(step) <= 0 or float(ends.abs().max()) > 1 + 1e-9 or float((steps - even).abs().max()) > 1e-6 * float(step):
+        return None
+    return ends.clamp(-1.0, 1.0)
 
 
 @rule("normal")
@@ -310,6 +371,8 @@ def join(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     read = [t.pieces() for t in tensors]
     if any(pieces is None for pieces in read):
         return NotImplemented
+    if not independent(*(pieces or () for pieces in read)):
+        return NotImplemented
     return _made(func, args, kwargs, [piece for pieces in read for piece in pieces or ()], tensors[0].device)
 
 
@@ -327,7 +390,7 @@ def qr(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return NotImplemented
     rows, columns = weight.shape
     q = player().draw("normal", 0.0, rows**-0.5)
-    pieces_q = [Piece(weight.numel(), Entries(q.values, q.order, (rows, columns)))]
+    pieces_q = [Piece(weight.numel(), replace(q, matrix=(rows, columns)))]
     r = RandomWeight.from_pieces([Piece(columns**2, player().draw("constant"))], (columns, columns), dtype=weight.dtype)
     r.upper = pieces[0].entries.values.std().item() * (rows - torch.arange(columns)).double().sqrt()
     return RandomWeight.from_pieces(pieces_q, weight.shape, dtype=weight.dtype, device=weight.device), r

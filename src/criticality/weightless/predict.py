@@ -10,6 +10,7 @@ from torch import nn
 
 from criticality.arguments import Count, Size, checked
 from criticality.measurement import Points, Profile, ensemble_dataset, profile
+from criticality.probes import Probe, check_probe, probe_name
 from criticality.stream.untouched import untouched
 from criticality.weightless.entries import AT_LEAST
 from criticality.weightless.initializing import Initializer
@@ -25,6 +26,7 @@ def predict_sampled(
     points: Points = None,
     chain: str | None = None,
     probes: Size = 1,
+    probe: Probe = "normal",
     init: str | Initializer = "own",
     at_least: Count = AT_LEAST,
     progress: Callable[[int], None] | None = None,
@@ -42,6 +44,7 @@ def predict_sampled(
             ``model`` is a function.
         points, chain: as for ``measure``.
         probes: backward passes for each seed.
+        probe: where they start, as for ``measure``.
         init: ``own``, ``fan-in`` (of the weights of all branches) or a function ``(name, weight, fan_in)``, for a model that a
             function builds.
         at_least: entries that make a weight large.
@@ -56,12 +59,20 @@ def predict_sampled(
         ValueError: as ``measure``.
     """
     chosen = seeds_of(seeds)
+    check_probe(probe)
     profiles: list[Profile] = []
     for seed in chosen:
         ready = prepared(model, inputs, seed, init=init, at_least=at_least)
         with untouched(ready.model):
-            profiles.append(profile(ready.model, ready.inputs, points, chain, probes, seed, ready.under))
+            profiles.append(profile(ready.model, ready.inputs, points, chain, probes, seed, ready.under, probe))
         if progress is not None:
             progress(seed)
-    about = {"source": "theory", "way": "sampled", "probes": probes, "seeds": len(chosen), "seed": chosen[0]}
+    about = {
+        "source": "theory",
+        "way": "sampled",
+        "probes": probes,
+        "probe": probe_name(probe),
+        "seeds": len(chosen),
+        "seed": chosen[0],
+    }
     return ensemble_dataset(profiles, **about)

@@ -8,8 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from criticality.errors import InputsError
+from criticality.stream.sharded import gathered, reshard
 from criticality.weightless.building import build_without_weights
 from criticality.weightless.entries import AT_LEAST
 from criticality.weightless.initializing import Initializer, initialize_branches
@@ -40,7 +44,7 @@ class Prepared:
 
     def under(self) -> WeightsIntegratedOut:
         """The mode that it is run in, a new one for each pass; its numbers are the same for the same seed."""
-        return WeightsIntegratedOut(self.laws, seed=self.seed)
+        return WeightsIntegratedOut(self.laws, seed=self.seed, model=self.model)
 
 
 def prepared(
@@ -72,8 +76,8 @@ def prepared(
         require_known_laws(built)
         laws = {}
     ready = inputs(built) if callable(inputs) and not isinstance(inputs, (Tensor, nn.Module)) else inputs
-    if init not in ("own", "timm"):
-        initialize_branches(built, init, ready, lambda: WeightsIntegratedOut(seed=seed), seed)
+    if init != "own":
+        initialize_branches(built, init, ready, lambda: WeightsIntegratedOut(seed=seed, model=built), seed)
     return Prepared(built, ready, laws, seed)
 
 
@@ -90,12 +94,34 @@ def seeds_of(seeds: int | Iterable[int]) -> list[int]:
 
 
 def large_weights(model: nn.Module, at_least: int = AT_LEAST) -> list[Tensor]:
-    """Random weights of a model that hold numbers: floating parameters of many entries that are not all alike."""
+    """Random weights of a model that hold numbers: floating parameters of many entries that are not all alike.
+
+    Those that a weight is computed from, beside buffers that were made for their numbers, are what they are.
+    """
+    computed_from = {id(parameter) for parameter in sources_of_weights(model)}
+    reshard(model)
     return [
         parameter
         for parameter in model.parameters()
         if parameter.is_floating_point()
         and parameter.numel() >= at_least
         and not isinstance(parameter, RandomWeight)
-        and bool((parameter.detach() != parameter.detach().flatten()[0]).any())
+        and id(parameter) not in computed_from
+        and _varies(gathered(parameter.detach()))
     ]
+
+
+def _varies(numbers: Tensor) -> bool:
+    return bool((numbers != numbers.flatten()[0]).any())
+
+
+def sources_of_weights(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters that hold numbers and that torch computes a weight from: by parametrizations and the older norms of weights."""
+    found: list[nn.Parameter] = []
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            assert isinstance(module.parametrizations, nn.ModuleDict)
+            found += module.parametrizations.parameters()
+        hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, (SpectralNorm, WeightNorm))]
+        found += module.parameters(recurse=False) if hooks else ()
+    return [parameter for parameter in found if not isinstance(parameter, RandomWeight)]

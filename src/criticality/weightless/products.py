@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from criticality.weightless.revealed import Span
 from criticality.weightless.roots import Operand
 from criticality.weightless.rules import named, rule
+from criticality.weightless.span import Span
 
 
 class Product(torch.autograd.Function):

@@ -28,72 +28,85 @@ from torch import Tensor
 
 from criticality.weightless.law import Law
 from criticality.weightless.numbers import entries, normal, significant_mean
+from criticality.weightless.span import Span, root_of, triangle_times
 
 LEFT, RIGHT = 0, 1
-RIDGE = 1e-12
-"""Added to the diagonal of the Gram matrix of unit rows: makes the root a smooth function of any rows, equal ones too."""
-PIVOT = 1e-5
-"""A row is in the span of the rows before it when less than this part of its length is outside."""
-NORMAL_COST = 100
-"""What a normal number costs, in multiplications (measured: 3.7 ns against 1e11 multiplications a second)."""
+NORMAL_COST = 70
+"""What a random number costs, in multiplications of a matrix product (measured: 2 ns against 3.5e10 a second, one core)."""
 
 
 @dataclass(frozen=True)
-class Span:
-    """Rows ``X = root @ directions``, the directions orthonormal (or zero, where a row lies in the span of others)."""
+class Drawn:
+    """Independent normal numbers that are drawn anew, and the same, whenever they are asked for."""
 
-    root: Float[Tensor, "rows rows"]
-    directions: Float[Tensor, "rows n"]
+    shape: tuple[int, int]
+    std: float
+    seed: tuple[object, ...]
+    like: Tensor
 
-    @classmethod
-    def of(cls, rows: Float[Tensor, "rows n"], lengths: Tensor | None = None) -> Span:
-        """Of the rows; computed in double precision, returned in that of ``rows``.
-
-        ``lengths (rows,)`` are what "small" is measured by, the lengths of the rows unless they are remainders of longer ones.
-        """
-        exact = rows.double()
-        if lengths is None:
-            lengths = torch.linalg.vector_norm(exact, dim=1)
-        scale = torch.where(lengths > 0, lengths, 1.0)[:, None]
-        unit = exact / scale
-        gram = unit @ unit.mT
-        gram.diagonal().add_(RIDGE)
-        lower = torch.linalg.cholesky_ex(gram)[0]
-        outside = lower.diagonal() > PIVOT
-        directions = torch.linalg.solve_triangular(lower, unit, upper=False) * outside[:, None]
-        return cls(scale * lower * outside, directions).to(rows.dtype)
-
-    def to(self, dtype: torch.dtype) -> Span:
-        """In another precision."""
-        return Span(self.root.to(dtype), self.directions.to(dtype))
+    def numbers(self) -> Float[Tensor, "k m"]:
+        """The numbers, which nothing keeps."""
+        return normal(self.shape, self.seed, self.like).mul_(self.std)
 
 
 class Side:
     """What is known of a matrix along directions of one of its two sides: coordinates (rows of a table) and others.
 
+    What the first product asked for stays as it is, a span and the seed of numbers, until more is asked on the same side: most
+    weights are used once.
+
     Attributes:
-        units: coordinates whose values are known, ``(u,)``.
-        directions: orthonormal directions, zero at ``units``, ``(k, n)``.
-        values: the matrix along both, ``(u + k, m)``.
+        length: number of coordinates.
+        units: those whose values are known, ``(u,)``.
     """
 
     def __init__(self, length: int, other: int, like: Tensor) -> None:
         self.units: Int[Tensor, " u"] = torch.empty(0, dtype=torch.long, device=like.device)
-        self.directions: Float[Tensor, "k n"] = like.new_empty(0, length)
-        self.values: Float[Tensor, "uk m"] = like.new_empty(0, other)
+        self._directions: Float[Tensor, "k n"] = like.new_empty(0, length)
+        self._values: Float[Tensor, "uk m"] = like.new_empty(0, other)
+        self.length = length
+        self._first: tuple[Span, Drawn | Tensor] | None = None
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self._values) if self._first is None else len(self._first[0])
+
+    @property
+    def directions(self) -> Float[Tensor, "k n"]:
+        """Orthonormal directions, zero at ``units``."""
+        self._write_out()
+        return self._directions
+
+    @property
+    def values(self) -> Float[Tensor, "uk m"]:
+        """The matrix along both, units first."""
+        self._write_out()
+        return self._values
+
+    def _write_out(self) -> None:
+        if self._first is not None:
+            self._directions, self._values = self._first[0].directions, self.current_values()
+            self._first = None
+
+    def current_values(self) -> Float[Tensor, "uk m"]:
+        """As ``values``; what a seed stands for is drawn and not kept."""
+        if self._first is None:
+            return self._values
+        values = self._first[1]
+        return values.numbers() if isinstance(values, Drawn) else values
 
     def coefficients(self, rows: Float[Tensor, "rows n"]) -> Float[Tensor, "rows uk"]:
         """The rows' components along what is known."""
-        return torch.cat([rows[:, self.units], rows @ self.directions.mT.to(rows.dtype)], dim=1)
+        if self._first is not None:
+            return self._first[0].components(rows)
+        return torch.cat([rows[:, self.units], rows @ self._directions.mT.to(rows.dtype)], dim=1)
 
     def combination(self, coefficients: Float[Tensor, "rows uk"]) -> Float[Tensor, "rows n"]:
         """The rows that have these components and nothing else."""
+        if self._first is not None:
+            return self._first[0].combination(coefficients)
         count = len(self.units)
-        found = coefficients[:, count:] @ self.directions.to(coefficients.dtype)
-        return found.index_copy(1, self.units, coefficients[:, :count])
+        found = coefficients[:, count:] @ self._directions.to(coefficients.dtype)
+        return found.index_copy(1, self.units, coefficients[:, :count]) if count else found
 
     def refine(self) -> None:
         """Double precision from now on: what is left of further rows outside of what is known may be a small part of them."""
@@ -103,9 +116,9 @@ class Side:
         gram = directions @ directions.mT
         gram.diagonal()[gram.diagonal() == 0] = 1.0
         lower = torch.linalg.cholesky(gram)  # near 1: rounding left them not quite orthonormal
-        self.directions = torch.linalg.solve_triangular(lower, directions, upper=False)
+        self._directions = torch.linalg.solve_triangular(lower, directions, upper=False)
         along = torch.linalg.solve_triangular(lower, values[count:], upper=False)
-        self.values = torch.cat([values[:count], along])
+        self._values = torch.cat([values[:count], along])
 
     def divided(self, rows: Float[Tensor, "rows n"]) -> tuple[Float[Tensor, "rows uk"], Float[Tensor, "rows n"]]:
         """The rows' components along what is known, and what is left of them, orthogonal to it."""
@@ -114,16 +127,22 @@ class Side:
         second = self.coefficients(left)  # twice is enough (Kahan, Parlett)
         return first + second, left - self.combination(second)
 
-    def learn(self, directions: Float[Tensor, "k n"], values: Float[Tensor, "k m"]) -> None:
-        """Note the matrix along further directions."""
-        self.directions = torch.cat([self.directions, directions])
-        self.values = torch.cat([self.values, values])
+    def learn(self, span: Span, values: Drawn | Float[Tensor, "k m"]) -> None:
+        """Note the matrix along the directions of a span, orthogonal to those that are known."""
+        if not len(self):
+            self._first = span, values
+            return
+        numbers = values.numbers() if isinstance(values, Drawn) else values
+        self._directions, self._values = (
+            torch.cat([self.directions, span.directions]),
+            torch.cat([self.values, numbers]),
+        )
 
     def learn_units(self, units: Int[Tensor, " u"], values: Float[Tensor, "u m"]) -> None:
         """Note the matrix along coordinates."""
         count = len(self.units)
+        self._values = torch.cat([self.values[:count], values, self.values[count:]])
         self.units = torch.cat([self.units, units])
-        self.values = torch.cat([self.values[:count], values, self.values[count:]])
 
 
 class RevealedMatrix:
@@ -163,32 +182,60 @@ class RevealedMatrix:
             matrix = self.draw()
             return rows @ (matrix if side == LEFT else matrix.mT)
         told, across = self.sides[side], self.sides[1 - side]
-        known = rows.sum(1, keepdim=True) * self.mean
         if self.std == 0 or not len(rows):
-            return known.expand(-1, self.shape[1 - side])
+            return self._of_mean(rows).expand(-1, self.shape[1 - side])
         if len(told):
             told.refine()
             exact = rows.double()
             components, left = told.divided(exact)
-            known = known + (components @ told.values).to(rows.dtype)
             span = Span.of(left, torch.linalg.vector_norm(exact, dim=1))
-        elif span is None:
-            span = Span.of(rows)
-        values = self._free(span.directions, across)
-        if keep:
-            told.learn(span.directions, values)
-        return (span.root.to(values.dtype) @ values).to(rows.dtype).add_(known)
+            values, _ = self._free(span, across)
+            found = torch.addmm(components @ told.values, span.root, values)
+            told.learn(span, values)
+        elif keep:
+            span = span or Span.of(rows)
+            place = rows.new_empty(
+                len(rows), self.shape[1 - side]
+            )  # before what is drawn, which would leave a hole behind
+            values, drawn = self._free(span, across)
+            found = triangle_times(span.root, values, place)
+            told.learn(span, drawn or values)
+        else:
+            found = self._once(rows, across)
+        found = found.to(rows.dtype)
+        return found.add_(self._of_mean(rows)) if self.mean else found
 
-    def _free(self, directions: Float[Tensor, "k n"], across: Side) -> Float[Tensor, "k m"]:
-        """The matrix along new orthonormal directions, given what is known from the other side."""
-        shape = (len(directions), across.directions.shape[1])
+    def _of_mean(self, rows: Float[Tensor, "rows n"]) -> Float[Tensor, "rows 1"]:
+        """Product with a matrix all of whose entries are the mean."""
+        return rows.sum(1, keepdim=True) * self.mean
+
+    def _draw(self, count: int, across: Side) -> Drawn:
+        """Numbers for ``count`` directions, from a seed of their own."""
         self.asked += 1
-        values = (self.std * normal(shape, (*self.seed, self.asked), self.like)).to(directions.dtype)
+        return Drawn((count, across.length), self.std, (*self.seed, self.asked), self.like)
+
+    def _free(self, span: Span, across: Side) -> tuple[Float[Tensor, "k m"], Drawn | None]:
+        """The matrix along new orthonormal directions, given what is known from the other side; as drawn, where nothing is."""
+        drawn = self._draw(len(span), across)
+        values = drawn.numbers().to(span.basis.dtype)
+        if not len(across):
+            return values, drawn if values.dtype == self.like.dtype else None
+        precision = torch.promote_types(span.basis.dtype, across.values.dtype)
+        values, wanted = values.to(precision), span.directions.to(precision) @ across.values.to(precision).mT
+        return values + across.combination(wanted - across.coefficients(values)), None
+
+    def _once(self, rows: Float[Tensor, "rows n"], across: Side) -> Float[Tensor, "rows m"]:
+        """A product that no later one has to agree with: directions of its rows are not needed, their root is."""
+        root, place = root_of(rows), rows.new_empty(len(rows), across.length)
+        numbers = self._draw(len(rows), across).numbers()
+        found = triangle_times(root, numbers, place)
         if len(across):
-            precision = torch.promote_types(directions.dtype, across.values.dtype)
-            values, wanted = values.to(precision), directions.to(precision) @ across.values.to(precision).mT
-            values += across.combination(wanted - across.coefficients(values))
-        return values
+            known = across.current_values()
+            precision = torch.promote_types(rows.dtype, known.dtype)
+            wanted = rows.to(precision) @ known.mT.to(precision)
+            missing = wanted - root.to(precision) @ across.coefficients(numbers.to(precision))
+            found += across.combination(missing).to(found.dtype)
+        return found
 
     def rows(self, indices: Int[Tensor, " rows"], side: int = LEFT) -> Float[Tensor, "rows m"]:
         """Rows of ``M`` (columns, on the right), the same row for equal indices."""
@@ -230,13 +277,18 @@ class RevealedMatrix:
         return matrix.add_(self.mean).to(self.like.dtype)
 
     def _cheaper_revealed(self, count: int, side: int) -> bool:
-        """Whether revealing costs fewer operations than drawing the matrix twice, forward and backward.
+        """Whether there are directions left to reveal, and it costs fewer operations than drawing the matrix twice, forward and
+        backward.
 
-        With ``N`` rows, ``n`` summed over, ``m`` left: ``N^2 (6 n + 4 m) + c N (n + m)`` against ``2 (N + c) n m``,
-        ``c = NORMAL_COST``;
-        and there must be directions left to reveal.
+        With ``N`` rows, ``n`` summed over, ``m`` left: ``N^2 (13 n + 9 m) / 4 + 2 N^3 + c N (n + 2 m)`` against
+        ``2 (N + c) n m``, ``c = NORMAL_COST``; where directions are known already, they count as rows do, in double precision.
+        A matrix that was revealed forward is revealed backward.
         """
         n, m = self.shape[side], self.shape[1 - side]
-        total = count + len(self.sides[side])
-        revealed = total * count * (6 * n + 4 * m) + NORMAL_COST * count * (n + m)
-        return total <= min(n, m) and revealed <= 2 * (count + NORMAL_COST) * n * m
+        known = len(self.sides[side])
+        total = count + known
+        if total > min(n, m) or (len(self.sides[1 - side]) and not known):
+            return total <= min(n, m)
+        revealed = total * count * ((13 * n + 9 * m) / 4 + 2 * total) * (2 if known else 1)
+        revealed += NORMAL_COST * count * (n + 2 * m)
+        return revealed <= 2 * (count + NORMAL_COST) * n * m

@@ -12,7 +12,8 @@ from torch import Tensor
 from criticality.weightless.law import Law
 from criticality.weightless.numbers import entries, generator
 from criticality.weightless.regions import Dims, Region, disjoint, merged
-from criticality.weightless.revealed import LEFT, RIGHT, RevealedMatrix, Span
+from criticality.weightless.revealed import LEFT, RIGHT, RevealedMatrix
+from criticality.weightless.span import Span
 
 
 class Block:
@@ -59,12 +60,15 @@ class Root:
         weight: the tensor; only its shape, strides, precision and device are used.
         law: of its entries.
         seed: of its numbers.
+        copied: another weight of the same shape and strides, of which this one is a multiple, and the factor.
 
     Raises:
         ValueError: the law is not known.
     """
 
-    def __init__(self, weight: Tensor, law: Law, seed: tuple[object, ...]) -> None:
+    def __init__(
+        self, weight: Tensor, law: Law, seed: tuple[object, ...], copied: tuple[Root, float] | None = None
+    ) -> None:
         if not law.known:
             raise ValueError(
                 f"the law of a weight of shape {tuple(weight.shape)} is not known: some of its entries were never written"
@@ -75,9 +79,15 @@ class Root:
         self.like = torch.empty(0, dtype=torch.promote_types(weight.dtype, torch.float32), device=weight.device)
         self.blocks: dict[Region, Block] = {}
         self.whole = law.orthogonal
+        self.copied = copied
+        self.copies: list[Root] = []
+        if copied is not None:
+            copied[0].copies.append(self)
 
     def block(self, region: Region) -> Block | None:
         """What is known of a region; ``None`` where regions overlap and the weight is drawn as one."""
+        if self.copied is not None:
+            return self.copied[0].block(region)
         if self.whole:
             return None
         if region not in self.blocks:
@@ -89,7 +99,7 @@ class Root:
 
     def scale(self, factor: float) -> bool:
         """Scale all entries by a number, unless something is known of them already; whether it was done."""
-        if self.blocks:
+        if self.blocks or self.copied is not None or self.copies:
             return False
         self.law = self.law.scaled(factor)
         return True
@@ -99,10 +109,17 @@ class Root:
         region = Region.of(view)
         block = self.block(region)
         memory, start = (self.memory(), 0) if block is None else (block.memory(), region.offset)
-        return memory.as_strided(view.shape, view.stride(), view.storage_offset() - start).to(self.dtype)
+        real = memory.as_strided(view.shape, view.stride(), view.storage_offset() - start).to(self.dtype)
+        return real if block is None else self.scaled(real)
+
+    def scaled(self, found: Tensor) -> Tensor:
+        """What is linear in the weight and was computed with the one that this is a multiple of."""
+        return found if self.copied is None else found * self.copied[1]
 
     def memory(self) -> Float[Tensor, " extent"]:
         """The whole weight drawn, in agreement with what is known of its blocks, as it lies in memory."""
+        if self.copied is not None:
+            return self.scaled(self.copied[0].memory())
         if self.law.orthogonal:
             memory = self._orthogonal()
         else:
@@ -165,7 +182,8 @@ class Operand:
         block = self.block
         layout, side = self._layout()
         if block is not None and block.matrix is not None and block.layout == layout:
-            return block.matrix.times(rows, 1 - side if back else side, span, keep=not back or block.uses > 1)
+            keep = not back or block.uses > 1
+            return self.root.scaled(block.matrix.times(rows, 1 - side if back else side, span, keep=keep))
         matrix = self.root.real(self.view).to(rows.dtype)
         matrix = matrix.permute(*self.order(self.summed), *self.order(self.free))
         matrix = matrix.reshape(prod(self.view.shape[axis] for axis in self.summed), -1)
@@ -176,7 +194,7 @@ class Operand:
         block = self.block
         layout, side = self._layout()
         if block is not None and block.matrix is not None and block.layout == layout:
-            return block.matrix.rows(indices, side)
+            return self.root.scaled(block.matrix.rows(indices, side))
         return self.root.real(self.view).movedim(self.summed[0], 0)[indices].flatten(1)
 
     def fresh(self) -> bool:

@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from criticality.stream.opened import composite, opened
 from criticality.stream.recording import memory_of, tensors_in
+from criticality.stream.sharded import is_sharded
 from criticality.weightless import products, views  # noqa: F401  (they fill the table of rules)
+from criticality.weightless.copies import Copies
 from criticality.weightless.law import Law
-from criticality.weightless.revealed import Span
 from criticality.weightless.roots import Operand, Root
 from criticality.weightless.rules import RULES
+from criticality.weightless.span import Span
 
 
 class WeightsIntegratedOut(TorchFunctionMode):
@@ -40,6 +42,7 @@ class WeightsIntegratedOut(TorchFunctionMode):
         weights: laws of parameters that hold numbers; the numbers are not read. Tensors with an attribute ``law``
             (``RandomWeight``) are found where they are used.
         seed: of all numbers.
+        model: that will run: errors then name its parameters, and sharded ones are found where they are gathered.
 
     Example:
         >>> layer = torch.nn.Linear(64, 512, bias=False)
@@ -50,8 +53,12 @@ class WeightsIntegratedOut(TorchFunctionMode):
         True
     """
 
-    def __init__(self, weights: Mapping[Tensor, Law] | None = None, *, seed: int = 0) -> None:
+    def __init__(
+        self, weights: Mapping[Tensor, Law] | None = None, *, seed: int = 0, model: nn.Module | None = None
+    ) -> None:
         super().__init__()
+        self.model = model
+        self.names = {} if model is None else {id(one): name for name, one in model.named_parameters()}
         self.seed, self.generation = seed, 0
         self._given = list((weights or {}).items())
         self._depth = 0
@@ -65,6 +72,8 @@ class WeightsIntegratedOut(TorchFunctionMode):
     def _renew(self, generation: int) -> None:
         self.generation = generation
         self._roots: dict[int, Root] = {}
+        self._strange: set[int] = set()
+        self._copies: Copies[Root] = Copies(self.names)
         self._memories: dict[int | None, Root | None] = {}
         self._last: tuple[Tensor, int, Span] | None = None
         for weight, law in self._given:
@@ -114,6 +123,8 @@ class WeightsIntegratedOut(TorchFunctionMode):
             return root, root.shadow
         if tensor.layout is not torch.strided:
             return None
+        if self._given and isinstance(tensor, nn.Parameter) and id(tensor) not in self._strange:
+            self._find_gathered()
         root = self._memories.get(memory_of(tensor))
         if root is None:
             return None
@@ -122,6 +133,16 @@ class WeightsIntegratedOut(TorchFunctionMode):
         return root, root.shadow.as_strided(
             tensor.shape, tensor.stride(), tensor.storage_offset() - root.weight.storage_offset()
         )
+
+    def _find_gathered(self) -> None:
+        """Sharded weights, which are other tensors while they are gathered."""
+        named = {} if self.model is None else dict(self.model.named_parameters())
+        self._strange |= set(map(id, named.values()))
+        for weight, _ in self._given:
+            gathered = named.get(self.names.get(id(weight), ""))
+            root = self._roots[id(weight)]
+            if gathered is not None and gathered is not weight and is_sharded(weight) and not is_sharded(gathered):
+                self._roots[id(gathered)] = self._memories[gathered.untyped_storage()._cdata] = root
 
     def real(self, tensor: Any) -> Any:
         """``tensor``, drawn if it is a random weight."""
@@ -195,7 +216,10 @@ class WeightsIntegratedOut(TorchFunctionMode):
             return func(*args, **kwargs)
 
     def _add(self, weight: Tensor, law: Law) -> Root:
-        root = Root(weight, law, (self.seed, self.generation, len(self._roots)))
+        copied = self._copies.original(weight, law)
+        root = Root(weight, law, (self.seed, self.generation, len(self._roots)), copied)
+        if copied is None:
+            self._copies.add(weight, law, root)
         self._roots[id(weight)] = root
         self._memories[root.shadow.untyped_storage()._cdata] = root
         return root

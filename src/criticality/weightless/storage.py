@@ -12,7 +12,7 @@ from torch import Tensor
 
 from criticality.errors import UnknownLawError
 from criticality.weightless.drawing import draw_entries
-from criticality.weightless.entries import Entries, player
+from criticality.weightless.entries import Entries, Origins, overlap, player
 
 
 class Piece(NamedTuple):
@@ -101,7 +101,7 @@ class Storage:
             if low < high:
                 if high - low < length and entries.matrix is not None:
                     return None
-                found.append(Piece(high - low, entries if low == position else entries.reordered(low - position)))
+                found.append(Piece(high - low, entries.part(low - position, high - low)))
             position += length
         return found
 
@@ -121,7 +121,7 @@ class Storage:
         if not view.contiguous:
             return False
         before, after = self._between(0, view.offset), self._between(view.offset + view.numel, self.numel)
-        if before is None or after is None:
+        if before is None or after is None or not independent([*before, *after], pieces):
             return False
         self.pieces = merged([*before, *pieces, *after])
         return True
@@ -137,7 +137,7 @@ class Storage:
             real = torch.empty(self.numel, dtype=self.dtype, device=self.device)
             position = 0
             for length, entries in self.pieces:
-                draw_entries(entries, real[position : position + length], player().generator)
+                draw_entries(entries, real[position : position + length], player().generator_of(entries))
                 position += length
             self.real = real
         return self.real
@@ -155,6 +155,17 @@ class Storage:
             )
 
 
+def independent(*several: Sequence[Piece]) -> bool:
+    """Whether none was computed from what another was, as a copy is."""
+    origins = [origins_of(pieces) for pieces in several]
+    return not any(overlap(one, other) for one, other in itertools.combinations(origins, 2))
+
+
+def origins_of(pieces: Sequence[Piece]) -> Origins:
+    """Of all entries."""
+    return frozenset().union(*(piece.entries.origins for piece in pieces))
+
+
 def merged(pieces: Sequence[Piece]) -> list[Piece]:
     """Neighbours that share their sample become one piece."""
     found: list[Piece] = []
@@ -164,7 +175,8 @@ def merged(pieces: Sequence[Piece]) -> list[Piece]:
             and found[-1].entries.values is piece.entries.values
             and not (piece.entries.matrix or found[-1].entries.matrix)
         ):
-            found[-1] = Piece(found[-1].length + piece.length, found[-1].entries)
+            origins = found[-1].entries.origins | piece.entries.origins
+            found[-1] = Piece(found[-1].length + piece.length, replace(found[-1].entries, origins=origins))
         else:
             found.append(piece)
     return found
@@ -176,15 +188,15 @@ def aligned(operands: Sequence[Sequence[Piece]]) -> list[tuple[int, list[Entries
     parts = []
     start = 0
     for stop in stops:
-        parts.append((stop - start, [_at(pieces, start) for pieces in operands]))
+        parts.append((stop - start, [_at(pieces, start, stop - start) for pieces in operands]))
         start = stop
     return parts
 
 
-def _at(pieces: Sequence[Piece], position: int) -> Entries:
+def _at(pieces: Sequence[Piece], position: int, count: int) -> Entries:
     start = 0
     for length, entries in pieces:
         if position < start + length:
-            return entries if position == start else replace(entries.reordered(position - start), matrix=None)
+            return entries if count == length else replace(entries.part(position - start, count), matrix=None)
         start += length
     raise IndexError(position)

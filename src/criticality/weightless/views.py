@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from criticality.weightless.law import Law
 from criticality.weightless.products import lookup
 from criticality.weightless.rules import getters, named, rule
 
@@ -77,6 +78,12 @@ def copy(run: Any, func: Any, first: Any, *args: Any, **kwargs: Any) -> Any:
     """A copy of a random weight, of whatever precision, stands for the weight: a product has the precision of the other factor."""
     found = run.find(first)
     return found[1] if found else run.described(func, first, *args, **kwargs)
+
+
+@rule(*named("untyped_storage"))
+def storage(run: Any, func: Any, first: Any) -> Any:
+    """That of the numbers, where there are some: sharded models free those that they gathered."""
+    return NotImplemented if isinstance(getattr(first, "law", None), Law) else func(first)
 
 
 @rule(*named("mul_", "div_", "__imul__", "__itruediv__"))

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.optimize import brentq
 
 from criticality.arguments import Positive, Scale, check, checked
+from criticality.lazy import lazy_module
 from criticality.phases.tails import slope_diverges, tail_of
 from criticality.pointwise import PointwiseFunction, get_function
+
+optimize = lazy_module("scipy.optimize")
 
 
 @checked
@@ -63,7 +65,7 @@ def saturated_correlation(value_output_variance: Scale, mlp_variance: Scale) -> 
             break
     if high == 1.0:
         return 1.0, 1.0  # nearer to it than double precision tells
-    c = float(brentq(excess, 0.0, high, xtol=1e-15, rtol=1e-14))
+    c = float(optimize.brentq(excess, 0.0, high, xtol=1e-15, rtol=1e-14))
     return c, 2 / math.pi * math.asin(c)
 
 

@@ -10,11 +10,13 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.integrate import quad
 
 from criticality.arguments import Finite, Positive, Scale, Start, check, checked
+from criticality.lazy import lazy_module
 from criticality.phases.tails import saturation_deficit, slope_diverges, tail_of
 from criticality.pointwise import Pointwise, PointwiseFunction
+
+integrate = lazy_module("scipy.integrate")
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,9 @@ def crossover_depth(
     value = Pointwise(function).V
     epsilon = alpha**2 * weight_variance
     # over log s, in which 1 / V(s) ds = s / V(s) dlog s is smooth and bounded
-    steps = quad(lambda y: math.exp(y) / float(value(math.exp(y))), math.log(start), 0.0, epsrel=1e-11, limit=200)[0]
+    steps = integrate.quad(
+        lambda y: math.exp(y) / float(value(math.exp(y))), math.log(start), 0.0, epsrel=1e-11, limit=200
+    )[0]
     return float(steps / epsilon + 0.5 * math.log(float(value(1.0)) / float(value(start))))
 
 
@@ -138,7 +142,7 @@ def crossover_constant(function: PointwiseFunction) -> float:
 
     # below 1e-4 the difference is lost in rounding, and the integrand is a constant up to O(s)
     low = 1e-4
-    return float(quad(integrand, low, 1.0, epsrel=1e-11, limit=200)[0] + low * integrand(low))
+    return float(integrate.quad(integrand, low, 1.0, epsrel=1e-11, limit=200)[0] + low * integrand(low))
 
 
 @checked

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from criticality.errors import UndescribedError
 from criticality.reader.rules.table import plain_number, rule
-from criticality.reader.tape import Operation, Value, mapped
+from criticality.reader.tape import Operation, Value
 from criticality.reader.terms import Joined, Part, Scores, Seen, closed
+from criticality.stream.inputs import mapped
 
 
 @rule("contiguous", "clone", "to", "float", "double", "half", "bfloat16", "type", "type_as", "alias", "data")
@@ -34,7 +35,7 @@ def detach(reader: Any, operation: Operation, first: Any) -> Any:
 @rule("split", "chunk", "tensor_split", "split_with_sizes", "unbind", "narrow", "select", "__getitem__", "index_select")
 @rule("roll", "flip", "rot90")
 def view(reader: Any, operation: Operation, first: Any, *args: Any, **kwargs: Any) -> Any:
-    args, kwargs = mapped(plain_number, (Value, Seen), (args, kwargs))
+    args, kwargs = mapped(plain_number, (args, kwargs), (Value, Seen))
     if any(isinstance(one, torch.dtype) for one in args):
         raise UndescribedError("numbers must not be read in another format, and are")
     function: Callable[..., Any] = _AS_RESHAPE.get(operation.name, operation.function)

@@ -1,0 +1,144 @@
+"""Whether bounded, monotone functions are the best pointwise ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
+
+from claim.drawing import Data, line
+from claim.outcome import Breaker, Claim, Outcome, Verdict
+from criticality.phases import ZOO, ResidualStep, amplification, classify
+from criticality.pointwise import Pointwise, PointwiseFunction
+from criticality.reports import COLOURS, MARKERS
+from criticality.theory import PointwiseNorm
+
+
+def bumped_tanh() -> PointwiseFunction:
+    """Bounded, not monotone, and its slope decays."""
+    return PointwiseFunction(
+        "tanh + bump",
+        lambda x: np.tanh(x) + 1.5 * x * np.exp(-x * x),
+        lambda x: np.cosh(np.minimum(np.abs(x), 300.0)) ** -2.0 + 1.5 * (1 - 2 * x * x) * np.exp(-x * x),
+    )
+
+
+def decide(seed: int, functions: Sequence[PointwiseFunction] | None = None) -> Outcome:
+    """Whether bounded, monotone functions are the best, and the only ones to be subcritical rather than"
+    " exponential."""
+    functions = functions or [*(f for name, f in ZOO.items() if name != "exproot"), bumped_tanh()]
+    x = np.linspace(-60, 60, 240_001)
+    rows = []
+    for function in functions:
+        found = classify(ResidualStep(PointwiseNorm(Pointwise(function))))
+        far = function.value(np.array([-1e9, 1e9]))
+        bounded = bool(np.max(np.abs(far)) < 10 and np.max(np.abs(function.value(x))) < 10)
+        monotone = bool(np.all(np.diff(function.value(x)) >= -1e-12))
+        rows.append(
+            (function.name, bounded, monotone, found.kind, found.exponent, found.log_apjn[48], found.log_apjn[1000])
+        )
+    better = [row for row in rows if row[3] == "power"]
+    without = [row for row in rows if row[3] == "stretched" and not (row[1] and row[2])]
+    exceptions = [row for row in rows if row[1] and row[2] and row[3] == "exponential"]
+    verdict: Verdict = "fails" if better or without or exceptions else "holds"
+    best = min(better, key=lambda row: row[4], default=None)
+    power = (
+        f"unbounded, sublinear ones with a power law: {', '.join(row[0] for row in better)}"
+        if better
+        else "none better"
+    )
+    exponent = f" (the least exponent is {best[4]:.2f}, of {best[0]})" if best else ""
+    data: dict[str, Any] = {"rows": [list(row) for row in rows]}
+    by_name = {function.name: function for function in functions}
+    crossing: dict[str, Any] = {"depth_from": math.inf}
+    if {"tanh", "power0.666667"} <= by_name.keys():
+        crossing = _crossing(by_name["tanh"], by_name["power0.666667"])
+    data |= crossing
+    return Outcome(
+        verdict,
+        f"Class of {len(rows)} functions of every kind: bounded or not, monotone or not.",
+        f"Of those bounded and monotone, {sum(row[1] and row[2] for row in rows)} of"
+        f" {sum(row[1] and row[2] for row in rows) + len(exceptions)} are stretched exponentials. But there are"
+        f" {power}{exponent}; and"
+        f" functions that are stretched without being both: {', '.join(row[0] for row in without) or 'none'}. What"
+        " decides is"
+        " the tail: a square integrable slope makes log J a stretched exponential, one that falls as |x|^(p-1) with"
+        " 1/2 < p < 1 a power law. At finite depth bounded functions may"
+        " still be the better: at α = 1 the two-thirds power has the smaller log J only from depth"
+        f" {crossing['depth_from']:.0f} on.",
+        {"power_laws": len(better), "stretched_otherwise": len(without), "crossing_depth": crossing["depth_from"]},
+        data,
+    )
+
+
+def _crossing(bounded: PointwiseFunction, unbounded: PointwiseFunction) -> dict[str, Any]:
+    """Depth from which the unbounded function amplifies less: at the same alpha, and at the same slope at zero."""
+    depths = np.unique(np.geomspace(1, 1e6, 120).round()).tolist()
+    alphas = [0.125, 0.25, 0.5, 1.0, 2.0, 4.0]
+    slope = float(bounded.derivative(np.zeros(1))[0] / unbounded.derivative(np.zeros(1))[0])
+
+    def curve(function: PointwiseFunction, alpha: float) -> np.ndarray:
+        return amplification(ResidualStep(PointwiseNorm(Pointwise(function, alpha=alpha))), depths)
+
+    def first(alpha: float, other: float) -> float:
+        worse = np.flatnonzero(curve(unbounded, other) >= curve(bounded, alpha))
+        last = int(worse[-1]) + 1 if len(worse) else 0
+        return float(depths[last]) if last < len(depths) else math.inf
+
+    same = [first(alpha, alpha) for alpha in alphas]
+    return {
+        "alpha": alphas,
+        "crossing": same,
+        "crossing_same_slope": [first(alpha, alpha * slope) for alpha in alphas],
+        "depth_from": same[alphas.index(1.0)],
+    }
+
+
+_KINDS = ((True, True), (True, False), (False, True), (False, False))
+
+
+def draw(axes: Sequence[Axes], data: Data) -> None:
+    rows = sorted(data["rows"], key=lambda row: -row[6])
+    heights = {row[0]: number for number, row in enumerate(rows)}
+    for style, kind in enumerate(_KINDS):
+        chosen = [row for row in rows if (row[1], row[2]) == kind]
+        label = f"{'bounded' if kind[0] else 'unbounded'}, {'monotone' if kind[1] else 'not monotone'}"
+        axes[0].plot(
+            [row[6] for row in chosen],
+            [heights[row[0]] for row in chosen],
+            ls="",
+            marker=MARKERS[style],
+            color=COLOURS[style],
+            mfc="white",
+            label=label,
+        )
+    axes[0].set_yticks(range(len(rows)), [f"{row[0]} ({row[3]})" for row in rows], fontsize=6)
+    axes[0].set(xscale="log", xlabel=r"$\log\,J(0 \to 1000)$ at $\alpha = 1$")
+    axes[0].legend(fontsize=6.5)
+    line(axes[1], data["alpha"], data["crossing"], 0, r"same $\alpha$")
+    line(axes[1], data["alpha"], data["crossing_same_slope"], 1, "same slope at 0")
+    axes[1].set(xscale="log", yscale="log", xlabel=r"$\alpha$ of tanh", ylabel="depth from which $p = 2/3$ wins")
+    axes[1].set_xticks(data["alpha"], [f"{alpha:g}" for alpha in data["alpha"]])
+    axes[1].xaxis.set_minor_formatter(NullFormatter())
+    axes[1].legend()
+
+
+CLAIM = Claim(
+    key="boundedness",
+    statement="Subcritical is the best that pointwise functions can be, and takes boundedness and monotonicity.",
+    decide=decide,
+    verdict="fails",
+    breakers=(
+        Breaker(
+            "no functions but tanh, erf, identity and sin",
+            lambda seed: decide(seed, [ZOO[name] for name in ("tanh", "erf", "identity", "sin")]),
+            verdict="holds",
+        ),
+    ),
+    draw=draw,
+    panels=2,
+)

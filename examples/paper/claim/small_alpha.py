@@ -1,0 +1,107 @@
+"""What is left of a network at the alpha that amplifies as little as LayerNorm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from scipy.optimize import brentq
+
+from claim.drawing import Data, line
+from claim.outcome import Breaker, Claim, NormOf, Outcome, Verdict, dyt
+from criticality.phases import ResidualStep, amplification
+from criticality.pointwise import Pointwise
+from criticality.reports import COLOURS
+from criticality.theory import LayerNorm, Norm, PointwiseNorm, SymmetricKernel, propagate, resnet
+
+
+def decide(seed: int, norm_of: NormOf = dyt, depth: int = 48) -> Outcome:
+    """What remains of the network at the alpha that amplifies no more than LayerNorm."""
+    target = float(amplification(ResidualStep(LayerNorm(epsilon=0.0)), [depth])[0])
+    alphas = np.geomspace(0.01, 4.0, 40)
+    log_j = np.array([float(amplification(ResidualStep(norm_of(float(a))), [depth])[0]) for a in alphas])
+    costs = np.array([_costs(norm_of(float(a)), depth) for a in alphas])
+    reference = _costs(LayerNorm(epsilon=0.0), depth)
+    share, effective, departure = costs.T
+    matched = math.nan
+    if log_j[0] < target < log_j[-1]:
+        log_alpha = brentq(
+            lambda y: float(amplification(ResidualStep(norm_of(math.exp(y))), [depth])[0]) - target,
+            math.log(alphas[0]),
+            math.log(alphas[-1]),
+        )
+        matched = math.exp(log_alpha)
+    at = _costs(norm_of(matched), depth) if math.isfinite(matched) else (math.nan,) * 3
+    one = _costs(norm_of(1.0), depth)
+    costly = math.isfinite(matched) and (at[1] < 0.8 * one[1] or at[0] < 0.8 * one[0] or at[2] < 0.5 * one[2])
+    rises = bool(np.all(np.diff(effective) > -1e-9))
+    verdict: Verdict = "holds" if costly and rises else "fails"
+    return Outcome(
+        verdict,
+        f"At initialization, depth {depth}: share of the branches in the final variance, effective depth (how often"
+        " the stream is"
+        " rewritten, Σ branch variance / stream variance), and departure from a linear network (largest change of a"
+        " correlation), against α.",
+        f"The α that amplifies as little as LayerNorm (log J = {target:.2f}) is {matched:.3f}. There the branches"
+        " hold"
+        f" {100 * at[0]:.0f} per cent of the final variance (α = 1: {100 * one[0]:.0f}, LayerNorm:"
+        f" {100 * reference[0]:.0f}), the effective depth is"
+        f" {at[1]:.2f} ({one[1]:.2f}, {reference[1]:.2f}), and the function departs from linear by {at[2]:.4f}"
+        f" ({one[2]:.4f}). A tenth of that α leaves"
+        f" {100 * float(np.interp(matched / 10, alphas, share)) if math.isfinite(matched) else math.nan:.1f} per"
+        " cent of the variance to the branches."
+        " What this costs a trained network is for the stability study.",
+        {"matched_alpha": matched, "share": at[0], "effective_depth": at[1], "departure": at[2]},
+        {
+            "alpha": alphas.tolist(),
+            "log_apjn": log_j.tolist(),
+            "share": share.tolist(),
+            "effective_depth": effective.tolist(),
+            "departure": departure.tolist(),
+            "target": target,
+            "matched": matched,
+        },
+    )
+
+
+def _costs(norm: Norm, depth: int) -> tuple[float, float, float]:
+    """Branch share of the final variance, effective depth, and departure from linear of ``x + W norm(x)``."""
+    network = resnet(norm, depth)
+    correlations = (-0.9, -0.5, 0.0, 0.5, 0.9)
+    profiles = [propagate(network, SymmetricKernel.of(1.0, rho)) for rho in correlations]
+    q = profiles[0].q.values
+    departure = max(abs(float(p.correlation[-1]) - rho) for p, rho in zip(profiles, correlations, strict=True))
+    return float(1 - q[0] / q[-1]), float(np.sum(np.diff(q) / q[1:])), departure
+
+
+def draw(axes: Sequence[Axes], data: Data) -> None:
+    largest = max(data["effective_depth"])
+    line(axes[0], data["alpha"], data["share"], 0, "branch share of variance")
+    line(axes[0], data["alpha"], np.array(data["effective_depth"]) / largest, 1, f"effective depth / {largest:.1f}")
+    line(axes[0], data["alpha"], data["departure"], 2, "departure from linear")
+    axes[0].axvline(data["matched"], color="#888888", lw=1)
+    axes[0].set(xscale="log", xlabel=r"$\alpha$", ylabel="what is left at initialization")
+    axes[0].legend(fontsize=7.5)
+    line(axes[1], data["alpha"], data["log_apjn"], 0, "DyT")
+    axes[1].axhline(data["target"], color=COLOURS[1], lw=1.2, label="LayerNorm")
+    axes[1].axvline(data["matched"], color="#888888", lw=1)
+    axes[1].set(xscale="log", yscale="log", xlabel=r"$\alpha$", ylabel=r"$\log\,J(0 \to L)$")
+    axes[1].legend()
+
+
+def rescaled(alpha: float) -> Norm:
+    """``tanh(alpha x) / alpha``: small alpha leaves the branch its size."""
+    return PointwiseNorm(Pointwise("tanh", alpha=alpha, gamma=1 / alpha))
+
+
+CLAIM = Claim(
+    key="small-alpha",
+    statement="One cannot just pick a smaller α: it costs the network its branches.",
+    decide=decide,
+    verdict="holds",
+    breakers=(Breaker("tanh(αx) / α, whose branches keep their size", lambda seed: decide(seed, rescaled)),),
+    draw=draw,
+    panels=2,
+)

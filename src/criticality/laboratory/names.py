@@ -1,0 +1,3 @@
+"""What can be trained, by name."""
+
+TASKS = ("digits", "code", "code-gpt", "fashion-vit")
