@@ -179,7 +179,9 @@ def phases(
             _LABELS[drawn.x_name],
             _LABELS[drawn.y_name],
             label,
+            title=_TITLES[network].format(name, depth),
             line=drawn.line,
+            contours=drawn.value_name == "log_apjn" and drawn.y_name == "depth",
             log_x=drawn.log_x,
             log_y=drawn.log_y,
         )
