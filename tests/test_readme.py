@@ -1,7 +1,9 @@
-"""The README's Python runs, and its commands parse."""
+"""The README's Python runs, and every command of README and docs, as it stands."""
 
+import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,13 +11,30 @@ from click.testing import CliRunner
 
 from criticality.cli.main import main
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-COMMANDS = [
-    line
-    for block in re.findall(r"```sh\n(.*?)```", README, re.S)
-    for line in block.replace("\\\n", " ").splitlines()
-    if line.startswith("criticality ")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def commands_of(text):
+    for block in re.findall(r"```(?:sh|console)\n(.*?)```", text, re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            if words[:1] == ["criticality"]:
+                yield shlex.join(words[1:])
+
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands_of(page.read_text())))
+ELSEWHERE = {
+    "claims": "each claim has its test, tests/studies/test_claims.py",
+    "--scheduler": "a cluster of its own, tests/sweeps/test_sweeps.py",
+}
+QUICK = [
+    command
+    for command in COMMANDS
+    if re.match(r"(moments|predict resnet|classify --function|phases mlp|sweep|$)", command)
 ]
+SLOW = [command for command in COMMANDS if command not in QUICK and not any(word in command for word in ELSEWHERE)]
 
 
 @pytest.mark.slow
@@ -26,14 +45,74 @@ def test_python_snippets_run():
     assert float(names["theory"].log_apjn[0]) > 0
 
 
-@pytest.mark.parametrize("line", COMMANDS)
-def test_commands_are_understood(line):
-    words = shlex.split(line, comments=True)[1:]
-    command = main.get_command(None, words[0])
-    command.make_context(words[0], words[1:])
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command])
+def test_commands_are_understood(command):
+    words = shlex.split(command)
+    main.get_command(None, words[0]).make_context(words[0], words[1:])
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if "moments" in line or "resnet" in line])
-def test_quick_commands_run(line):
-    result = CliRunner().invoke(main, shlex.split(line, comments=True)[1:])
-    assert result.exit_code == 0, result.output
+MINE = """
+import numpy as np
+from torch import nn
+import torch
+
+def softsign(x):
+    return x / (1 + np.abs(x))
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(32, 32) for _ in range(4))
+        self.norms = nn.ModuleList(nn.LayerNorm(32) for _ in range(4))
+
+    def forward(self, x):
+        for layer, norm in zip(self.layers, self.norms):
+            x = x + layer(norm(x))
+        return x
+
+def model():
+    return Net()
+
+def inputs(model):
+    return torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(0))
+"""
+
+
+@pytest.fixture
+def as_a_reader(tmp_path, monkeypatch):
+    """A folder with the files that the pages speak of."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine.py", "my_model.py"):
+        Path(name).write_text(MINE)
+    (tmp_path / "examples").mkdir()
+    for name in ("study.yaml", "examples/depths.yaml"):
+        shutil.copy(ROOT / "examples" / "depths.yaml", name)
+    Path("path/to").mkdir(parents=True)
+    small = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 128,
+    }
+    Path("path/to/config.json").write_text(json.dumps(small))
+
+
+def invoke(command):
+    result = CliRunner().invoke(main, shlex.split(command))
+    allowed = (0, 1) if command.startswith("check") else (0,)  # 1: beyond the budget
+    assert result.exit_code in allowed, f"{command}: {result.output}"
+    assert "Warning" not in result.stderr
+
+
+def test_quick_commands_run(as_a_reader):
+    """In their order: a sweep is resumed and exported after it has run."""
+    for command in QUICK:
+        if "--scheduler" not in command:
+            invoke(command)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", SLOW)
+def test_slow_commands_run(command, as_a_reader):
+    invoke(command)

@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+import traceback
+from pathlib import Path
+
 
 class CriticalityError(ValueError):
     """Base of all that the library refuses."""
+
+
+def raised(error: BaseException) -> str:
+    """What code that is not the library's said when it raised: the kind of error, its first line, and where, ``FILE.py:LINE``."""
+    said = next((" ".join(line.split()) for line in str(error).splitlines() if line.strip()), "without a message")
+    said = said if len(said) <= 120 else f"{said[:117]}..."
+    places = [
+        (frame.filename, frame.lineno)
+        for frame in reversed(traceback.extract_tb(error.__traceback__))
+        if not frame.filename.startswith("<") and not Path(frame.filename).is_relative_to(_OWN_FOLDER)
+    ]
+    outside_torch = [place for place in places if "torch" not in Path(place[0]).parts]
+    where = "{}:{}".format(*(outside_torch or places)[0]) if places else ""
+    if isinstance(error, SyntaxError) and error.filename:
+        where = f"{error.filename}:{error.lineno}"
+    return f"{type(error).__name__}: {said}" + (f" ({where})" if where else "")
+
+
+_OWN_FOLDER = Path(__file__).parent
 
 
 class ArgumentError(CriticalityError):
@@ -33,6 +55,10 @@ class StreamNotFoundError(CriticalityError):
 
 class UndescribedError(CriticalityError):
     """A network that the exact theory does not describe; it can be predicted by running it without its weights."""
+
+
+class UnknownNameError(CriticalityError):
+    """A function, norm or model that there is not; the message suggests the nearest name."""
 
 
 class TokensNotEquivalentError(UndescribedError):

@@ -5,7 +5,7 @@ Equations: docs/theory, section 12.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from criticality.lazy import lazy_module
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 else:
     np = lazy_module("numpy")
+    ArrayLike = Any  # when annotations are read, ``check_probe`` knows better
 
 PROBES = ("normal", "pooled", "class", "loss")
 

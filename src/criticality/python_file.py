@@ -8,6 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from criticality.arguments import meant
+from criticality.errors import CriticalityError, raised
+
 
 @cache
 def load_file(path: str, what: str = "file") -> Any:
@@ -18,11 +21,11 @@ def load_file(path: str, what: str = "file") -> Any:
     """
     file = Path(path)
     if not file.is_file():
-        raise ValueError(f"{what} {path!r} must exist, and does not")
+        raise CriticalityError(f"{what} {path!r} must exist, and does not")
     name = f"_criticality_{file.stem}_{abs(hash(str(file.resolve())))}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{what} {path!r} must be a Python file")
+        raise CriticalityError(f"{what} {path!r} must be a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     if (folder := str(file.resolve().parent)) not in sys.path:
@@ -30,7 +33,10 @@ def load_file(path: str, what: str = "file") -> Any:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ValueError(f"{what} {path!r} must be importable, but raised {error!r}") from error
+        del sys.modules[name]
+        raise CriticalityError(
+            f"{what} {path!r} must be importable, but its own code raised {raised(error)}"
+        ) from error
     return module
 
 
@@ -43,5 +49,6 @@ def load_name(path_and_name: str) -> Any:
     path, _, name = path_and_name.rpartition(":")
     module = load_file(path)
     if not hasattr(module, name):
-        raise ValueError(f"file {path!r} must define {name!r}, and does not")
+        defined = [key for key in vars(module) if not key.startswith("_")]
+        raise CriticalityError(f"file {path!r} must define {name!r}, and does not{meant(name, defined)}")
     return getattr(module, name)

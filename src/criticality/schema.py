@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 else:
     xr = lazy_module("xarray")
 
+from criticality.arguments import checked
+
 SCHEMA = 1
 _REQUIRED = ("log_apjn", "q", "correlation")
 _LONG_NAMES = {
@@ -91,6 +93,7 @@ def whole_or_absent(path: str | os.PathLike[str]) -> Iterator[Path]:
         neighbour.unlink(missing_ok=True)
 
 
+@checked
 def write_dataset(dataset: xr.Dataset, path: str | os.PathLike[str]) -> Path:
     """Write NetCDF; the file is either whole or, when something fails, as it was."""
     with whole_or_absent(path) as file:
@@ -131,6 +134,7 @@ def source_digest(*packages: str) -> str:
     return digest.hexdigest()
 
 
+@checked
 def read_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a result file into memory.
 

@@ -127,7 +127,7 @@ def test_a_module_of_ones_own_is_measured_and_predicted(tmp_path):
     (tmp_path / "other.py").write_text(OWN.replace("torch.tanh(x)", "torch.cumsum(x, -1)").partition("def points")[0])
     refused = run("predict", f"module:{tmp_path}/other.py:stream", "--way", "exact")
     assert "call 'cumsum' in 'the model itself' must be one that the exact theory reads" in refused.stderr
-    assert "way='no' must be one of" in run("predict", "timm:vit_tiny_patch16_224", "--way", "no").stderr
+    assert "--way='no' must be one of" in run("predict", "timm:vit_tiny_patch16_224", "--way", "no").stderr
 
 
 def test_a_model_file_may_import_a_file_beside_it(tmp_path):
@@ -197,22 +197,22 @@ def test_ctrl_c_leaves_a_report_of_what_is_finished(tmp_path):
         (["moments", "--function", "tanhh"], "function 'tanhh' is unknown"),
         (["moments", "--function", "tanh", "--alpha", "-1"], "alpha=-1.0 must be a finite number above 0"),
         (["moments", "--function", "tanh", "--alpha", "nan"], "alpha=nan"),
-        (["moments", "--function", "tanh", "--q", "1,-2"], "q_a=-2 must be a finite variance"),
-        (["moments", "--function", "tanh", "--q", "one"], "'one' must be numbers separated by commas"),
-        (["moments", "--function", "tanh", "--rho", "2"], "rho=2 must be a correlation"),
+        (["moments", "--function", "tanh", "--q", "1,-2"], "--q=-2.0 must be a finite variance"),
+        (["moments", "--function", "tanh", "--q", "one"], "--q='one' must be a finite variance"),
+        (["moments", "--function", "tanh", "--rho", "2"], "--rho=2.0 must be a correlation"),
         (["predict", "resnet", "--norm", "nope"], "norm 'nope' is unknown"),
         (["predict", "resnet", "--depth", "0"], "depth=0 must be a whole number"),
-        (["predict", "resnet", "--q0", "-1"], "q=-1.0 must be a finite variance"),
-        (["predict", "resnet", "--sigma-w", "nan"], "sigma-w=nan"),
+        (["predict", "resnet", "--q0", "-1"], "--q0=-1.0 must be a finite variance"),
+        (["predict", "resnet", "--sigma-w", "nan"], "--sigma-w=nan"),
         (["predict", "timm:nope"], "model 'timm:nope' must be a model of timm"),
         (["predict", "nope"], "model 'nope' must be given as 'timm:NAME'"),
         (["measure", "timm:vit_tiny_patch16_224", "--device", "tpu9"], "device='tpu9' must be a device"),
         (["measure", "timm:vit_tiny_patch16_224", "--device", "cuda:7"], "device='cuda:7' must be a device"),
-        (["measure", "timm:vit_tiny_patch16_224", "--seeds", "0"], "seeds=0 must be at least 1"),
+        (["measure", "timm:vit_tiny_patch16_224", "--seeds", "0"], "--seeds=0 must be a whole number, 1 or above"),
         (["compare", "timm:vit_tiny_patch16_224", "--alpha", "0"], "alpha=0.0 must be a finite number above 0"),
         (["compare", "timm:vit_tiny_patch16_224", "--init", "he"], "init 'he' is unknown"),
         (["moments", "--function", "tanh", "--out", "/proc/no/where.json"], "/proc/no"),
-        (["nope"], "No such command"),
+        (["predct"], "verb 'predct' is unknown (did you mean 'predict'?)"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_two(arguments, message):

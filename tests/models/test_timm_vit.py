@@ -95,7 +95,7 @@ def test_photographs_are_real_and_normalized():
             lambda: ViTDescription("resnet18").describe(),
             "call 'conv2d' in 'layer1.0.conv1' is not read by the exact theory: a convolution must be of patches",
         ),
-        (lambda: ViTDescription("vit_tiny_patch16_224", depth=0), "depth=0 must be a whole number"),
+        (lambda: ViTDescription("vit_tiny_patch16_224", depth=0), "depth=0 of ViTDescription must be a whole number"),
         (lambda: ViTDescription("vit_tiny_patch16_224", norm="dyt", alpha=-1.0), "alpha=-1.0"),
         (lambda: ViTDescription("vit_tiny_patch16_224", alpha=1.0), "alpha=1.0 must come with a pointwise norm"),
         (lambda: ViTDescription("vit_tiny_patch16_224", width=100, heads=3), "width=100 must be divisible by heads=3"),
@@ -104,7 +104,7 @@ def test_photographs_are_real_and_normalized():
         (lambda: initialize([], "timm"), "allowed are own, fan-in; 'timm' is now called 'own'"),
         (lambda: describe_model("vit_tiny"), "model 'vit_tiny' must be given as 'timm:NAME'"),
         (lambda: describe_model("timm:vit_tiny_patch16_224", tokens=4), "tokens=4 must be left out"),
-        (lambda: photographs(0), "size=0 must be one or two whole numbers, at least 1"),
+        (lambda: photographs(0), "size=0 must be a whole number, 1 or above"),
         (lambda: DynamicPointwise(4, "dyt", alpha=float("nan")), "alpha=nan must be a finite number above 0"),
     ],
 )

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from criticality.cli.options import SAMPLES, common, model_changes, model_norm
+from criticality.cli.options import AT_LEAST_TWO, FINITE, SAMPLES, common, model_changes, model_norm
 from criticality.cli.output import emit, save_json
+from criticality.cli.progress import working
 
 if TYPE_CHECKING:
     from criticality.studies.check import CheckUp
@@ -17,9 +18,13 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model")
 @model_norm
-@click.option("--budget", type=float, help="Largest log J(0->L) [default: the same network with LayerNorm, plus 0.5].")
+@click.option("--budget", type=FINITE, help="Largest log J(0->L) [default: the same network with LayerNorm, plus 0.5].")
 @click.option(
-    "--seeds", type=click.IntRange(min=2), default=2, show_default=True, help="To measure models that are not read."
+    "--seeds",
+    type=AT_LEAST_TWO,
+    default=2,
+    show_default=True,
+    help="To measure models that are not read.",
 )
 @SAMPLES
 @model_changes
@@ -41,7 +46,8 @@ def check(
     """
     from criticality.studies.check import check_up
 
-    found = check_up(model, changes, budget=budget, seeds=seeds, samples=samples, seed=seed)
+    with working("check"):
+        found = check_up(model, changes, budget=budget, seeds=seeds, samples=samples, seed=seed)
     save_json(found.record(), out)
     emit(found.record(), as_json, _text(found))
     if not found.within_budget:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from criticality.cli.options import INIT, common, model_changes
+from criticality.arguments import Start
+from criticality.cli.options import (
+    INIT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    REPEATS,
+    SEEDS,
+    WAY,
+    NumberOf,
+    Way,
+    common,
+    left_out,
+    model_changes,
+)
 from criticality.cli.output import emit, save_json, table
-from criticality.cli.progress import bar
+from criticality.cli.progress import bar, working
+from criticality.errors import CriticalityError
 
 if TYPE_CHECKING:
     from criticality.phases import Classification
@@ -22,18 +35,25 @@ if TYPE_CHECKING:
     "--function", "name", help="Without MODEL: ln, a built-in function, one of the zoo, or PATH.py:NAME[@kinks=0,1]."
 )
 @click.option("--norm", help="Of MODEL: ln, rms, dyt, derf, ... [default: its own].")
-@click.option("--alpha", type=float, help="Of a pointwise function [default: 1].")
-@click.option("--sigma-w", type=float, default=1.0, show_default=True, help="Weights are N(0, sigma_w^2/n).")
-@click.option("--sigma-b", type=float, default=0.0, show_default=True, help="Biases are N(0, sigma_b^2).")
-@click.option("--q0", type=float, help="Variance of the input [default: 1, or that of MODEL's input].")
+@click.option("--alpha", type=POSITIVE, help="Of a pointwise function [default: 1].")
+@click.option("--sigma-w", type=NOT_NEGATIVE, default=1.0, show_default=True, help="Weights are N(0, sigma_w^2/n).")
+@click.option("--sigma-b", type=NOT_NEGATIVE, default=0.0, show_default=True, help="Biases are N(0, sigma_b^2).")
+@click.option("--q0", type=NumberOf(Start), help="Variance of the input [default: 1, or that of MODEL's input].")
 @click.option(
     "--way",
+    type=WAY,
     default="auto",
     show_default=True,
     help="Of MODEL: exact (theory of its last block), sampled (its blocks are run without their weights) or auto.",
 )
-@click.option("--seeds", type=int, default=4, show_default=True, help="Of the sampled way.")
-@click.option("--to-depth", type=int, default=1000, show_default=True, help="Of the sampled way, in blocks.")
+@click.option("--seeds", type=SEEDS, default=4, show_default=True, help="Of the sampled way.")
+@click.option(
+    "--to-depth",
+    type=REPEATS,
+    default=1000,
+    show_default=True,
+    help="Of the sampled way, in blocks.",
+)
 @INIT
 @model_changes
 @common
@@ -45,7 +65,7 @@ def classify(
     sigma_w: float,
     sigma_b: float,
     q0: float | None,
-    way: str,
+    way: Way,
     seeds: int,
     to_depth: int,
     as_json: bool,
@@ -60,48 +80,45 @@ def classify(
     with fresh weights at every repeat and standard errors over --seeds.
     """
     if (model is None) == (name is None):
-        raise ValueError(f"MODEL={model!r} and --function={name!r}: give one of the two")
+        raise CriticalityError(f"MODEL={model!r} and --function={name!r} must be one of the two, not both and not none")
     if model is None:
-        record = _classify_function(
-            str(name), 1.0 if alpha is None else alpha, sigma_w, sigma_b, 1.0 if q0 is None else q0
-        )
+        left_out("classify --function")
+        record = _classify_function(str(name), alpha, sigma_w, sigma_b, 1.0 if q0 is None else q0)
     else:
+        left_out("classify MODEL")
+        if way != "auto":
+            left_out(f"--way {way}")
         record = _classify_model(model, q0, seed, way, seeds, to_depth, norm=norm, alpha=alpha, **changes)
     save_json(record, out)
     rows = [[key, _text(record[key])] for key in record]
     emit(record, as_json, table(rows, ["", ""]))
 
 
-def _classify_function(name: str, alpha: float, sigma_w: float, sigma_b: float, q0: float) -> dict[str, Any]:
+def _classify_function(name: str, alpha: float | None, sigma_w: float, sigma_b: float, q0: float) -> dict[str, Any]:
     from criticality.phases import ResidualStep
     from criticality.phases import classify as classify_network
     from criticality.pointwise import Pointwise
     from criticality.theory.norms import LAYER_NORMS, RMS_NORMS, PointwiseNorm, make_norm
 
-    for option, value in (("sigma-w", sigma_w), ("sigma-b", sigma_b)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{option}={value!r} must be a finite number, 0 or above")
     if name.lower() in (*LAYER_NORMS, *RMS_NORMS):
+        if alpha is not None:
+            raise CriticalityError(f"--alpha={alpha!r} must be left out for {name!r}, which has none")
         norm: Any = make_norm(name, epsilon=0.0)
     else:
-        norm = PointwiseNorm(Pointwise(name, alpha=alpha))
+        norm = PointwiseNorm(Pointwise(name, alpha=1.0 if alpha is None else alpha))
     found = classify_network(ResidualStep(norm, sigma_w**2, sigma_b**2), q0)
     return {"function": name, "alpha": alpha, **_record(found)}
 
 
 def _classify_model(
-    model: str, q0: float | None, seed: int, way: str, seeds: int, to_depth: int, **changes: Any
+    model: str, q0: float | None, seed: int, way: Way, seeds: int, to_depth: int, **changes: Any
 ) -> dict[str, Any]:
     from criticality.models import describe_model
     from criticality.phases import Classification
     from criticality.studies.classify import classify_description
-    from criticality.studies.predict import check_way
 
-    check_way(way)
-    if seeds < 1:
-        raise ValueError(f"seeds={seeds!r} must be at least 1")
     description = describe_model(model, **changes)
-    with bar(seeds * to_depth, "blocks") as advance:
+    with working(f"classify {model}"), bar(seeds * to_depth, "blocks") as advance:
         found, start = classify_description(
             description,
             way=way,

@@ -8,17 +8,35 @@ from typing import Any
 
 import click
 
-from criticality.cli.options import NAMES, NUMBERS, PROBE, SAMPLES, common, measurement, model_changes
+from criticality.arguments import Positive
+from criticality.cli.options import (
+    NAMES,
+    PROBE,
+    SAMPLES,
+    SEEDS,
+    CommaSeparated,
+    common,
+    left_out,
+    measurement,
+    model_changes,
+)
 from criticality.cli.output import emit, table
 from criticality.cli.progress import bar
+from criticality.reports import write_report
+from criticality.schema import read_dataset
+from criticality.studies.compare import OWN_NORM, Comparison, steps_per_case, summary, weak_agreement
+from criticality.studies.compare import compare as run_comparison
+from criticality.theory.norms import takes_alpha
 
 
 @click.command()
 @click.argument("model")
 @click.option("--norm", "norms", type=NAMES, default="ln,dyt,derf", show_default=True, help="own: as it is.")
-@click.option("--alpha", "alphas", type=NUMBERS, default="0.5,1,2", show_default=True, help="Of pointwise norms.")
+@click.option(
+    "--alpha", "alphas", type=CommaSeparated(Positive), default="0.5,1,2", show_default=True, help="Of pointwise norms."
+)
 @click.option("--init", "inits", type=NAMES, default="own", show_default=True, help="own, fan-in or both.")
-@click.option("--seeds", type=int, default=6, show_default=True, help="Weight seeds, from --seed on.")
+@click.option("--seeds", type=SEEDS, default=6, show_default=True, help="Weight seeds, from --seed on.")
 @SAMPLES
 @measurement
 @PROBE
@@ -32,11 +50,9 @@ def compare(model: str, as_json: bool, out: Path | None, **options: Any) -> None
     Writes report.html, figures (PNG, SVG), result.nc and summary.json to --out [default: ./criticality-report].
     An interrupted run keeps its finished cases; the same command takes it up again.
     """
-    from criticality.reports import write_report
-    from criticality.schema import read_dataset
-    from criticality.studies.compare import Comparison, steps_per_case, summary
-    from criticality.studies.compare import compare as run_comparison
 
+    if not any(name != OWN_NORM and takes_alpha(name) for name in options["norms"]):
+        left_out("compare of norms without alpha")
     comparison = Comparison(model, **options)
     folder = Path("criticality-report") if out is None else out
     cases = len(comparison.cases())
@@ -66,6 +82,7 @@ def comparison_table(record: dict[str, Any]) -> str:
             case["log_apjn_measured"][0],
             case["log_apjn_se"][0],
             case["largest_deviation"],
+            case["largest_allowed"],
             case["gmfe"],
             *case["gmfe_thirds"].values(),
             case["verdict"],
@@ -80,10 +97,12 @@ def comparison_table(record: dict[str, Any]) -> str:
         "log J measured",
         "SE",
         "largest deviation",
+        "allowed",
         "GMFE",
         "shallow",
         "middle",
         "deep",
         "verdict",
     ]
-    return table(rows, headers)
+
+    return "\n\n".join(filter(None, [table(rows, headers), weak_agreement(record)]))

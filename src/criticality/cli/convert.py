@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from criticality.cli.options import INIT, common, model_changes
+from criticality.cli.options import INIT, POSITIVE, common, model_changes
 from criticality.cli.output import emit, table
 
 
 @click.command()
 @click.argument("model")
 @click.option("--norm", default="dyt", show_default=True, help="dyt, derf, any built-in function, ln, rms or none.")
-@click.option("--alpha", type=float, help="Of a pointwise norm [default: 1].")
+@click.option("--alpha", type=POSITIVE, help="Of a pointwise norm [default: 1].")
 @click.option("--with-head-norms", is_flag=True, help="Also replace norms of queries and keys.")
 @INIT
 @model_changes

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from criticality.cli.options import FROM, PROBE, common, measurement, model_changes, model_norm
+from criticality.cli.options import FROM, PROBE, SEEDS, OneOf, common, left_out, measurement, model_changes, model_norm
 from criticality.cli.output import emit, forward_record, forward_text, profile_record, profile_text, save
 from criticality.cli.progress import bar
-
-if TYPE_CHECKING:
-    import torch
 
 
 @click.command()
 @click.argument("model")
 @model_norm
-@click.option("--seeds", type=int, default=4, show_default=True, help="Weight seeds, from --seed on.")
-@click.option("--dtype", type=click.Choice(["float32", "float64", "bfloat16"]), default="float32", show_default=True)
+@click.option("--seeds", type=SEEDS, default=4, show_default=True, help="Weight seeds, from --seed on.")
+@click.option("--dtype", type=OneOf(["float32", "float64", "bfloat16"]), default="float32", show_default=True)
 @click.option("--between", is_flag=True, help="J between every two blocks, one seed; --out also gets a heat map.")
 @measurement
 @PROBE
@@ -47,6 +44,7 @@ def measure(
     """
     import torch
 
+    from criticality.devices import torch_device
     from criticality.measurement import measure_between, measure_ensemble, measure_forward_ensemble
     from criticality.models import describe_model
 
@@ -56,6 +54,7 @@ def measure(
     if probe != "normal" and (between or source is not None):
         raise ValueError(f"probe={probe!r} must be 'normal' with --between and --from, which do not start at the end")
     if between:
+        left_out("measure --between")
         torch.manual_seed(seed)
         pairs = measure_between(description.build(), inputs, points=description.points, seed=seed, **settings)
         save(pairs, out)
@@ -66,8 +65,6 @@ def measure(
         record: dict[str, Any] = {"model": model, "log_apjn": pairs.log_apjn.values}
         emit(record, as_json, f"{model}: log J(0->L) = {float(pairs.log_apjn[0, -1]):.4f}")
         return
-    if seeds < 1:
-        raise ValueError(f"seeds={seeds!r} must be at least 1")
     if source is not None:
         with bar(seeds, "measure") as advance:
             forward = measure_forward_ensemble(
@@ -101,21 +98,3 @@ def measure(
     save(dataset, out)
     title = f"{model}: log J(0->L) = {record['log_apjn']:.4f} +- {record['log_apjn_se']:.4f}"
     emit(record, as_json, profile_text(record, title))
-
-
-def torch_device(name: str) -> torch.device:
-    """The device of that name.
-
-    Raises:
-        ValueError: a name that torch does not know, or a device that is not there.
-    """
-    import torch
-
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(
-            f"device={name!r} must be a device that torch has here, such as 'cpu': {str(error).splitlines()[0]}"
-        ) from None
-    return device

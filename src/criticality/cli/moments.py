@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from criticality.cli.options import NUMBERS, common
+from criticality.arguments import Correlation, Variance
+from criticality.cli.options import FINITE, POSITIVE, CommaSeparated, common
 from criticality.cli.output import emit, save_json, table
 
 
@@ -18,12 +19,18 @@ from criticality.cli.output import emit, save_json, table
     required=True,
     help="tanh, erf, dyt, derf, ..., one of the zoo, or PATH.py:NAME[@kinks=0,1].",
 )
-@click.option("--alpha", type=float, default=1.0, show_default=True)
-@click.option("--shift", type=float, default=0.0, show_default=True, help="s of phi(alpha x + s).")
-@click.option("--gamma", type=float, default=1.0, show_default=True)
-@click.option("--beta", type=float, default=0.0, show_default=True)
-@click.option("--q", type=NUMBERS, default="1", show_default=True, help="Variances.")
-@click.option("--rho", type=NUMBERS, default="1", show_default=True, help="Correlations of pairs of equal variance.")
+@click.option("--alpha", type=POSITIVE, default=1.0, show_default=True)
+@click.option("--shift", type=FINITE, default=0.0, show_default=True, help="s of phi(alpha x + s).")
+@click.option("--gamma", type=FINITE, default=1.0, show_default=True)
+@click.option("--beta", type=FINITE, default=0.0, show_default=True)
+@click.option("--q", type=CommaSeparated(Variance), default="1", show_default=True, help="Variances.")
+@click.option(
+    "--rho",
+    type=CommaSeparated(Correlation),
+    default="1",
+    show_default=True,
+    help="Correlations of pairs of equal variance.",
+)
 @common
 def moments(
     name: str,

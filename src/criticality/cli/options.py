@@ -1,48 +1,125 @@
-"""Options and parameter types that verbs share."""
+"""Options and parameter types that verbs share, and which of them apply to what."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import click
+from click.core import ParameterSource
 
+from criticality.arguments import (
+    DEEPEST,
+    Count,
+    Depth,
+    Finite,
+    NotNegative,
+    Positive,
+    Samples,
+    Seed,
+    Size,
+    Whole,
+    check_choice,
+    shown,
+)
+from criticality.errors import CriticalityError
 from criticality.probes import PROBES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class CommaSeparated(click.ParamType):
-    """``1e-2,1,1e4``: one or more values of one type."""
+def flag(param: click.Parameter | None) -> str:
+    """What errors call a parameter: ``--depth``, or an argument's name."""
+    if param is None:
+        return "value"
+    return param.opts[0] if isinstance(param, click.Option) else str(param.human_readable_name)
 
-    def __init__(self, kind: Callable[[str], Any], what: str):
-        self.kind, self.name = kind, f"{what},..."
-        self.what = what
+
+class NumberOf(click.ParamType):
+    """A number of a kind of ``criticality.arguments``, such as ``Positive`` or ``Depth``."""
+
+    def __init__(self, kind: Any):
+        self.kind = get_args(kind)[1]
+        self.parse: type = int if isinstance(self.kind, Whole) else float
+        self.name = "whole number" if self.parse is int else "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return self.number(flag(param), value)
+
+    def number(self, name: str, value: Any) -> Any:
+        """The value itself.
+
+        Raises:
+            CriticalityError: what is not such a number.
+        """
+        try:
+            number = self.parse(value)
+        except (ValueError, OverflowError):
+            number = value
+        self.kind.check(name, number)
+        return number
+
+
+class OneOf(click.Choice):
+    """One of a few words; another is an error that suggests the nearest."""
+
+    def __init__(self, choices: Sequence[str]):
+        super().__init__(list(choices))
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        check_choice(flag(param), value, list(self.choices))
+        return value
+
+
+class CommaSeparated(click.ParamType):
+    """``1e-2,1,1e4``: one or more values, words or numbers of one kind."""
+
+    def __init__(self, kind: Any = None):
+        self.kind = None if kind is None else NumberOf(kind)
+        self.name = "name,..." if kind is None else "number,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
         if isinstance(value, tuple):
             return value
-        try:
-            return tuple(self.kind(part.strip()) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"{value!r} must be {self.what}s separated by commas, such as {self.example!r}", param, ctx)
-
-    @property
-    def example(self) -> str:
-        return "0.5,1,2" if self.kind is float else "ln,dyt"
+        parts = [part.strip() for part in str(value).split(",")]
+        if not all(parts):
+            what = "names" if self.kind is None else "numbers"
+            raise CriticalityError(f"{flag(param)}={shown(value)} must be {what} separated by commas")
+        return tuple(parts) if self.kind is None else tuple(self.kind.number(flag(param), part) for part in parts)
 
 
-NUMBERS = CommaSeparated(float, "number")
-NAMES = CommaSeparated(str, "name")
+class Outside(click.Path):
+    """A path; an empty one is refused."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value).strip() or "\0" in str(value):
+            raise CriticalityError(f"{flag(param)}={shown(value)} must be a path")
+        return super().convert(value, param, ctx)
+
+
+DEPTH, SIZE, COUNT, SAMPLE_COUNT, SEED = (NumberOf(kind) for kind in (Depth, Size, Count, Samples, Seed))
+FINITE, POSITIVE, NOT_NEGATIVE = (NumberOf(kind) for kind in (Finite, Positive, NotNegative))
+SEEDS, VERIFICATIONS, AT_LEAST_TWO, POINTS, WORKERS = (
+    NumberOf(Annotated[int, Whole(low, high)])
+    for low, high in ((1, 100_000), (0, 100_000), (2, 100_000), (2, 2048), (0, 4096))
+)
+REPEATS = NumberOf(Annotated[int, Whole(24, DEEPEST)])
+NAMES = CommaSeparated()
+FILE = Outside()
+WAY = OneOf(("auto", "exact", "sampled"))
+Way = Literal["auto", "exact", "sampled"]
 
 
 def common(function: F) -> F:
     """``--json``, ``--seed`` and ``--out``, which every verb takes."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else there."),
-        click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of all that is random."),
-        click.option("--out", type=click.Path(path_type=Path), help="Where to write the result."),
+        click.option("--seed", type=SEED, default=0, show_default=True, help="Of all that is random."),
+        click.option("--out", type=FILE, help="Where to write the result."),
     ):
         function = option(function)
     return function
@@ -51,13 +128,11 @@ def common(function: F) -> F:
 def model_changes(function: F) -> F:
     """``--depth``, ``--width``, ``--image-size``, ``--tokens``, ``--text``: changes to a model given by name."""
     for option in (
-        click.option("--depth", type=int, help="Blocks [default: the model's own]."),
-        click.option("--width", type=int, help="Channels [default: the model's own]."),
-        click.option("--image-size", type=int, help="Pixels [default: the model's own]."),
-        click.option("--tokens", type=int, help="Length of text inputs [default: 64]."),
-        click.option(
-            "--text", type=click.Choice(["bytes", "random"]), help="Text inputs [default: bytes of source code]."
-        ),
+        click.option("--depth", type=DEPTH, help="Blocks [default: the model's own]."),
+        click.option("--width", type=SIZE, help="Channels [default: the model's own]."),
+        click.option("--image-size", type=SIZE, help="Pixels [default: the model's own]."),
+        click.option("--tokens", type=SIZE, help="Length of text inputs [default: 64]."),
+        click.option("--text", type=OneOf(["bytes", "random"]), help="Text inputs [default: bytes of source code]."),
     ):
         function = option(function)
     return function
@@ -66,7 +141,7 @@ def model_changes(function: F) -> F:
 def measurement(function: F) -> F:
     """``--probes``, ``--device``: how a model is measured."""
     for option in (
-        click.option("--probes", type=int, default=1, show_default=True, help="Backward passes for each weight seed."),
+        click.option("--probes", type=SIZE, default=1, show_default=True, help="Backward passes for each weight seed."),
         click.option("--device", default="cpu", show_default=True, help="Of torch, such as cuda:0."),
     ):
         function = option(function)
@@ -77,7 +152,7 @@ def model_norm(function: F) -> F:
     """``--norm``, ``--alpha`` and ``--init`` of one model."""
     for option in (
         INIT,
-        click.option("--alpha", type=float, help="Of a pointwise norm [default: 1]."),
+        click.option("--alpha", type=POSITIVE, help="Of a pointwise norm [default: 1]."),
         click.option(
             "--norm", help="ln, rms, none, dyt, derf, any function of the zoo or PATH.py:NAME [default: its own]."
         ),
@@ -89,17 +164,59 @@ def model_norm(function: F) -> F:
 INIT = click.option("--init", help="own (the model's) or fan-in [default: own].", default=None, show_default=False)
 
 FROM = click.option(
-    "--from", "source", type=click.IntRange(min=0), help="Source block: forward, J from it to every later block."
+    "--from",
+    "source",
+    type=NumberOf(Annotated[int, Whole(low=0, high=DEEPEST)]),
+    help="Source block: forward, J from it to every later block.",
 )
 
 PROBE = click.option(
     "--probe",
-    type=click.Choice(PROBES),
+    type=OneOf(PROBES),
     default="normal",
     show_default=True,
     help="Gradient at the end of the stream: of each token its own, pooled (one for all), class (first token), or of a loss.",
 )
 
 SAMPLES = click.option(
-    "--samples", type=int, default=16, show_default=True, help="Score matrices per attention layer in the theory."
+    "--samples",
+    type=SAMPLE_COUNT,
+    default=16,
+    show_default=True,
+    help="Score matrices per attention layer in the theory.",
 )
+
+_CHANGES = ("width", "image_size", "tokens", "text")
+
+DOES_NOT_APPLY: dict[str, tuple[str, ...]] = {
+    "predict resnet": ("init", "way", "seeds", "samples", *_CHANGES),
+    "predict MODEL": ("sigma_w", "sigma_b", "q0", "rho0"),
+    "classify --function": ("norm", "init", "way", "seeds", "to_depth", "depth", *_CHANGES),
+    "classify MODEL": ("sigma_w", "sigma_b"),
+    "measure --between": ("seeds", "probes", "source"),
+    "train without --prescription": ("target",),
+    "train on a task with data of its own": ("data_root",),
+    "--way exact": ("seeds", "to_depth"),
+    "--way sampled": ("samples", "q0"),
+    "compare of norms without alpha": ("alphas",),
+}
+"""Parameters that a verb has and a subject of it has no use for."""
+
+
+def left_out(subject: str) -> None:
+    """Refuse flags that were given and do not apply to the subject, one of ``DOES_NOT_APPLY``.
+
+    Raises:
+        CriticalityError: naming the flag, its value and the subject.
+    """
+    context = click.get_current_context()
+    for param in context.command.params:
+        given = context.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
+        if given and param.name in DOES_NOT_APPLY[subject]:
+            raise CriticalityError(
+                f"{flag(param)}={_plain(context.params[str(param.name)])} must be left out of {subject}, to which it does not apply"
+            )
+
+
+def _plain(value: Any) -> str:
+    return shown(str(value) if isinstance(value, Path) else value)

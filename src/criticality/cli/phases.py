@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from criticality.cli.options import common
+from criticality.arguments import check_choice
+from criticality.cli.options import DEPTH, POINTS, OneOf, common
 from criticality.cli.output import emit, save_json, table
 from criticality.lazy import lazy_module
 
@@ -53,6 +54,13 @@ _LABELS = {
     "log_chi": r"$\log\,\chi$",
     "weight": r"weight $a = b$ of the branches",
     "gradient_exponent": r"$\lambda_g$ per block",
+}
+
+
+_TITLES = {
+    "mlp": r"MLP of {0}, layer {1}: ordered and chaotic",
+    "resnet": r"residual network of {0}, depth {1}",
+    "transformer": r"pre-norm transformer of {0}, {1} blocks",
 }
 
 
@@ -120,11 +128,17 @@ _MAPS: dict[str, dict[str, Callable[[PointwiseFunction | LayerNorm, int, int], M
 
 
 @click.command()
-@click.argument("network", type=click.Choice([*_MAPS]))
+@click.argument("network", type=OneOf([*_MAPS]))
 @click.option("--over", help="What the map is over: " + "; ".join(f"{n}: {' | '.join(m)}" for n, m in _MAPS.items()))
 @click.option("--function", "name", default="tanh", show_default=True, help="ln, built-in, or one of the zoo.")
-@click.option("--depth", type=int, default=100, show_default=True, help="Layers, or blocks of a transformer.")
-@click.option("--points", type=click.IntRange(2, 2048), default=128, show_default=True, help="To each side of the map.")
+@click.option("--depth", type=DEPTH, default=100, show_default=True, help="Layers, or blocks of a transformer.")
+@click.option(
+    "--points",
+    type=POINTS,
+    default=128,
+    show_default=True,
+    help="To each side of the map.",
+)
 @common
 def phases(
     network: str, over: str | None, name: str, depth: int, points: int, as_json: bool, seed: int, out: Path | None
@@ -138,8 +152,8 @@ def phases(
     phases.png and phases.svg. Nothing here is random: --seed changes nothing.
     """
     kinds = _MAPS[network]
-    if over is not None and over not in kinds:
-        raise ValueError(f"over={over!r} of {network} must be one of {', '.join(map(repr, kinds))}")
+    if over is not None:
+        check_choice(f"--over of {network}, --over", over, [*kinds])
     if name.lower() in (*norms.LAYER_NORMS, *norms.RMS_NORMS):
         function: PointwiseFunction | LayerNorm = norms.LayerNorm(epsilon=0.0)
     else:
@@ -165,7 +179,9 @@ def phases(
             _LABELS[drawn.x_name],
             _LABELS[drawn.y_name],
             label,
+            title=_TITLES[network].format(name, depth),
             line=drawn.line,
+            contours=drawn.value_name == "log_apjn" and drawn.y_name == "depth",
             log_x=drawn.log_x,
             log_y=drawn.log_y,
         )

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from criticality.cli.options import FROM, PROBE, SAMPLES, common, model_changes, model_norm
+from criticality.arguments import Correlation, Variance
+from criticality.cli.options import (
+    FROM,
+    NOT_NEGATIVE,
+    PROBE,
+    SAMPLES,
+    SEEDS,
+    WAY,
+    NumberOf,
+    Way,
+    common,
+    left_out,
+    model_changes,
+    model_norm,
+)
 from criticality.cli.output import emit, forward_record, forward_text, profile_record, profile_text, save
-from criticality.cli.progress import bar
+from criticality.cli.progress import bar, working
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,17 +37,24 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model")
 @model_norm
-@click.option("--sigma-w", type=float, default=1.0, show_default=True, help="resnet: weights are N(0, sigma_w^2/n).")
-@click.option("--sigma-b", type=float, default=0.0, show_default=True, help="resnet: biases are N(0, sigma_b^2).")
-@click.option("--q0", type=float, default=1.0, show_default=True, help="resnet: variance of the input.")
-@click.option("--rho0", type=float, default=0.0, show_default=True, help="resnet: correlation of two inputs.")
+@click.option(
+    "--sigma-w", type=NOT_NEGATIVE, default=1.0, show_default=True, help="resnet: weights are N(0, sigma_w^2/n)."
+)
+@click.option(
+    "--sigma-b", type=NOT_NEGATIVE, default=0.0, show_default=True, help="resnet: biases are N(0, sigma_b^2)."
+)
+@click.option("--q0", type=NumberOf(Variance), default=1.0, show_default=True, help="resnet: variance of the input.")
+@click.option(
+    "--rho0", type=NumberOf(Correlation), default=0.0, show_default=True, help="resnet: correlation of two inputs."
+)
 @click.option(
     "--way",
+    type=WAY,
     default="auto",
     show_default=True,
     help="exact (theory of the network), sampled (the model is run without its weights) or auto: exact where it is described.",
 )
-@click.option("--seeds", type=int, default=4, show_default=True, help="Of the sampled way.")
+@click.option("--seeds", type=SEEDS, default=4, show_default=True, help="Of the sampled way.")
 @SAMPLES
 @PROBE
 @FROM
@@ -46,7 +66,7 @@ def predict(
     seed: int,
     out: Path | None,
     samples: int,
-    way: str,
+    way: Way,
     seeds: int,
     probe: str,
     source: int | None,
@@ -62,19 +82,19 @@ def predict(
         _forward(model, source, way, probe, samples, seed, as_json, out, options)
         return
     if model == "resnet":
+        left_out("predict resnet")
         if probe != "normal":
             raise ValueError(f"probe={probe!r} must be 'normal' for resnet, whose inputs do not mix")
         dataset = _resnet(**options)
     else:
         from criticality.models import describe_model
-        from criticality.studies.predict import check_way, predict_description
+        from criticality.studies.predict import predict_description
 
-        check_way(way)
-        if seeds < 1:
-            raise ValueError(f"seeds={seeds!r} must be at least 1")
-
+        left_out("predict MODEL")
+        if way != "auto":
+            left_out(f"--way {way}")
         description = describe_model(model, **{key: options[key] for key in _CHANGES})
-        with bar(seeds, "predict") as advance:
+        with working(f"predict {model}"), bar(seeds, "seeds") as advance:
             dataset = predict_description(
                 description,
                 way=way,
@@ -151,13 +171,5 @@ def _resnet_of(
 ) -> tuple[Network, SymmetricKernel]:
     from criticality.theory import SymmetricKernel, make_norm, resnet
 
-    for name, value in (("sigma-w", sigma_w), ("sigma-b", sigma_b)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name}={value!r} must be a finite number, 0 or above")
-    if not abs(rho0) <= 1:
-        raise ValueError(f"rho0={rho0!r} must be a correlation in [-1, 1]")
-    for name in ("width", "image_size", "tokens", "text"):
-        if others[name] is not None:
-            raise ValueError(f"{name}={others[name]!r} must be left out for resnet, which is infinitely wide")
     network = resnet(make_norm(norm or "dyt", alpha), 64 if depth is None else depth, sigma_w**2, sigma_b**2)
     return network, SymmetricKernel.of(q0, rho0 * q0)

@@ -8,9 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from criticality.cli.options import SAMPLES, common, model_changes, model_norm
+from criticality.cli.options import (
+    FILE,
+    SAMPLES,
+    SEEDS,
+    VERIFICATIONS,
+    WAY,
+    OneOf,
+    Way,
+    common,
+    left_out,
+    model_changes,
+    model_norm,
+)
 from criticality.cli.output import emit, save_json, table
-from criticality.cli.progress import bar
+from criticality.cli.progress import bar, working
 from criticality.errors import UndescribedError
 from criticality.prescription.kinds import KINDS, Kind
 
@@ -32,23 +44,25 @@ if TYPE_CHECKING:
     show_default=True,
     help="log J(0->L), preln, preln-tokens, or share=0.9 (least log J at it).",
 )
-@click.option("--kind", type=click.Choice([*KINDS]), default="schedule", show_default=True)
+@click.option("--kind", type=OneOf([*KINDS]), default="schedule", show_default=True)
 @click.option(
     "--from-data", is_flag=True, help="Set the schedule by one forward pass on real inputs, not by the theory."
 )
+@click.option("--apply", "weights", type=FILE, help="Write the model's weights, prescription set.")
 @click.option(
-    "--apply", "weights", type=click.Path(path_type=Path), help="Write the model's weights, prescription set."
-)
-@click.option(
-    "--verify", type=click.IntRange(min=0), default=0, help="Weight seeds to measure the prescribed model with."
+    "--verify",
+    type=VERIFICATIONS,
+    default=0,
+    help="Weight seeds to measure the prescribed model with.",
 )
 @click.option(
     "--way",
+    type=WAY,
     default="auto",
     show_default=True,
     help="exact (theory of the network), sampled (the model is run without its weights) or auto.",
 )
-@click.option("--seeds", type=int, default=4, show_default=True, help="Of the sampled way, and as many fresh ones.")
+@click.option("--seeds", type=SEEDS, default=4, show_default=True, help="Of the sampled way, and as many fresh ones.")
 @SAMPLES
 @model_changes
 @common
@@ -59,7 +73,7 @@ def prescribe(
     from_data: bool,
     weights: Path | None,
     verify: int,
-    way: str,
+    way: Way,
     seeds: int,
     samples: int,
     as_json: bool,
@@ -79,14 +93,15 @@ def prescribe(
     from criticality.models import describe_model, write_weights
     from criticality.prescription.solve import least_amplification, trade_off
     from criticality.prescription.solve import prescribe as solve
-    from criticality.studies.predict import check_way
 
     if from_data and kind != "schedule":
         raise ValueError(f"kind={kind!r} must be 'schedule' with --from-data")
-    check_way(way)
+    if way != "auto":
+        left_out(f"--way {way}")
     description = describe_model(model, **changes)
     try:
-        described = None if way == "sampled" else description.describe(seed)
+        with working("read the model"):
+            described = None if way == "sampled" else description.describe(seed)
     except UndescribedError:
         if way == "exact":
             raise
@@ -97,13 +112,15 @@ def prescribe(
         curve = [{"value": value, "log_apjn": log_apjn} for value, log_apjn in sampled.tried]
     else:
         network, inputs = described
-        if target.startswith("share="):
-            found = least_amplification(network, inputs, _share(target), samples=samples, seed=seed)
-        else:
-            found = solve(network, inputs, target, kind, samples=samples, seed=seed)
-        curve = trade_off(
-            network, inputs, found.kind, [found.value * factor for factor in (0.25, 0.5, 0.71, 1, 1.41, 2, 4)]
-        )
+        with working("solve"):
+            if target.startswith("share="):
+                found = least_amplification(network, inputs, _share(target), samples=samples, seed=seed)
+            else:
+                found = solve(network, inputs, target, kind, samples=samples, seed=seed)
+        with working("trade-off"):
+            curve = trade_off(
+                network, inputs, found.kind, [found.value * factor for factor in (0.25, 0.5, 0.71, 1, 1.41, 2, 4)]
+            )
 
     def build(number: int) -> torch.nn.Module:
         torch.manual_seed(number)

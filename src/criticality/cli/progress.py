@@ -5,6 +5,28 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Event, Thread
+
+
+@contextmanager
+def working(label: str) -> Iterator[None]:
+    """What is being done and for how long, shown where stderr is a terminal, for work that does not count its steps."""
+    from tqdm import tqdm
+
+    done = Event()
+    with tqdm(desc=label, file=sys.stderr, leave=False, disable=None, bar_format="{desc}: {elapsed}") as clock:
+
+        def tick() -> None:
+            while not done.wait(0.5):
+                clock.refresh()
+
+        ticking = Thread(target=tick, daemon=True)
+        ticking.start()
+        try:
+            yield
+        finally:
+            done.set()
+            ticking.join()
 
 
 @contextmanager

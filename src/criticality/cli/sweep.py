@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from criticality.cli.options import common
+from criticality.cli.options import FILE, WORKERS, common
 from criticality.cli.output import emit, table
 from criticality.cli.progress import bar
 
@@ -28,7 +28,7 @@ def _running(function: F) -> F:
         ),
         click.option(
             "--workers",
-            type=click.IntRange(min=0),
+            type=WORKERS,
             default=2,
             show_default=True,
             help="Processes started here; 0: one cell after another in this one, as a study that searches needs.",
@@ -45,7 +45,7 @@ def sweep() -> None:
 
 
 @sweep.command()
-@click.argument("study", type=click.Path(path_type=Path))
+@click.argument("study", type=FILE)
 @_running
 @common
 def run(study: Path, as_json: bool, seed: int, out: Path | None, **options: Any) -> None:
@@ -60,7 +60,7 @@ def run(study: Path, as_json: bool, seed: int, out: Path | None, **options: Any)
 
 
 @sweep.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=FILE)
 @_running
 @common
 def resume(store: Path, as_json: bool, seed: int, out: Path | None, **options: Any) -> None:
@@ -113,7 +113,7 @@ def _emit(study: Study, store: Path, report: Report, as_json: bool) -> None:
 
 
 @sweep.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=FILE)
 @common
 def status(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
     """How many cells of STORE are done, open or failed, and why."""
@@ -135,7 +135,7 @@ def status(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
 
 
 @sweep.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=FILE)
 @common
 def export(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
     """Write STORE as NetCDF or CSV, by the ending of --out [default: STORE with .nc]."""
@@ -146,7 +146,7 @@ def export(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
 
 
 @sweep.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store", type=FILE)
 @common
 def pack(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
     """Write STORE, running or not, as one file --out [default: STORE + .zip], which unpack makes a store of again."""
@@ -157,7 +157,7 @@ def pack(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
 
 
 @sweep.command()
-@click.argument("packed", type=click.Path(path_type=Path))
+@click.argument("packed", type=FILE)
 @common
 def unpack(packed: Path, as_json: bool, seed: int, out: Path | None) -> None:
     """Make a store of PACKED at --out [default: PACKED without .zip], which run and resume go on with."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from criticality.cli.options import common
+from criticality.cli.options import COUNT, DEPTH, FILE, NOT_NEGATIVE, POSITIVE, SEED, SIZE, OneOf, common, left_out
 from criticality.cli.output import emit, save, table
 from criticality.cli.progress import bar
 from criticality.laboratory.names import TASKS
@@ -15,28 +15,28 @@ from criticality.prescription.kinds import KINDS
 
 
 @click.command()
-@click.argument("task", type=click.Choice(TASKS))
+@click.argument("task", type=OneOf(TASKS))
 @click.option("--norm", default="dyt", show_default=True)
-@click.option("--alpha", type=float, help="Of a pointwise norm [default: 1].")
-@click.option("--alpha-attention", type=float, help="Of the norms before attention [default: that of --alpha].")
-@click.option("--prescription", type=click.Choice([*KINDS]), help="Set one before training [default: none].")
+@click.option("--alpha", type=POSITIVE, help="Of a pointwise norm [default: 1].")
+@click.option("--alpha-attention", type=POSITIVE, help="Of the norms before attention [default: that of --alpha].")
+@click.option("--prescription", type=OneOf([*KINDS]), help="Set one before training [default: none].")
 @click.option("--target", default="preln", show_default=True, help="Of the prescription: log J, preln or preln-tokens.")
-@click.option("--depth", type=int, default=12, show_default=True)
-@click.option("--width", type=int, default=64, show_default=True)
-@click.option("--mlp-gain", type=float, default=1.0, show_default=True, help="Factor of the MLPs' weights.")
-@click.option("--optimizer", type=click.Choice(["adamw", "muon"]), default="adamw", show_default=True)
-@click.option("--learning-rate", type=float, default=1e-3, show_default=True)
-@click.option("--decay", type=click.Choice(["constant", "cosine"]), default="constant", show_default=True)
-@click.option("--weight-decay", type=float, default=0.0, show_default=True, help="Of AdamW, on matrices.")
-@click.option("--beta2", type=float, default=0.999, show_default=True, help="Of AdamW.")
-@click.option("--warm-up", type=int, default=0, show_default=True, help="Steps.")
-@click.option("--steps", type=int, default=200, show_default=True)
-@click.option("--batch", type=int, default=64, show_default=True)
-@click.option("--clip", type=float, default=0.0, show_default=True, help="Largest gradient norm, 0 for none.")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
-@click.option("--every", type=int, default=50, show_default=True, help="Steps between records of the monitor.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="File to resume from, written every 100 steps.")
-@click.option("--data-root", type=click.Path(path_type=Path), help="Folder with FashionMNIST's four idx files.")
+@click.option("--depth", type=DEPTH, default=12, show_default=True)
+@click.option("--width", type=SIZE, default=64, show_default=True)
+@click.option("--mlp-gain", type=POSITIVE, default=1.0, show_default=True, help="Factor of the MLPs' weights.")
+@click.option("--optimizer", type=OneOf(["adamw", "muon"]), default="adamw", show_default=True)
+@click.option("--learning-rate", type=POSITIVE, default=1e-3, show_default=True)
+@click.option("--decay", type=OneOf(["constant", "cosine"]), default="constant", show_default=True)
+@click.option("--weight-decay", type=NOT_NEGATIVE, default=0.0, show_default=True, help="Of AdamW, on matrices.")
+@click.option("--beta2", type=POSITIVE, default=0.999, show_default=True, help="Of AdamW.")
+@click.option("--warm-up", type=SEED, default=0, show_default=True, help="Steps.")
+@click.option("--steps", type=COUNT, default=200, show_default=True)
+@click.option("--batch", type=SIZE, default=64, show_default=True)
+@click.option("--clip", type=NOT_NEGATIVE, default=0.0, show_default=True, help="Largest gradient norm, 0 for none.")
+@click.option("--dtype", type=OneOf(["float32", "bfloat16"]), default="float32", show_default=True)
+@click.option("--every", type=COUNT, default=50, show_default=True, help="Steps between records of the monitor.")
+@click.option("--checkpoint", type=FILE, help="File to resume from, written every 100 steps.")
+@click.option("--data-root", type=FILE, help="Folder with FashionMNIST's four idx files.")
 @click.option("--device", default="cpu", show_default=True)
 @common
 def train(
@@ -58,6 +58,10 @@ def train(
     from criticality.laboratory.train import Run
     from criticality.laboratory.train import train as run_training
 
+    if settings["prescription"] is None:
+        left_out("train without --prescription")
+    if task != "fashion-vit":
+        left_out("train on a task with data of its own")
     run = Run(task=task, seed=seed, **settings)
     with bar(run.steps, f"train {task}") as advance:
         result = run_training(

@@ -15,10 +15,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from criticality.arguments import Count, Depth, NotNegative, Positive, Seed, Size, check_choice, check_fields
 from criticality.laboratory.data import FashionMNIST, fashion_mnist
 from criticality.laboratory.records import Records, geometric_steps
 from criticality.laboratory.recursion import ALIASES, LAYER_NORMS, POINTWISE, Shape, Stack
-from criticality.theory.network import check_whole
 
 STACKED = ("fashion-resnet", "fashion-mlp")
 """Tasks that are trained here."""
@@ -59,23 +59,23 @@ class ResidualRun:
 
     task: str = "fashion-resnet"
     norm: str = "dyt"
-    alpha: float | None = None
+    alpha: Positive | None = None
     activation: str = ""
     schedule: bool = False
-    mu: float = 1.0
-    sigma_w: float = 1.0
-    sigma_b: float = 0.0
-    depth: int = 32
-    width: int = 128
+    mu: NotNegative = 1.0
+    sigma_w: NotNegative = 1.0
+    sigma_b: NotNegative = 0.0
+    depth: Depth = 32
+    width: Size = 128
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.05
-    warm_up: int = 0
+    learning_rate: Positive = 1e-3
+    weight_decay: NotNegative = 0.05
+    warm_up: Seed = 0
     decay: Literal["cosine", "constant"] = "cosine"
-    steps: int = 1500
-    batch: int = 128
-    seeds: int = 3
-    first_seed: int = 0
+    steps: Count = 1500
+    batch: Size = 128
+    seeds: Size = 3
+    first_seed: Seed = 0
 
     def __post_init__(self) -> None:
         pointwise = sorted({*POINTWISE, *ALIASES})
@@ -83,19 +83,9 @@ class ResidualRun:
             ("task", self.task, STACKED),
             ("norm", self.norm, (*LAYER_NORMS, "none", *pointwise)),
             ("activation", self.activation, ("", *pointwise)),
-            ("optimizer", self.optimizer, ("adamw", "sgd")),
-            ("decay", self.decay, ("cosine", "constant")),
         ):
-            if value not in allowed:
-                raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, allowed))}")
-        for name in ("depth", "width", "steps", "batch", "seeds"):
-            check_whole(name, getattr(self, name))
-        for name in ("learning_rate", *(["alpha"] if self.alpha is not None else [])):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be a finite number above 0")
-        for name in ("mu", "sigma_w", "sigma_b", "weight_decay", "warm_up", "first_seed"):
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be a finite number, 0 or above")
+            check_choice(name, value, allowed)
+        check_fields(self)
         if self.scaled and self.alpha is None:
             raise ValueError(f"alpha=None must be a number with norm={self.norm!r}")
         if not self.scaled and (self.alpha is not None or self.schedule):

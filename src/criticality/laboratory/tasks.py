@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from criticality.arguments import check_choice
 from criticality.extras import require
 from criticality.laboratory.names import TASKS
 from criticality.models.initialization import initialize
@@ -70,8 +71,7 @@ def check_task(name: str) -> None:
     Raises:
         ValueError: for another name.
     """
-    if name not in TASKS:
-        raise ValueError(f"task={name!r} must be one of {', '.join(map(repr, TASKS))}")
+    check_choice("task", name, TASKS)
 
 
 @cache

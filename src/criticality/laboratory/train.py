@@ -16,6 +16,9 @@ import torch
 import xarray as xr
 from torch import nn
 
+from criticality.arguments import Count, Depth, NotNegative, Positive, Seed, Size, check_fields, checked
+from criticality.devices import torch_device
+from criticality.errors import CriticalityError
 from criticality.laboratory.diagnostics import Diagnostics
 from criticality.laboratory.tasks import check_task
 from criticality.laboratory.tasks import task as task_named
@@ -25,7 +28,6 @@ from criticality.prescription.apply import apply_prescription
 from criticality.prescription.monitor import Monitor
 from criticality.prescription.solve import Kind, prescribe
 from criticality.schema import SCHEMA, whole_or_absent
-from criticality.theory.network import check_whole
 
 DIVERGED_FACTOR = 1.5
 """A run has diverged when its loss stops being finite, or when the mean of the last ten losses exceeds the first loss by this
@@ -66,49 +68,34 @@ class Run:
 
     task: str = "digits"
     norm: str = "dyt"
-    alpha: float | None = None
-    alpha_attention: float | None = None
+    alpha: Positive | None = None
+    alpha_attention: Positive | None = None
     prescription: Kind | None = None
     target: float | str = "preln"
-    depth: int = 12
-    width: int = 64
-    mlp_gain: float = 1.0
+    depth: Depth = 12
+    width: Size = 64
+    mlp_gain: Positive = 1.0
     optimizer: Literal["adamw", "muon"] = "adamw"
-    learning_rate: float = 1e-3
+    learning_rate: Positive = 1e-3
     decay: Literal["constant", "cosine"] = "constant"
-    weight_decay: float = 0.0
+    weight_decay: NotNegative = 0.0
     beta2: float = 0.999
-    warm_up: int = 0
-    steps: int = 200
-    batch: int = 64
-    clip: float = 0.0
-    seed: int = 0
+    warm_up: Seed = 0
+    steps: Count = 200
+    batch: Size = 64
+    clip: NotNegative = 0.0
+    seed: Seed = 0
     dtype: Literal["float32", "bfloat16"] = "float32"
-    every: int = 50
+    every: Count = 50
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_task(self.task)
         check_norm(self.norm, self.alpha)
         if self.alpha_attention is not None:
             check_norm(self.norm, self.alpha_attention)
-        if not (math.isfinite(self.mlp_gain) and self.mlp_gain > 0):
-            raise ValueError(f"mlp_gain={self.mlp_gain!r} must be a finite number above 0")
-        if self.decay not in ("constant", "cosine"):
-            raise ValueError(f"decay={self.decay!r} must be 'constant' or 'cosine'")
-        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0) or not 0 < self.beta2 < 1:
-            raise ValueError(
-                f"weight_decay={self.weight_decay!r} must be 0 or above, and beta2={self.beta2!r} between 0 and 1"
-            )
-        for name in ("depth", "width", "steps", "batch", "every"):
-            check_whole(name, getattr(self, name))
-        if self.optimizer not in ("adamw", "muon"):
-            raise ValueError(f"optimizer={self.optimizer!r} must be 'adamw' or 'muon'")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype={self.dtype!r} must be 'float32' or 'bfloat16'")
-        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
-            raise ValueError(f"learning_rate={self.learning_rate!r} must be a finite number above 0")
-        if not (math.isfinite(self.clip) and self.clip >= 0) or self.warm_up < 0:
-            raise ValueError(f"clip={self.clip!r} and warm_up={self.warm_up!r} must be 0 or above")
+        if not 0 < self.beta2 < 1:
+            raise CriticalityError(f"beta2={self.beta2!r} must be a number between 0 and 1")
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step from 0 on."""
@@ -122,6 +109,7 @@ GPT_RECIPE: dict[str, Any] = {"decay": "cosine", "weight_decay": 0.1, "beta2": 0
 """Settings of the published trainings of DyT language models, with a warm-up and alphas by site to be chosen."""
 
 
+@checked
 def train(
     run: Run,
     *,
@@ -153,7 +141,7 @@ def train(
     made = task_named(run.task, data_root)
     torch.manual_seed(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
-    model = _model(run, made).to(device)
+    model = _model(run, made).to(torch_device(device))
     optimizers = _optimizers(run, model)
     monitor = Monitor(
         model,

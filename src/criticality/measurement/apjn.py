@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from criticality.errors import CriticalityError
+from criticality.arguments import Seed, Size, check, checked
+from criticality.errors import CriticalityError, ModelFailedError, raised
 from criticality.lazy import lazy_module
 from criticality.measurement.points import Points
 from criticality.measurement.profile import Profile, profile
@@ -26,15 +27,16 @@ else:
     xr = lazy_module("xarray")
 
 
+@checked
 def measure(
     model: nn.Module,
     inputs: Any,
     *,
     points: Points = None,
     chain: str | None = None,
-    probes: int = 1,
+    probes: Size = 1,
     probe: Probe = "normal",
-    seed: int = 0,
+    seed: Seed = 0,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> xr.Dataset:
@@ -85,6 +87,7 @@ def measure_chains(model: nn.Module, inputs: Any, **settings: Any) -> dict[str, 
     }
 
 
+@checked
 def measure_ensemble(
     build: Callable[[int], nn.Module],
     inputs: Any,
@@ -92,7 +95,7 @@ def measure_ensemble(
     *,
     points: Points = None,
     chain: str | None = None,
-    probes: int = 1,
+    probes: Size = 1,
     probe: Probe = "normal",
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
@@ -113,11 +116,22 @@ def measure_ensemble(
     for seed in chosen:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            model = build(seed)
+            model = _built(build, seed)
         profiles.append(_profile(model, inputs, points, chain, probes, probe, seed, device, dtype))
         if progress is not None:
             progress(seed)
     return ensemble_dataset(profiles, probes=probes, probe=probe_name(probe), seeds=len(chosen), seed=chosen[0])
+
+
+def _built(build: Callable[[int], nn.Module], seed: int) -> nn.Module:
+    try:
+        model = build(seed)
+    except CriticalityError:
+        raise
+    except Exception as error:
+        raise ModelFailedError(f"build({seed}) must return a model, and its own code raised {raised(error)}") from error
+    check(nn.Module, f"build({seed})", model)
+    return model
 
 
 def ensemble_dataset(profiles: list[Profile], **attrs: Any) -> xr.Dataset:
@@ -185,8 +199,6 @@ def _profile(
     device: torch.device | str | None,
     dtype: torch.dtype | None,
 ) -> Profile:
-    if probes < 1:
-        raise ValueError(f"probes={probes!r} must be at least 1")
     check_probe(probe)
     with placed(model, inputs, device, dtype) as ready, untouched(model):
         return profile(model, ready, points, chain, probes, seed, probe=probe)

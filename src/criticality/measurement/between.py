@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from criticality.arguments import Seed, Size, checked
 from criticality.errors import NotFiniteError
 from criticality.lazy import lazy_module
 from criticality.measurement.points import Points, points_asked_for, resolved
@@ -28,12 +29,13 @@ else:
     xr = lazy_module("xarray")
 
 
+@checked
 def measure_between(
     model: nn.Module,
     inputs: Any,
     *,
     points: Points = None,
-    seed: int = 0,
+    seed: Seed = 0,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> xr.Dataset:
@@ -58,14 +60,15 @@ def measure_between(
     return _square_dataset(values, [point.position for point in asked], seed)
 
 
+@checked
 def measure_forward(
     model: nn.Module,
     inputs: Any,
     *,
     start: int = 0,
     points: Points = None,
-    tangents: int = 1,
-    seed: int = 0,
+    tangents: Size = 1,
+    seed: Seed = 0,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> xr.Dataset:
@@ -80,8 +83,6 @@ def measure_forward(
     Raises:
         ValueError: ``start`` outside the stream, ``tangents`` below 1, or as ``measure``.
     """
-    if tangents < 1:
-        raise ValueError(f"tangents={tangents!r} must be at least 1")
     with placed(model, inputs, device, dtype) as ready, untouched(model), sdpa_kernel(SDPBackend.MATH):
         with forward_ad.dual_level():  # as below: code may take other ways in forward mode
             found = trace(model, ready, required=resolved(model, points)[1])

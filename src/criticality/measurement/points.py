@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
 from criticality.errors import StreamNotFoundError
 from criticality.stream import Chain, Point, Trace, named_points
 
-Points = Sequence[str] | Callable[[nn.Module], Sequence[str] | None] | None
+Points = Sequence[str] | Literal["sublayers"] | Callable[[nn.Module], Sequence[str] | None] | None
 """Names of modules, each standing for its output, or ``name:input`` for its input; ``"sublayers"`` for every point of the
 stream, halves of blocks included; ``None`` for the boundaries of blocks; or a function of the model that returns one of
 these."""

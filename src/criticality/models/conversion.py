@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from criticality.arguments import checked
 from criticality.errors import CriticalityError
 from criticality.extras import require
 from criticality.models.behaviour import Behaviour
@@ -83,6 +84,7 @@ def check_norm(norm: str | None, alpha: float | None) -> None:
         raise ValueError(f"alpha={alpha!r} must come with a pointwise norm, and no norm was given")
 
 
+@checked
 def replace_norms(
     model: nn.Module,
     norm: str,
@@ -146,6 +148,7 @@ def replace_norms(
     return conversion
 
 
+@checked
 def write_weights(model: nn.Module, path: str | os.PathLike[str]) -> Path:
     """Write a model's state dict as safetensors, whole or not at all; tensors that are shared are written once each.
 

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from criticality.errors import CriticalityError, InputsError, ModelFailedError
+from criticality.arguments import Positive, check, check_fields, checked, meant, shown
+from criticality.errors import CriticalityError, InputsError, ModelFailedError, UnknownNameError, raised
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.initialization import check_init, initialize_branches
 from criticality.python_file import load_file
@@ -69,16 +70,18 @@ class OwnDescription:
 
     name: str
     norm: str | None = None
-    alpha: float | None = None
+    alpha: Positive | None = None
     init: str = "own"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         path, _, factory = self.name.rpartition(":")
         if not path or not factory:
-            raise ValueError(f"model 'module:{self.name}' must be given as 'module:PATH.py:FACTORY'")
+            raise CriticalityError(f"model 'module:{self.name}' must be given as 'module:PATH.py:FACTORY'")
         if not callable(getattr(_load(path), factory, None)):
-            raise ValueError(
-                f"model 'module:{self.name}' must name a function {factory!r} of {path!r}, and it has none"
+            near = meant(factory, [name for name, value in vars(_load(path)).items() if callable(value)])
+            raise UnknownNameError(
+                f"model 'module:{self.name}' must name a function {factory!r} of {path!r}, and it has none{near}"
             )
         check_norm(self.norm, self.alpha)
         check_init(self.init)
@@ -91,13 +94,11 @@ class OwnDescription:
         except CriticalityError:
             raise
         except Exception as error:
-            said = str(error).strip().splitlines()
             raise ModelFailedError(
-                f"model 'module:{self.name}' must be built by its own code, which raised {type(error).__name__}:"
-                f" {said[0] if said else 'without a message'}"
+                f"model 'module:{self.name}' must be built by its own code, which raised {raised(error)}"
             ) from error
         if not isinstance(model, nn.Module):
-            raise InputsError(f"model 'module:{self.name}' must return a torch module, but returned {model!r}")
+            raise InputsError(f"model 'module:{self.name}' must return a torch module, but returned {shown(model)}")
         if self.norm is not None:
             replace_norms(model, self.norm, self.alpha)
         return model
@@ -115,7 +116,20 @@ class OwnDescription:
         make = getattr(_load(self.name.rpartition(":")[0]), "inputs", None)
         if make is None:
             raise InputsError(f"model 'module:{self.name}' must come with a function inputs(model) in the same file")
-        return make(model)
+        return self._called(make, "inputs", model)
+
+    def _called(self, function: Callable[[nn.Module], Any], what: str, model: nn.Module) -> Any:
+        """What a function of the file returns.
+
+        Raises:
+            ModelFailedError: it raised.
+        """
+        try:
+            return function(model)
+        except Exception as error:
+            raise ModelFailedError(
+                f"{what}(model) of 'module:{self.name}' must return for its model, but its own code raised {raised(error)}"
+            ) from error
 
     def network(self, model: nn.Module) -> Network:
         return read_network(model, self._inputs_of(model), self.points(model))
@@ -123,7 +137,11 @@ class OwnDescription:
     def points(self, model: nn.Module) -> Sequence[str] | None:
         """The names that the file gives, if any."""
         find = getattr(_load(self.name.rpartition(":")[0]), "points", None)
-        return None if find is None else [str(name) for name in find(model)]
+        if find is None:
+            return None
+        names = self._called(find, "points", model)
+        check(Sequence[str], f"points(model) of 'module:{self.name}'", names)
+        return list(names)
 
     def describe(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
         """Read from weights that are drawn for it, as one's own code need not work without.
@@ -157,6 +175,7 @@ _FAMILIES: dict[str, Callable[[], Any]] = {
 }
 
 
+@checked
 def describe_model(model: str, **changes: Any) -> ModelDescription:
     """The description of ``timm:NAME``, ``hf:PATH/config.json``, ``hf:MODEL_TYPE`` or ``module:PATH.py:FACTORY``.
 
@@ -167,8 +186,8 @@ def describe_model(model: str, **changes: Any) -> ModelDescription:
     """
     family, colon, name = model.partition(":")
     if family not in _FAMILIES or not colon or not name:
-        raise ValueError(
-            f"model {model!r} must be given as 'timm:NAME' (such as 'timm:vit_base_patch16_224'), 'hf:PATH/config.json',"
+        raise UnknownNameError(
+            f"model {shown(model)} must be given as 'timm:NAME' (such as 'timm:vit_base_patch16_224'), 'hf:PATH/config.json',"
             " 'hf:MODEL_TYPE' or 'module:PATH.py:FACTORY'"
         )
     make = _FAMILIES[family]()
@@ -176,6 +195,8 @@ def describe_model(model: str, **changes: Any) -> ModelDescription:
     taken = {field.name for field in fields(make)}
     refused: Sequence[str] = sorted(given.keys() - taken)
     if refused:
-        raise ValueError(f"{refused[0]}={given[refused[0]]!r} must be left out for {model!r}, which does not take it")
+        raise CriticalityError(
+            f"{refused[0]}={given[refused[0]]!r} must be left out for {model!r}, which does not take it"
+        )
     description: ModelDescription = make(name, **given)
     return description

@@ -6,12 +6,13 @@ import json
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from criticality.errors import InputsError, ModelFailedError
+from criticality.arguments import Depth, Positive, Size, check_fields, meant
+from criticality.errors import CriticalityError, InputsError, ModelFailedError, UnknownNameError, raised
 from criticality.extras import require
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.example_inputs import transformers_inputs
@@ -20,7 +21,6 @@ from criticality.models.reading import described
 from criticality.models.text import random_tokens, source_bytes
 from criticality.reader import read_network
 from criticality.theory import Network, TokenKernel
-from criticality.theory.network import check_whole
 
 BYTES = 256
 SEQUENCES = 2
@@ -45,21 +45,18 @@ class HuggingFaceDescription:
 
     name: str
     norm: str | None = None
-    alpha: float | None = None
-    depth: int | None = None
-    width: int | None = None
-    heads: int | None = None
-    image_size: int | None = None
-    tokens: int = 64
-    text: str = "bytes"
+    alpha: Positive | None = None
+    depth: Depth | None = None
+    width: Size | None = None
+    heads: Size | None = None
+    image_size: Size | None = None
+    tokens: Size = 64
+    text: Literal["bytes", "random"] = "bytes"
     init: str = "own"
 
     def __post_init__(self) -> None:
-        for field in ("depth", "width", "heads", "image_size", "tokens"):
-            check_whole(field, getattr(self, field))
+        check_fields(self)
         check_norm(self.norm, self.alpha)
-        if self.text not in ("bytes", "random"):
-            raise ValueError(f"text={self.text!r} must be 'bytes' or 'random'")
         check_init(self.init)
         self.config()
 
@@ -98,10 +95,8 @@ class HuggingFaceDescription:
                 if device is not None and torch.device(device).type == "meta":
                     model.initialize_weights()  # transformers leaves this out on the meta device
         except (KeyError, ValueError, TypeError, AttributeError, ImportError, RuntimeError, IndexError) as error:
-            said = str(error).strip().splitlines()
             raise ModelFailedError(
-                f"model 'hf:{self.name}' must be built by transformers, which raised {type(error).__name__}:"
-                f" {said[0] if said else 'without a message'}"
+                f"model 'hf:{self.name}' must be built by transformers, which raised {raised(error)}"
             ) from error
         if self.norm is not None:
             replace_norms(model, self.norm, self.alpha)
@@ -157,15 +152,22 @@ def _load_config(name: str) -> Any:
             content = json.loads(file.read_text(encoding="utf-8"))
             kind = content.pop("model_type")
         except (OSError, json.JSONDecodeError, KeyError, AttributeError, UnicodeDecodeError) as error:
-            raise ValueError(f"model 'hf:{name}' must be a config.json with a model_type: {error!r}") from error
+            raise CriticalityError(
+                f"model 'hf:{name}' must be a config.json with a model_type: {raised(error)}"
+            ) from error
     else:
         kind, content = name, {}
     if kind not in CONFIG_MAPPING:
-        raise ValueError(f"model 'hf:{name}' must be a path of a config.json or a model type, such as 'hf:llama'")
+        near = meant(name, CONFIG_MAPPING)
+        raise UnknownNameError(
+            f"model 'hf:{name}' must be a path of a config.json or a model type, such as 'hf:llama'{near}"
+        )
     try:
         return AutoConfig.for_model(kind, **content)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"model 'hf:{name}' must have a valid config: {error}") from error
+        raise CriticalityError(
+            f"model 'hf:{name}' must have a valid config, and transformers says: {raised(error)}"
+        ) from error
 
 
 def _size(config: Any, name: str) -> int:

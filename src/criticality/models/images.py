@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import numpy as np
 from jaxtyping import Float
 
+from criticality.arguments import Whole, checked
+from criticality.errors import CriticalityError
 from criticality.extras import folder_of, require
+
+Pixels = Annotated[int, Whole(high=16384)]
 
 # Channel means and deviations of ImageNet, the normalization of timm's vision transformers.
 _MEAN = np.array([0.485, 0.456, 0.406])
 _DEVIATION = np.array([0.229, 0.224, 0.225])
 
 
-def photographs(size: int | Sequence[int] = 224) -> Float[np.ndarray, "2 3 height width"]:
+@checked
+def photographs(size: Pixels | Sequence[Pixels] = 224) -> Float[np.ndarray, "2 3 height width"]:
     """The two photographs of ``sklearn.datasets.load_sample_images`` (a temple and a flower), centre crop, resized to
     ``size`` pixels (or ``(height, width)``, of a larger square its middle) and normalized with ImageNet's channel statistics;
     float32.
@@ -23,8 +29,8 @@ def photographs(size: int | Sequence[int] = 224) -> Float[np.ndarray, "2 3 heigh
         ValueError: a size that is not one or two whole numbers of at least 1.
     """
     sides = (size,) if isinstance(size, int) else tuple(size)
-    if len(sides) not in (1, 2) or any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in sides):
-        raise ValueError(f"size={size!r} must be one or two whole numbers, at least 1")
+    if len(sides) not in (1, 2):
+        raise CriticalityError(f"size={size!r} must be one or two whole numbers, 1 or above")
     height, width = sides if len(sides) == 2 else sides * 2
     size = max(height, width)
     require("PIL")

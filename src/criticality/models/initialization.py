@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from criticality.arguments import checked
 from criticality.errors import ArgumentError
 from criticality.weightless import initializing
 from criticality.weightless.initializing import Initializer, default_axes
@@ -28,6 +29,7 @@ def check_init(init: str) -> None:
         raise ArgumentError(f"init {init!r} is unknown; allowed are {', '.join(INITS)}{renamed}")
 
 
+@checked
 def initialize(blocks: Iterable[nn.Module], init: str) -> None:
     """Re-initialize modules in place: ``own`` leaves the model's own initialization, ``fan-in`` draws every
     weight matrix of the modules from N(0, 1/fan_in), fused and three-dimensional ones included, and sets their biases to 0.
@@ -54,6 +56,7 @@ def initialize(blocks: Iterable[nn.Module], init: str) -> None:
         initializing.initialize(block, init, axes=axes)
 
 
+@checked
 def initialize_branches(
     model: nn.Module,
     init: str | Initializer,

@@ -6,12 +6,12 @@ Parameters carry the names of the published code: ``alpha``, ``weight`` (gamma),
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from criticality.arguments import Positive, Size, checked
 from criticality.models.dynamic import DYNAMIC, dynamic
 from criticality.models.functions import is_own, torch_function
 from criticality.pointwise import get_function
@@ -37,11 +37,12 @@ class DynamicPointwise(nn.Module):
     """Equal to nothing, not even to itself: by this ``nn.TransformerEncoderLayer`` decides to run its own code in evaluation
     mode, and not a fused one that would take this for a LayerNorm."""
 
+    @checked
     def __init__(
         self,
-        width: int,
+        width: Size,
         function: str = "dyt",
-        alpha: float = 0.5,
+        alpha: Positive = 0.5,
         *,
         affine: bool = True,
         channels_first: bool = False,
@@ -51,10 +52,6 @@ class DynamicPointwise(nn.Module):
         super().__init__()
         self.function = str(function) if is_own(function) else get_function(function).name
         torch_function(self.function)  # refuses what there is not
-        if not (math.isfinite(alpha) and alpha > 0):
-            raise ValueError(f"alpha={alpha!r} must be a finite number above 0")
-        if int(width) < 1:
-            raise ValueError(f"width={width!r} must be at least 1")
         self.width, self.initial_alpha = int(width), float(alpha)
         self.channels_first = channels_first
         where: dict[str, Any] = {"device": device, "dtype": dtype}

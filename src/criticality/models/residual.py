@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from criticality.arguments import Depth, NotNegative, Positive, Seed, Size, checked
 from criticality.models.normalizers import DynamicPointwise
-from criticality.theory.network import check_whole
 from criticality.theory.norms import LAYER_NORMS, RMS_NORMS, make_norm
 
 
@@ -40,19 +40,16 @@ class ResidualNetwork(nn.Module):
         ValueError: a size, norm, alpha or deviation that is not allowed.
     """
 
+    @checked
     def __init__(
         self,
-        width: int,
-        depth: int,
+        width: Size,
+        depth: Depth,
         norm: str | Callable[[], nn.Module] = "dyt",
-        alpha: float | None = None,
-        weight_deviation: float = 1.0,
+        alpha: Positive | None = None,
+        weight_deviation: NotNegative = 1.0,
     ):
         super().__init__()
-        for name, value in (("width", width), ("depth", depth)):
-            check_whole(name, value)
-        if not (math.isfinite(weight_deviation) and weight_deviation >= 0):
-            raise ValueError(f"weight_deviation={weight_deviation!r} must be a finite number, 0 or above")
         self.blocks = nn.Sequential(
             *(ResidualBlock(width, _norm(norm, alpha, width), weight_deviation) for _ in range(depth))
         )
@@ -76,6 +73,7 @@ def _norm(norm: str | Callable[[], nn.Module], alpha: float | None, width: int) 
     return DynamicPointwise(width, norm, 1.0 if alpha is None else alpha, affine=False)
 
 
-def gaussian_inputs(tokens: int, width: int, seed: int) -> Tensor:
+@checked
+def gaussian_inputs(tokens: Size, width: Size, seed: Seed) -> Tensor:
     """Independent standard normal inputs, ``(1, tokens, width)``: ``q = 1``, ``p = 0`` at infinite width."""
     return torch.randn(1, tokens, width, generator=torch.Generator().manual_seed(seed))

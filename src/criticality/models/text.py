@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from criticality.arguments import Seed, Size, checked
+from criticality.errors import CriticalityError
+
 
 @cache
 def _source() -> bytes:
@@ -16,15 +19,16 @@ def _source() -> bytes:
     return b"\n".join(path.read_bytes() for path in sorted(folder.glob("*.py")))
 
 
-def source_bytes(sequences: int, tokens: int, seed: int = 0) -> Int[np.ndarray, "sequences tokens"]:
+@checked
+def source_bytes(sequences: Size, tokens: Size, seed: Seed = 0) -> Int[np.ndarray, "sequences tokens"]:
     """Stretches of the Python standard library's own source files, one byte to a token (numbers below 256).
 
     Raises:
         ValueError: fewer than one sequence or token, or more tokens than there are.
     """
     text = _source()
-    if sequences < 1 or not 1 <= tokens < len(text):
-        raise ValueError(f"sequences={sequences!r}, tokens={tokens!r} must be at least 1 and tokens below {len(text)}")
+    if tokens >= len(text):
+        raise CriticalityError(f"tokens={tokens!r} must be below {len(text)}, the bytes that there are")
     starts = np.random.default_rng([seed, 7]).integers(0, len(text) - tokens, sequences)
     return np.array([np.frombuffer(text, np.uint8, tokens, int(start)) for start in starts], dtype=np.int64)
 
@@ -34,6 +38,9 @@ def standard_library(limit: int) -> Int[np.ndarray, " bytes"]:
     return np.frombuffer(_source(), np.uint8, min(limit, len(_source()))).copy()
 
 
-def random_tokens(sequences: int, tokens: int, vocabulary: int, seed: int = 0) -> Int[np.ndarray, "sequences tokens"]:
+@checked
+def random_tokens(
+    sequences: Size, tokens: Size, vocabulary: Size, seed: Seed = 0
+) -> Int[np.ndarray, "sequences tokens"]:
     """Independent uniform token numbers below ``vocabulary``."""
     return np.random.default_rng([seed, 8]).integers(0, vocabulary, (sequences, tokens))

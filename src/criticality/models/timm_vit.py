@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from criticality.errors import InputsError, ModelFailedError
+from criticality.arguments import Depth, Positive, Size, check_fields, meant
+from criticality.errors import InputsError, ModelFailedError, UnknownNameError, raised
 from criticality.extras import require
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.images import photographs
@@ -16,7 +17,6 @@ from criticality.models.initialization import check_init, initialize, initialize
 from criticality.models.reading import described
 from criticality.reader import read_network
 from criticality.theory import Network, TokenKernel
-from criticality.theory.network import check_whole
 
 timm = require("timm")
 
@@ -37,18 +37,20 @@ class ViTDescription:
 
     name: str
     norm: str | None = None
-    alpha: float | None = None
-    depth: int | None = None
-    width: int | None = None
-    heads: int | None = None
-    image_size: int | None = None
+    alpha: Positive | None = None
+    depth: Depth | None = None
+    width: Size | None = None
+    heads: Size | None = None
+    image_size: Size | None = None
     init: str = "own"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not timm.is_model(self.name):
-            raise ValueError(f"model 'timm:{self.name}' must be a model of timm {timm.__version__}, and is not")
-        for field in ("depth", "width", "heads", "image_size"):
-            check_whole(field, getattr(self, field))
+            near = meant(self.name, timm.list_models())
+            raise UnknownNameError(
+                f"model 'timm:{self.name}' must be a model of timm {timm.__version__}, and is not{near}"
+            )
         if self.width is not None and self.width % self._heads_of_width():
             raise ValueError(f"width={self.width!r} must be divisible by heads={self._heads_of_width()}")
         check_norm(self.norm, self.alpha)
@@ -74,11 +76,11 @@ class ViTDescription:
         except (TypeError, AssertionError, RuntimeError, KeyError, AttributeError, IndexError) as error:
             if not given:
                 raise ModelFailedError(
-                    f"model 'timm:{self.name}' must be built by timm, which says: {error}"
+                    f"model 'timm:{self.name}' must be built by timm, which says: {raised(error)}"
                 ) from error
             asked = ", ".join(f"{key}={value!r}" for key, value in given.items())
             raise InputsError(
-                f"model 'timm:{self.name}' must accept {asked}, and timm says: {type(error).__name__}: {error}"
+                f"model 'timm:{self.name}' must accept {asked}, and timm says: {raised(error)}"
             ) from error
         if self.norm is not None:
             replace_norms(model, self.norm, self.alpha)

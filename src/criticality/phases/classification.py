@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from criticality.arguments import Correlation, Size, Start, checked
 from criticality.phases.asymptotics import ExponentialLaw, Law, PowerLaw, StretchedLaw, law_of
 from criticality.phases.depth import BlockStep, ResidualStep, amplification
 from criticality.phases.tails import slope_diverges, tail_of
@@ -61,7 +62,10 @@ class Classification:
         return {"class": fields.pop("kind"), **fields}
 
 
-def classify(network: ResidualStep | Network, q0: float = 1.0, *, rho0: float = 0.0, tokens: int = 1) -> Classification:
+@checked
+def classify(
+    network: ResidualStep | Network, q0: Start = 1.0, *, rho0: Correlation = 0.0, tokens: Size = 1
+) -> Classification:
     """Classify ``x <- x + W norm(x) + b``, or a whole network (docs/theory, section 7).
 
     The profile alone cannot tell a stretched exponential with a tiny exponent from a power law: that is what the

@@ -9,13 +9,15 @@ layer, the sequence is the flow of ``dy/dl = F(y)`` at whole ``l``, with ``F = f
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
+from criticality.arguments import Correlation, Scale, Size, Start, check_fields, checked, shown
+from criticality.errors import CriticalityError
 from criticality.lazy import lazy_module
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.kernels import Numbers, SymmetricKernel
@@ -27,6 +29,7 @@ integrate = lazy_module("scipy.integrate")
 _SMALL_CHANGE = 2e-3
 """Relative change of ``f`` from layer to layer below which the continuous equivalent takes over."""
 
+_DEEPEST = 1e15
 _ROUNDING = 1e-13
 _LONGEST_LOOP = 200_000
 _LARGE = math.log(1e100)  # of a variance: beyond it chi has come to its limit
@@ -67,14 +70,11 @@ class ResidualStep:
     tolerance: ClassVar[float] = 1e-10
     solver: ClassVar[str] = "DOP853"
     norm: Norm
-    weight_variance: float = 1.0
-    bias_variance: float = 0.0
+    weight_variance: Scale = 1.0
+    bias_variance: Scale = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("weight_variance", "bias_variance"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name}={value!r} must be a finite variance, 0 or above")
+        check_fields(self)
 
     def start(self, q0: float) -> State:
         return np.array([math.log(q0), 0.0])
@@ -115,15 +115,12 @@ class BlockStep:
     tolerance: ClassVar[float] = 1e-7
     solver: ClassVar[str] = "LSODA"
     network: Network
-    tokens: int = 1
-    rho0: float = 0.0
+    tokens: Size = 1
+    rho0: Correlation = 0.0
     branch_scale: Numbers = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.tokens, bool) or int(self.tokens) != self.tokens or self.tokens < 1:
-            raise ValueError(f"tokens={self.tokens!r} must be a whole number, 1 or above")
-        if not abs(self.rho0) <= 1:
-            raise ValueError(f"rho0={self.rho0!r} must be a correlation in [-1, 1]")
+        check_fields(self)
         if not (np.all(np.isfinite(self.branch_scale)) and np.all(np.asarray(self.branch_scale) > 0)):
             raise ValueError(f"branch_scale={self.branch_scale!r} must be finite and above 0")
         if np.any(self.branch_scale != 1.0) and any(part.placement == "post" for part in self.network.sublayers):
@@ -156,7 +153,8 @@ class BlockStep:
             return np.stack([np.log(after_q / q), after_p / after_q - rho, b / a - ratio, np.log(a)])
 
 
-def amplification(step: Step, depths: Sequence[float], q0: float = 1.0) -> Float[np.ndarray, " depths"]:
+@checked
+def amplification(step: Step, depths: ArrayLike, q0: Start = 1.0) -> Float[np.ndarray, " depths"]:
     """``log J(0 -> L)`` for every depth, relative error about 1e-7 (1e-6 for a ``BlockStep``).
 
     Args:
@@ -168,11 +166,9 @@ def amplification(step: Step, depths: Sequence[float], q0: float = 1.0) -> Float
         ValueError: a depth below 1 or a variance that is not positive and finite; a susceptibility that stops being
             finite, as that of attention without any norm does once scores grow without bound.
     """
-    wanted = np.asarray(depths, dtype=float)
-    if wanted.size == 0 or not np.all((wanted >= 1) & np.isfinite(wanted)):
-        raise ValueError(f"depths={list(depths)!r} must be whole numbers, 1 or above")
-    if not (math.isfinite(q0) and q0 > 0):
-        raise ValueError(f"q0={q0!r} must be a finite variance above 0")
+    wanted = np.atleast_1d(np.asarray(depths, dtype=float))
+    if wanted.size == 0 or not np.all((wanted >= 1) & (wanted <= _DEEPEST)):
+        raise CriticalityError(f"depths={shown(depths)} must be whole numbers from 1 to {_DEEPEST:g}")
     order = np.sort(np.unique(wanted))
     found: dict[float, float] = {}
     layer, state = _loop(step, order, q0, found)

@@ -15,10 +15,23 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from criticality.arguments import (
+    Correlation,
+    Depth,
+    Number,
+    Positive,
+    Scale,
+    Size,
+    Start,
+    Threads,
+    checked,
+    numbers_within,
+)
+from criticality.errors import CriticalityError
 from criticality.lazy import lazy_module
 from criticality.phases.depth import BlockStep
 from criticality.pointwise import Pointwise, PointwiseFunction
-from criticality.theory.network import Network, check_whole, scale_weights
+from criticality.theory.network import Network, scale_weights
 from criticality.theory.norms import LayerNorm, PointwiseNorm
 
 optimize = lazy_module("scipy.optimize")
@@ -89,16 +102,26 @@ def _cubic(table: np.ndarray, index: np.ndarray, place: np.ndarray) -> np.ndarra
     return value
 
 
+_KINDS = {
+    "weight_variance": Number(low=0),
+    "bias_variance": Number(low=0),
+    "alpha": Number(low=1e-12, above=True),
+    "skip": Number(low=0),
+    "q0": Number(low=1e-24, above=True),
+}
+
+
+@checked
 def amplification_map(
     function: PointwiseFunction | LayerNorm,
-    depth: int,
+    depth: Depth,
     *,
     weight_variance: ArrayLike = 1.0,
     bias_variance: ArrayLike = 0.0,
     alpha: ArrayLike = 1.0,
     skip: ArrayLike = 1.0,
     q0: ArrayLike = 1.0,
-    threads: int = 2,
+    threads: Threads = 2,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """``log J(0 -> depth)``, the last variance ``q`` and the last ``log chi`` of every network of a grid.
 
@@ -112,17 +135,13 @@ def amplification_map(
         ValueError: a depth below 1, negative variances, ``alpha`` or ``q0`` not positive, or variances that leave the
             range from exp(-60) to exp(60).
     """
-    if isinstance(depth, bool) or int(depth) != depth or depth < 1:
-        raise ValueError(f"depth={depth!r} must be a whole number, 1 or above")
-    arrays = np.broadcast_arrays(
-        *(np.asarray(a, dtype=float) for a in (weight_variance, bias_variance, alpha, skip, q0))
-    )
-    for name, array, lowest in zip(
-        ("weight_variance", "bias_variance", "alpha", "skip", "q0"), arrays, (0, 0, 1e-12, 0, 1e-24), strict=True
-    ):
-        if not np.all((array >= lowest) & np.isfinite(array)):
-            bad = array[~((array >= lowest) & np.isfinite(array))].flat[0]
-            raise ValueError(f"{name}={bad:g} must be finite and {'above' if lowest else 'at least'} 0")
+    given = {"weight_variance": weight_variance, "bias_variance": bias_variance, "alpha": alpha, "skip": skip, "q0": q0}
+    try:
+        arrays = np.broadcast_arrays(*(numbers_within(_KINDS[name], name, array) for name, array in given.items()))
+    except ValueError as error:
+        if isinstance(error, CriticalityError):
+            raise
+        raise CriticalityError(f"{', '.join(given)} must broadcast: {error}") from None
     flat = [array.ravel() for array in arrays]
     table = (
         NormTable(function)
@@ -177,6 +196,7 @@ def _run(
         return total + np.log(product), q, np.log(chi)
 
 
+@checked
 def critical_line(
     function: PointwiseFunction, bias_deviations: Float[np.ndarray, " points"], alpha: float = 1.0
 ) -> Float[np.ndarray, " points"]:
@@ -195,10 +215,9 @@ def critical_line(
         weight = 1 / pointwise.equal(q, 1.0, True)[0]
         return weight, q - weight * pointwise.equal(q, 1.0, False)[0]
 
-    line = np.empty(len(bias_deviations))
-    for i, bias in enumerate(np.asarray(bias_deviations, dtype=float)):
-        if not (bias >= 0 and math.isfinite(bias)):
-            raise ValueError(f"bias_deviations must be finite numbers, 0 or above, and hold {bias:g}")
+    deviations = np.atleast_1d(numbers_within(Number(low=0), "bias_deviations", bias_deviations))
+    line = np.empty(len(deviations))
+    for i, bias in enumerate(deviations):
         low, high = math.log(1e-12), math.log(1e12)
 
         def excess(log_q: float, wanted: float = bias * bias) -> float:
@@ -236,17 +255,15 @@ class FixedPoint:
     gradient_length: float
 
 
+@checked
 def fixed_point_of(
-    function: PointwiseFunction, weight_variance: float, bias_variance: float, alpha: float = 1.0
+    function: PointwiseFunction, weight_variance: Scale, bias_variance: Scale, alpha: Positive = 1.0
 ) -> FixedPoint:
     """The fixed point of ``x <- W phi(alpha x) + b`` and the correlation lengths there.
 
     Raises:
         ValueError: variances that are negative or not finite, or a variance that grows without bound.
     """
-    for name, value in (("weight_variance", weight_variance), ("bias_variance", bias_variance)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name}={value!r} must be a finite variance, 0 or above")
     pointwise = Pointwise(function, alpha=alpha)
 
     def next_variance(q: float) -> float:
@@ -290,17 +307,18 @@ def _length(slope: float) -> float:
     return 1 / abs(math.log(abs(slope))) if slope not in (0.0, 1.0, -1.0) else (0.0 if slope == 0.0 else math.inf)
 
 
+@checked
 def transformer_map(
     network: Network,
-    depth: int,
+    depth: Depth,
     *,
     alpha: Float[np.ndarray, " alphas"],
     gain: Float[np.ndarray, " gains"] | None = None,
-    tokens: int = 64,
-    q0: float = 1.0,
-    rho0: float = 0.0,
-    nodes: int = 32,
-    threads: int = 2,
+    tokens: Size = 64,
+    q0: Start = 1.0,
+    rho0: Correlation = 0.0,
+    nodes: Threads = 32,
+    threads: Threads = 2,
 ) -> tuple[np.ndarray, float]:
     """``log J(0 -> l)`` of pre-norm networks of pointwise norms (DyT, Derf) over ``alpha`` and depth, or weight gain.
 
@@ -324,7 +342,6 @@ def transformer_map(
     Raises:
         ValueError: norms that are not pointwise, or values that are not positive and increasing.
     """
-    check_whole("depth", depth)
     last = network.last_block
     alphas = {part.norm.pointwise.alpha for part in last if isinstance(part.norm, PointwiseNorm)}
     if len(alphas) != 1 or not all(isinstance(part.norm, PointwiseNorm) and part.placement == "pre" for part in last):
@@ -400,7 +417,7 @@ class _Chebyshev:
     """Polynomial interpolation in the logarithm of a parameter, along the last axis."""
 
     def __init__(self, name: str, values: Float[np.ndarray, " values"], nodes: int):
-        values = np.asarray(values, dtype=float)
+        values = numbers_within(Number(low=0, above=True), name, values)
         if values.ndim != 1 or len(values) < 2 or not np.all(values > 0) or not np.all(np.diff(values) > 0):
             raise ValueError(f"{name} must be two or more positive, increasing numbers")
         self.low, self.high = math.log(values[0]), math.log(values[-1])

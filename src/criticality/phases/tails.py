@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from criticality.arguments import checked
 from criticality.lazy import lazy_module
 from criticality.pointwise import PointwiseFunction
 from criticality.pointwise.quadrature import ArrayFunction
@@ -68,6 +69,7 @@ class Tail:
         return "stretched", exponent, float(rate * growth ** (-1 / (2 * (1 - p))) / exponent)
 
 
+@checked
 def tail_of(function: PointwiseFunction) -> Tail:
     """The tail of a function, read off its values between 10^3 and 10^9 on both sides.
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from criticality.arguments import checked
+from criticality.errors import CriticalityError, raised
 from criticality.pointwise.closed_forms import KernelFormula
 from criticality.pointwise.kinks import RoughError, find_kinks, singular_or_not
 from criticality.pointwise.quadrature import ArrayFunction, Singular
@@ -36,6 +38,7 @@ class PointwiseFunction:
     verified: bool = False
 
 
+@checked
 def pointwise_function(
     value: Callable[[np.ndarray], np.ndarray],
     derivative: Callable[[np.ndarray], np.ndarray] | None = None,
@@ -66,13 +69,13 @@ def pointwise_function(
     if kinks is not None and not all(isinstance(kink, (int, float)) and np.isfinite(kink) for kink in kinks):
         raise ValueError(f"kinks={kinks!r} of function {label!r} must be finite numbers")
     if not callable(value):
-        raise ValueError(f"value={value!r} of function {label!r} must be a function of a float64 array")
-    checked = _checked(value, label, "value")
-    checked(_PROBES)
-    places = _found(checked, label) if kinks is None else tuple(singular_or_not(checked, float(kink)) for kink in kinks)
-    slope = _checked(derivative, label, "derivative") if derivative is not None else differences(checked, places)
+        raise CriticalityError(f"value={value!r} of function {label!r} must be a function of a float64 array")
+    phi = _checked(value, label, "value")
+    phi(_PROBES)
+    places = _found(phi, label) if kinks is None else tuple(singular_or_not(phi, float(kink)) for kink in kinks)
+    slope = _checked(derivative, label, "derivative") if derivative is not None else differences(phi, places)
     slope(_PROBES)
-    return PointwiseFunction(label, checked, slope, places)
+    return PointwiseFunction(label, phi, slope, places)
 
 
 def _found(value: ArrayFunction, label: str) -> tuple[float, ...]:
@@ -98,8 +101,8 @@ def _checked(call: Callable[[np.ndarray], np.ndarray], label: str, part: str) ->
         try:
             y = np.asarray(call(x), dtype=float)
         except Exception as error:
-            raise ValueError(
-                f"{part} of function {label!r} must take a float64 array, but raised {type(error).__name__}: {error}"
+            raise CriticalityError(
+                f"{part} of function {label!r} must take a float64 array, but its own code raised {raised(error)}"
             ) from error
         if y.shape != x.shape:
             raise ValueError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
+from criticality.arguments import CORRELATION, VARIANCE, Finite, Positive, check_fields, numbers_within
+from criticality.errors import CriticalityError
 from criticality.pointwise.function import PointwiseFunction
 from criticality.pointwise.hermite import ORDERS, grid_resolves, hermite_series, tabulated_coefficients
 from criticality.pointwise.named import get_function
@@ -43,22 +44,16 @@ class Pointwise:
     """
 
     function: PointwiseFunction | str
-    alpha: float = 1.0
-    shift: float = 0.0
-    gamma: float = 1.0
-    beta: float = 0.0
+    alpha: Positive = 1.0
+    shift: Finite = 0.0
+    gamma: Finite = 1.0
+    beta: Finite = 0.0
     phi: PointwiseFunction = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         phi = get_function(self.function) if isinstance(self.function, str) else self.function
-        if not isinstance(phi, PointwiseFunction):
-            raise ValueError(f"function={phi!r} must be a name or a PointwiseFunction (see pointwise_function)")
         object.__setattr__(self, "phi", phi)
-        if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise ValueError(f"alpha={self.alpha!r} must be a finite number above 0")
-        for name in ("shift", "gamma", "beta"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be a finite number")
 
     def __call__(self, x: ArrayLike) -> np.ndarray:
         """``f(x)``, any shape."""
@@ -228,16 +223,14 @@ class Pointwise:
 
 
 def _variance(q: ArrayLike, name: str = "q") -> np.ndarray:
-    q = np.asarray(q, dtype=float)
-    if not np.all((q >= 0) & np.isfinite(q)):
-        bad = q[~((q >= 0) & np.isfinite(q))].flat[0]
-        raise ValueError(f"{name}={bad:g} must be a finite variance, 0 or above")
-    return q
+    return numbers_within(VARIANCE, name, q)
 
 
 def _pair(q_a: ArrayLike, q_b: ArrayLike, rho: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    rho = np.asarray(rho, dtype=float)
-    if not np.all(np.abs(rho) <= 1):
-        raise ValueError(f"rho={rho[~(np.abs(rho) <= 1)].flat[0]:g} must be a correlation in [-1, 1]")
-    q_a, q_b, rho = np.broadcast_arrays(_variance(q_a, "q_a"), _variance(q_b, "q_b"), rho)
+    arrays = _variance(q_a, "q_a"), _variance(q_b, "q_b"), numbers_within(CORRELATION, "rho", rho)
+    try:
+        q_a, q_b, rho = np.broadcast_arrays(*arrays)
+    except ValueError:
+        shapes = ", ".join(str(array.shape) for array in arrays)
+        raise CriticalityError(f"q_a, q_b and rho must broadcast, and have the shapes {shapes}") from None
     return q_a, q_b, rho

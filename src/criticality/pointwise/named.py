@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
+from criticality.arguments import check, meant
+from criticality.errors import UnknownNameError
 from criticality.pointwise.function import PointwiseFunction, pointwise_function
 from criticality.pointwise.library import ALIASES, FUNCTIONS
 from criticality.pointwise.zoo import ZOO
@@ -22,19 +22,18 @@ def get_function(name: str) -> PointwiseFunction:
     >>> get_function("dyt").name
     'tanh'
     """
-    if ".py:" in str(name):
-        return own_function(str(name))
-    key = str(name).lower()
+    check(str, "function", name)
+    if ".py:" in name:
+        return own_function(name)
+    key = name.lower()
     key = ALIASES.get(key, key)
     if key in FUNCTIONS:
         return FUNCTIONS[key]
     if key in ZOO:
         return ZOO[key]
-    near = get_close_matches(key, sorted({*FUNCTIONS, *ZOO, *ALIASES}), n=1)
-    meant = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(
-        f"function {name!r} is unknown{meant}; allowed are {', '.join(sorted({*FUNCTIONS, *ALIASES}))}, the {len(ZOO)} of"
-        " criticality zoo, and PATH.py:NAME"
+    raise UnknownNameError(
+        f"function {name!r} is unknown{meant(key, [*FUNCTIONS, *ZOO, *ALIASES])}; allowed are"
+        f" {', '.join(sorted({*FUNCTIONS, *ALIASES}))}, the {len(ZOO)} of criticality zoo, and PATH.py:NAME"
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from criticality.arguments import Positive, checked
 from criticality.errors import CriticalityError
 from criticality.prescription.handles import AlphaSite, BranchHandle, Handles
 from criticality.prescription.scaling import (
@@ -102,6 +103,7 @@ def final_norms(model: nn.Module, inputs: Any = None) -> list[tuple[str, nn.Modu
     return [(site.name, site.module) for site in Handles(model, inputs).alphas if site.final]
 
 
+@checked
 def planned_changes(prescription: Prescription, model: nn.Module, inputs: Any = None) -> list[Change]:
     """What ``apply_prescription`` would change, nothing changed yet.
 
@@ -111,6 +113,7 @@ def planned_changes(prescription: Prescription, model: nn.Module, inputs: Any = 
     return _planned(prescription, Handles(model, inputs))[0]
 
 
+@checked
 def apply_prescription(prescription: Prescription, model: nn.Module, inputs: Any = None) -> Applied:
     """Set a prescription in place.
 
@@ -136,7 +139,10 @@ def apply_prescription(prescription: Prescription, model: nn.Module, inputs: Any
     return Applied(tuple(changes), tuple(left), saved)
 
 
-def schedule_from_data(model: nn.Module, inputs: Any, c: float, *, device: torch.device | str | None = None) -> Applied:
+@checked
+def schedule_from_data(
+    model: nn.Module, inputs: Any, c: Positive, *, device: torch.device | str | None = None
+) -> Applied:
     """Set every alpha to ``c / sqrt(q)`` with ``q`` the mean square of what the norm sees, in one forward pass.
 
     Norms are set one after the other as the pass reaches them, so that each sees the stream that those before it make.
@@ -152,8 +158,6 @@ def schedule_from_data(model: nn.Module, inputs: Any, c: float, *, device: torch
             then as it was, bit for bit.
         WriteError: an alpha does not hold what was written.
     """
-    if not (math.isfinite(c) and c > 0):
-        raise ValueError(f"c={c!r} must be a finite number above 0")
     handles = Handles(model, inputs)
     sites = alpha_sites(handles)
     before = {site.parameter: parameter_of(handles.model, site.parameter).detach().clone() for site in sites}

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from torch import nn
 
+from criticality.arguments import Count, Finite, checked
 from criticality.errors import NotFiniteError
 from criticality.measurement import measure
 from criticality.measurement.points import Points
@@ -60,23 +61,20 @@ class Monitor:
         ValueError: ``every`` below 1, a budget that is not finite, or no probe.
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
         inputs: Any,
         *,
-        every: int = 100,
-        budget: float | None = None,
+        every: Count = 100,
+        budget: Finite | None = None,
         log: Log | None = None,
         path: str | os.PathLike[str] | None = None,
         points: Points = None,
         seed: int = 0,
         probe: Probe = "normal",
     ):
-        if isinstance(every, bool) or int(every) != every or every < 1:
-            raise ValueError(f"every={every!r} must be a whole number of steps, 1 or above")
-        if budget is not None and not math.isfinite(budget):
-            raise ValueError(f"budget={budget!r} must be a finite log J")
         self.model, self.inputs, self.every, self.budget = model, inputs, int(every), budget
         self.log, self.path, self.points, self.seed = log, path, points, seed
         check_probe(probe)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from criticality.arguments import check_choice, checked
 from criticality.errors import InputsError
 from criticality.measurement import Points
 from criticality.measurement.profile import profile
@@ -51,6 +52,7 @@ class SampledPrescription(Prescription):
     way: str = "sampled"
 
 
+@checked
 def prescribe_sampled(
     model: nn.Module | Factory,
     inputs: Any,
@@ -79,7 +81,7 @@ def prescribe_sampled(
         ValueError: as ``predict_sampled``.
     """
     if kind not in KINDS:
-        raise InputsError(f"kind={kind!r} must be one of {', '.join(map(repr, KINDS))}")
+        check_choice("kind", kind, KINDS)
     if not math.isfinite(target):
         raise InputsError(f"target={target!r} must be a finite log J")
     if seeds < 1:

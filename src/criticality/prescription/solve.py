@@ -15,9 +15,10 @@ import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import gammaln
 
+from criticality.arguments import Samples, Seed, checked
 from criticality.errors import TokensNotEquivalentError
 from criticality.pointwise import Pointwise
-from criticality.prescription.kinds import KINDS, Kind
+from criticality.prescription.kinds import Kind
 from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.kernels import Kernel
@@ -70,14 +71,15 @@ class Prescription:
         return asdict(self)
 
 
+@checked
 def prescribe(
     network: Network,
     inputs: Kernel | Sequence[Kernel],
     target: float | str = PRE_LAYER_NORM,
     kind: Kind = "schedule",
     *,
-    samples: int = 8,
-    seed: int = 0,
+    samples: Samples = 8,
+    seed: Seed = 0,
 ) -> Prescription:
     """Solve for the value of one kind of prescription.
 
@@ -96,8 +98,6 @@ def prescribe(
     Raises:
         ValueError: an unknown kind; a target that is not positive or out of reach; a network without pointwise norms.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r} must be one of {', '.join(map(repr, KINDS))}")
     kernels = _listed(inputs)
 
     def exact(changed: Network) -> Any:
@@ -132,6 +132,7 @@ def _listed(inputs: Kernel | Sequence[Kernel]) -> list[Kernel]:
     return [inputs] if isinstance(inputs, Kernel) else list(inputs)
 
 
+@checked
 def log_apjn_of_target(
     network: Network, kernels: Sequence[Kernel], target: float | str, *, samples: int = 8, seed: int = 0
 ) -> float:
@@ -289,6 +290,7 @@ def _why(kind: Kind, value: float, target: float | str, wanted: float) -> str:
     return reasons[kind]
 
 
+@checked
 def trade_off(
     network: Network, inputs: Kernel | Sequence[Kernel], kind: Kind, values: Sequence[float]
 ) -> list[dict[str, float]]:
@@ -306,6 +308,7 @@ def trade_off(
     return rows
 
 
+@checked
 def least_amplification(
     network: Network, inputs: Kernel | Sequence[Kernel], branch_share: float, *, samples: int = 8, seed: int = 0
 ) -> Prescription:

@@ -10,12 +10,13 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from criticality.arguments import Depth, Positive, Size, Whole, checked
 from criticality.errors import CriticalityError
 from criticality.measurement import measure
 from criticality.measurement.points import Points, points_asked_for
@@ -57,29 +58,27 @@ class Tuning:
     untouched: tuple[str, ...] = ()
 
 
-def power_law(depth: int, log_apjn: float) -> Float[np.ndarray, " depth"]:
+@checked
+def power_law(depth: Depth, log_apjn: Positive) -> Float[np.ndarray, " depth"]:
     """Log susceptibilities of each block that add up to ``log_apjn`` and fall as ``1 / l``, as those of pre-LayerNorm do.
 
     Raises:
         ValueError: a depth below 1, or a ``log_apjn`` that is not finite and positive.
     """
-    if depth < 1:
-        raise ValueError(f"depth={depth!r} must be at least 1")
-    if not (math.isfinite(log_apjn) and log_apjn > 0):
-        raise ValueError(f"log_apjn={log_apjn!r} must be a finite number above 0")
     block = np.arange(depth)
     profile: np.ndarray = np.log((block + 2) / (block + 1)) * log_apjn / math.log(depth + 1)
     return profile
 
 
+@checked
 def tune(
     model: nn.Module,
     inputs: Any,
     target: float | Sequence[float],
     *,
-    tolerance: float = 0.1,
-    max_passes: int = 8,
-    probes: int = 4,
+    tolerance: Positive = 0.1,
+    max_passes: Size = 8,
+    probes: Annotated[int, Whole(low=2, high=100_000)] = 4,
     points: Points = None,
     layers: Layers = None,
     blocks: Sequence[nn.Module] | None = None,
@@ -118,8 +117,6 @@ def tune(
         raise ValueError(
             f"target={target!r} must be a log J, or a log susceptibility above 0 for each of {depth} blocks"
         )
-    if max_passes < 1 or probes < 2:
-        raise ValueError(f"max_passes={max_passes!r} must be at least 1 and probes={probes!r} at least 2")
     nodes = [point.node for point in asked]
     names = [point.name for point in asked[1:]]
     levers = _Levers.found(handles, nodes) if layers is None else _Levers.given(handles.model, layers, blocks, names)

@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -124,10 +125,12 @@ def zoo_figure(rows: Sequence[Mapping[str, Any]], depth: int = 1000) -> Figure:
 
     ``rows`` as ``criticality.phases.zoo_table`` gives them; each function's class stands beside its name.
     """
+    rows = [row for row in rows if np.isfinite(row["log_apjn"][depth])]
     alphas = sorted({row["alpha"] for row in rows})
     middle = min(alphas, key=lambda alpha: abs(np.log(alpha)))
     ranked = sorted((row for row in rows if row["alpha"] == middle), key=lambda row: -row["log_apjn"][depth])
     height = {row["function"]: number for number, row in enumerate(ranked)}
+    rows = [row for row in rows if row["function"] in height]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(7.4, 0.27 * len(ranked) + 1.2), layout="constrained")
         axes = figure.subplots()
@@ -145,7 +148,9 @@ def zoo_figure(rows: Sequence[Mapping[str, Any]], depth: int = 1000) -> Figure:
         axes.set_xscale("log")
         labels = [f"{row['function']}  ({row['class']}, {row['exponent']:.2g})" for row in ranked]
         axes.set_yticks(range(len(ranked)), labels)
-        axes.set_xlabel(rf"$\log\,J(0 \to {depth})$")
+        axes.set_xlabel(
+            rf"$\log\,J(0 \to {depth})$ of $x + W\phi(\alpha x)$; class and exponent at $\alpha = {middle:g}$"
+        )
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.06), ncols=len(alphas))
     return figure
 
@@ -158,11 +163,16 @@ def map_figure(
     y_label: str,
     label: str,
     *,
+    title: str = "",
     line: np.ndarray | None = None,
+    contours: bool = False,
     log_x: bool = False,
     log_y: bool = False,
 ) -> Figure:
-    """A map over two parameters; with ``line``, the ``x`` of the critical line at each ``y``, colours part at zero there."""
+    """A map over two parameters; with ``line``, the ``x`` of the critical line at each ``y``, colours part at zero there.
+
+    ``contours`` draws lines of equal value, labelled.
+    """
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(5.2, 4.0), layout="constrained")
         axes = figure.subplots()
@@ -177,7 +187,11 @@ def map_figure(
             image = axes.pcolormesh(
                 x, y, values, cmap="PuOr_r", vmin=-reach, vmax=reach, shading="nearest", rasterized=True
             )
-        if signed and line is None:
+        if contours:
+            levels = _levels(values)
+            drawn = axes.contour(x, y, values, levels=levels, colors="white", linewidths=1.0)
+            axes.clabel(drawn, fmt="%g", fontsize=8)
+        elif signed and line is None:
             axes.contour(x, y, values, levels=[0.0], colors="black", linewidths=1.8)
         if line is not None:
             axes.plot(line, y, color="black", lw=1.8)
@@ -190,8 +204,18 @@ def map_figure(
             axes.set_yscale("log")
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
+        axes.set_title(title, fontsize=10)
         figure.colorbar(image, ax=axes, label=label)
     return figure
+
+
+def _levels(values: np.ndarray) -> np.ndarray:
+    """About six round values between the smallest and the largest."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if low > 0 and high > 50 * low:
+        steps = np.outer(10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high))), [1, 2, 5]).ravel()
+        return steps[(steps > low) & (steps < high)][-7:]
+    return np.asarray(MaxNLocator(6).tick_values(low, high))[1:-1]
 
 
 def save_figure(figure: Figure, stem: str | Path) -> tuple[Path, Path]:

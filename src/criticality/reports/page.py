@@ -10,23 +10,37 @@ from typing import Any
 import jinja2
 import xarray as xr
 
+from criticality.arguments import checked
 from criticality.reports.figures import NORM_NAMES, apjn_figure, correlation_figure, kernel_figure, save_figure
 from criticality.schema import write_text
-from criticality.studies.compare import summary
+from criticality.studies.compare import summary, weak_agreement
 
 _FIGURES = (
     (
         "log_apjn",
         apjn_figure,
         "Gradient amplification, log J(l → L), from block l to the last. Lines: mean-field theory of all tokens."
-        " Points: measurement, with standard errors over weight seeds."
+        " Points: measurement, with standard errors over weight seeds. A panel for each norm and initialization; colour, dashes and"
+        " markers tell the alphas. Where a curve is level, gradients keep their size; the steeper it falls, the faster they grow on"
+        " their way back."
         " In a vision transformer with LayerNorm, the class token's small variance makes the step at the input.",
     ),
-    ("kernel", kernel_figure, "Variance of the residual stream, mean over tokens."),
-    ("correlation", correlation_figure, "Correlation of different tokens, mean over pairs."),
+    (
+        "kernel",
+        kernel_figure,
+        "Variance q of the residual stream, mean over tokens, against the block. Lines: theory. Points: measurement, with standard"
+        " errors over weight seeds. A straight line is a branch whose output has come to a constant variance.",
+    ),
+    (
+        "correlation",
+        correlation_figure,
+        "Correlation of different tokens, mean over pairs, against the block. Lines: theory. Points: measurement, with standard"
+        " errors over weight seeds. At 1 all tokens point the same way, and attention has nothing left to tell apart.",
+    ),
 )
 
 
+@checked
 def write_report(result: xr.Dataset, folder: str | Path) -> Path:
     """Write ``report.html`` and ``figures/*.png, *.svg`` of a comparison (``criticality.studies.compare``).
 
@@ -64,6 +78,7 @@ def _content(result: xr.Dataset) -> dict[str, Any]:
         "agreeing": verdicts.count("agrees"),
         "total": len(verdicts),
         "depth": blocks[-1],
+        "weak": weak_agreement(record),
     }
 
 

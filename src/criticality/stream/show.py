@@ -8,6 +8,7 @@ from typing import Any
 from tabulate import tabulate
 from torch import nn
 
+from criticality.arguments import checked
 from criticality.stream.diamonds import Diamond, Reader
 from criticality.stream.find import Chain, trace
 from criticality.stream.points import Point
@@ -79,6 +80,7 @@ class Stream:
         }
 
 
+@checked
 def stream(model: nn.Module, inputs: Any) -> Stream:
     """The residual streams of a model: points, norms, what scales each branch, side inputs.
 

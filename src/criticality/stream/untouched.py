@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from criticality.devices import torch_device
 from criticality.stream.inputs import mapped
 from criticality.stream.sharded import reshard
 
@@ -91,7 +92,7 @@ def placed(
     """Move a model to a device and dtype, and back by putting its own tensors back; yields the inputs, moved too."""
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
     home = (first.device, first.dtype) if first is not None else (torch.device("cpu"), torch.get_default_dtype())
-    target = (torch.device(device) if device is not None else home[0], dtype or home[1])
+    target = (torch_device(device) if device is not None else home[0], dtype or home[1])
     ready = to_device(inputs, *target)
     if target == home:
         yield ready

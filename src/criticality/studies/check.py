@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from criticality.arguments import Finite, Samples, Seed, Size, checked
 from criticality.errors import CriticalityError, UndescribedError
 from criticality.measurement import measure_ensemble
 from criticality.models import ModelDescription, describe_model
@@ -56,14 +57,15 @@ class CheckUp:
         return asdict(self)
 
 
+@checked
 def check_up(
     model: str,
     changes: Mapping[str, Any],
     *,
-    budget: float | None = None,
-    seeds: int = 2,
-    samples: int = 16,
-    seed: int = 0,
+    budget: Finite | None = None,
+    seeds: Size = 2,
+    samples: Samples = 16,
+    seed: Seed = 0,
 ) -> CheckUp:
     """Check a model by name.
 
@@ -77,8 +79,6 @@ def check_up(
     Raises:
         ValueError: as ``describe_model`` and ``measure``; no budget where LayerNorm cannot take the place of the model's norms.
     """
-    if budget is not None and not math.isfinite(budget):
-        raise ValueError(f"budget={budget!r} must be a finite log J")
     description = describe_model(model, **changes)
     try:
         network, inputs = description.describe(seed)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from criticality.arguments import checked
 from criticality.errors import InputsError, NotFiniteError, UndescribedError
 from criticality.models import ModelDescription
 from criticality.phases import Classification, classify
 from criticality.phases.noisy import GEOMETRIC, SampledClassification, classify_profiles
-from criticality.studies.predict import check_way
+from criticality.studies.predict import Way
 from criticality.theory import SymmetricKernel
 from criticality.weightless.deep import Deep, Mode, run_deep
 from criticality.weightless.initializing import Initializer
@@ -52,6 +53,7 @@ class RepeatedClassification:
         }
 
 
+@checked
 def classify_sampled(
     model: nn.Module | Factory,
     inputs: Any,
@@ -80,8 +82,6 @@ def classify_sampled(
         ValueError: as ``predict_sampled``.
     """
     chosen = seeds_of(seeds)
-    if int(depth) != depth or depth < SHALLOWEST:
-        raise InputsError(f"depth={depth!r} must be a whole number, {SHALLOWEST} or above, for a class to be seen")
     depths = [one for one in GEOMETRIC if one < 0.9 * depth] + [int(depth)]
     runs: list[Deep] = []
     for seed in chosen:
@@ -100,10 +100,11 @@ def classify_sampled(
     return RepeatedClassification(found, first.run.names, first.run.period, first.run.tied, first.mode)
 
 
+@checked
 def classify_description(
     description: ModelDescription,
     *,
-    way: str = "auto",
+    way: Way = "auto",
     seeds: int = 4,
     depth: int = 1000,
     q0: float | None = None,
@@ -125,7 +126,6 @@ def classify_description(
     Raises:
         ValueError: another ``way``; ``q0`` with the sampled way; ``exact`` for a network that is not described.
     """
-    check_way(way)
     if way != "sampled":
         try:
             network, inputs = description.describe(seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,6 +16,8 @@ import torch
 import xarray as xr
 
 from criticality import __version__
+from criticality.arguments import Depth, Positive, Samples, Seed, Size, check_fields, checked
+from criticality.devices import torch_device
 from criticality.errors import TokensNotEquivalentError, UndescribedError
 from criticality.measurement import input_kernels, measure_ensemble, output_kernels
 from criticality.models import ModelDescription, describe_model
@@ -52,34 +54,27 @@ class Comparison:
 
     model: str
     norms: tuple[str, ...] = ("ln", "dyt", "derf")
-    alphas: tuple[float, ...] = (0.5, 1.0, 2.0)
+    alphas: tuple[Positive, ...] = (0.5, 1.0, 2.0)
     inits: tuple[str, ...] = ("own",)
-    depth: int | None = None
-    width: int | None = None
-    image_size: int | None = None
-    tokens: int | None = None
+    depth: Depth | None = None
+    width: Size | None = None
+    image_size: Size | None = None
+    tokens: Size | None = None
     text: str | None = None
-    seeds: int = 6
-    seed: int = 0
-    probes: int = 1
-    samples: int = 16
+    seeds: Size = 6
+    seed: Seed = 0
+    probes: Size = 1
+    samples: Samples = 16
     probe: str = "normal"
     device: str = "cpu"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("norms", "alphas", "inits"):
             if not getattr(self, name):
                 raise ValueError(f"{name}=() must hold at least one value")
-        for name in ("seeds", "probes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r} must be at least 1")
-        if self.samples < 2 or self.samples % 2:
-            raise ValueError(f"samples={self.samples!r} must be an even number, 2 or above")
         check_probe(self.probe)
-        try:
-            torch.device(self.device)
-        except RuntimeError:
-            raise ValueError(f"device={self.device!r} must be a device of torch, as 'cpu' or 'cuda:0'") from None
+        torch_device(self.device)
         self.cases()
 
     def cases(self) -> list[ModelDescription]:
@@ -97,10 +92,12 @@ class Comparison:
         ]
 
 
+_WEAK = 0.5
 _APART = 100_003
 """Between the seeds of a measurement and those of a sampled prediction, which must not be the same."""
 
 
+@checked
 def compare(comparison: Comparison, out: str | Path, progress: Callable[[str, int], None] | None = None) -> xr.Dataset:
     """Run every case that ``out`` does not hold yet, and gather all of them.
 
@@ -301,6 +298,7 @@ def summary(result: xr.Dataset) -> dict[str, Any]:
                 "log_apjn_symmetric": _numbers(case.log_apjn_symmetric),
                 "largest_deviation": _number(case.deviation[worst]),
                 "largest_deviation_block": int(case.block[worst]),
+                "largest_allowed": _number(case.allowed.max()),
                 "tolerance": TOLERANCE[str(case.init.values)],
                 "verdict": verdict(excess),
                 **fold_errors(case),
@@ -338,6 +336,19 @@ def fold_errors(case: xr.Dataset) -> dict[str, Any]:
 def asdict_keys(result: xr.Dataset) -> list[str]:
     """Names of the comparison's settings among the attributes of a gathered dataset."""
     return [name for name in Comparison.__dataclass_fields__ if name in result.attrs]
+
+
+def weak_agreement(record: Mapping[str, Any]) -> str:
+    """A sentence where few seeds leave so large an error that agreement says little, from ``summary``; else nothing."""
+    widest = max(
+        (case["largest_allowed"] or 0.0 for case in record["cases"] if case["verdict"] == "agrees"), default=0.0
+    )
+    if widest <= _WEAK:
+        return ""
+    return (
+        f"'agrees' is weak here: with {record['seeds']} seeds a deviation of log J up to {widest:.2f} would not be seen"
+        f" (tolerance and three standard errors); more --seeds make it sharper."
+    )
 
 
 def verdict(excess: np.ndarray) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import nn
 
+from criticality.arguments import checked
 from criticality.errors import UndescribedError
 from criticality.lazy import lazy_module
 from criticality.measurement import output_kernels
@@ -27,16 +28,7 @@ Way = Literal["auto", "exact", "sampled"]
 WAYS: tuple[Way, ...] = ("auto", "exact", "sampled")
 
 
-def check_way(way: str) -> None:
-    """Refuse another way than these.
-
-    Raises:
-        ValueError: naming the allowed ones.
-    """
-    if way not in WAYS:
-        raise ValueError(f"way={way!r} must be one of {', '.join(map(repr, WAYS))}")
-
-
+@checked
 def predict_description(
     description: ModelDescription,
     *,
@@ -67,7 +59,6 @@ def predict_description(
         UndescribedError: ``exact`` for a network that is not described.
         ValueError: another ``way``; as ``predict_sampled``.
     """
-    check_way(way)
     check_probe(probe)
     if way != "sampled":
         try:
@@ -100,6 +91,7 @@ def _sent_back(description: ModelDescription, seeds: int, seed: int) -> np.ndarr
     return np.asarray(np.mean(kernels, axis=0))
 
 
+@checked
 def predict(model: str | nn.Module | Factory, inputs: Any = None, seeds: int = 4, **settings: Any) -> xr.Dataset:
     """``log J(l -> L)`` of any model at initialization.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from criticality.errors import raised
 from criticality.sweeps.study import Cell, Values
 
 _LOSS_WINDOW = 10
@@ -56,7 +57,7 @@ def compute_cell(compute: str, cell: Cell, memory_gb: float | None) -> Computed:
     except Exception as error:
         if isinstance(error, RuntimeError) and "allocate" in str(error):  # torch's own out of memory
             return ended(OUT_OF_MEMORY, {}, f"needed more than memory_gb={memory_gb}")
-        return ended(FAILED, {}, f"{type(error).__name__}: {error}"[:500])
+        return ended(FAILED, {}, raised(error)[:500])
     bad = [name for name, value in values.items() if value.ndim == 0 and math.isnan(value)]
     return ended(NOT_A_NUMBER, values, f"{bad[0]} is nan") if bad else ended(DONE, values)
 

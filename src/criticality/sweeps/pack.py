@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from criticality.arguments import checked
 from criticality.extras import require
 from criticality.schema import whole_or_absent
 from criticality.sweeps.integrity import sentence
@@ -18,6 +19,7 @@ from criticality.sweeps.store import REPAIR, Store, dataset_of, study_of
 zarr = require("zarr")
 
 
+@checked
 def pack_study(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
     """Write a store as one zipped Zarr, each variable one compressed chunk; what runs on meanwhile is in it up to whole cells.
 
@@ -43,6 +45,7 @@ def pack_study(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Pat
     return target
 
 
+@checked
 def unpack_study(packed: str | os.PathLike[str], path: str | os.PathLike[str]) -> Path:
     """Write a packed store as a folder that ``run_study`` goes on with.
 

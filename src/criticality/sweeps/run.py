@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from criticality.arguments import checked
 from criticality.extras import require
 from criticality.sweeps.compute import compute_cells
 from criticality.sweeps.integrity import sentence
@@ -41,6 +42,7 @@ class Report:
     """One sentence, where cells do not hold what was written of them and were not computed again."""
 
 
+@checked
 def run_study(
     study: Study,
     path: str | os.PathLike[str],
@@ -244,6 +246,7 @@ def _drive(
     return computed, not_written
 
 
+@checked
 def export_study(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
     """Write what a store holds as NetCDF (``.nc``) or as a table (``.csv``).
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from criticality import __version__
+from criticality.arguments import checked
 from criticality.extras import require
 from criticality.schema import source_digest
 
@@ -126,6 +127,7 @@ def _own_code(compute: str) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
 
 
+@checked
 def read_study(path: str | Path) -> Study:
     """Read a study from YAML.
 

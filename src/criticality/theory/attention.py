@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
+from criticality.arguments import Finite, NotNegative, Samples, Seed, Size, check_fields, checked
 from criticality.theory.kernels import Numbers
 
 Matrix = Float[np.ndarray, "tokens tokens"]
@@ -34,13 +35,12 @@ class ScoreSampling:
     Forward and backward of one layer draw the same heads.
     """
 
-    samples: int = 8
-    seed: int = 0
+    samples: Samples = 8
+    seed: Seed = 0
     layer: int = 0
 
     def __post_init__(self) -> None:
-        if self.samples < 2 or self.samples % 2:
-            raise ValueError(f"samples={self.samples!r} must be an even number, 2 or above")
+        check_fields(self)
 
     def at(self, layer: int) -> ScoreSampling:
         """The stream of random numbers of one layer."""
@@ -59,17 +59,17 @@ class Rotary:
     ``t frequencies`` for each token.
     """
 
-    frequencies: tuple[float, ...] = ()
+    frequencies: tuple[Finite, ...] = ()
     positions: Float[np.ndarray, "tokens pairs"] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(frequency) for frequency in self.frequencies):
-            raise ValueError("frequencies of Rotary must be finite numbers")
+        check_fields(self)
         if bool(self.frequencies) == (self.positions is not None):
             raise ValueError("Rotary must have either frequencies or positions")
 
     @classmethod
-    def standard(cls, head_dim: int, base: float = 10000.0, fraction: float = 1.0) -> Rotary:
+    @checked
+    def standard(cls, head_dim: Size, base: Finite = 10000.0, fraction: Finite = 1.0) -> Rotary:
         """``frequencies = base^(-2i / r)`` over the first ``r = fraction head_dim`` channels (arXiv:2104.09864)."""
         turned = int(fraction * head_dim) // 2 * 2
         if not (turned >= 2 and base > 0):
@@ -111,13 +111,12 @@ class HeadNorm:
     ``centred``: LayerNorm, otherwise RMSNorm.
     """
 
-    epsilon: float = 1e-6
-    gamma: float = 1.0
+    epsilon: NotNegative = 1e-6
+    gamma: Finite = 1.0
     centred: bool = False
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.epsilon) and self.epsilon >= 0 and math.isfinite(self.gamma)):
-            raise ValueError(f"epsilon={self.epsilon!r}, gamma={self.gamma!r} of HeadNorm must be finite, epsilon >= 0")
+        check_fields(self)
 
     def apply(self, x: Channels) -> tuple[Channels, Float[np.ndarray, "... tokens one"]]:
         """The normalized channels before ``gamma``, and the root mean squares."""

@@ -7,14 +7,14 @@ its output to the backward kernel of its input (``backward``).  Weights are ``N(
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import reduce
 from operator import add
 from typing import Literal, Protocol
 
 import numpy as np
 
+from criticality.arguments import Finite, Positive, Scale, Size, check_fields
 from criticality.errors import TokensNotEquivalentError
 from criticality.pointwise import Pointwise
 from criticality.theory.attention import (
@@ -45,22 +45,15 @@ class Branch(Protocol):
         ...
 
 
-def _check_variances(branch: Linear | MLP | GatedMLP | Attention) -> None:
-    for field in fields(branch):
-        value = getattr(branch, field.name)
-        if field.name.endswith("variance") and not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{field.name}={value!r} of {type(branch).__name__} must be a finite variance, 0 or above")
-
-
 @dataclass(frozen=True)
 class Linear:
     """``x -> W x + b``."""
 
-    weight_variance: float = 1.0
-    bias_variance: float = 0.0
+    weight_variance: Scale = 1.0
+    bias_variance: Scale = 0.0
 
     def __post_init__(self) -> None:
-        _check_variances(self)
+        check_fields(self)
 
     def forward(self, kernel: K, sampling: ScoreSampling) -> K:
         return kernel.affine(self.weight_variance, self.bias_variance)
@@ -78,16 +71,14 @@ class MLP:
     """
 
     activation: Pointwise
-    in_variance: float = 1.0
-    out_variance: float = 1.0
-    in_bias_variance: float = 0.0
-    out_bias_variance: float = 0.0
-    ratio: float = 4.0
+    in_variance: Scale = 1.0
+    out_variance: Scale = 1.0
+    in_bias_variance: Scale = 0.0
+    out_bias_variance: Scale = 0.0
+    ratio: Positive = 4.0
 
     def __post_init__(self) -> None:
-        _check_variances(self)
-        if not (math.isfinite(self.ratio) and self.ratio > 0):
-            raise ValueError(f"ratio={self.ratio!r} of MLP must be a finite number above 0")
+        check_fields(self)
 
     def forward(self, kernel: K, sampling: ScoreSampling) -> K:
         hidden = self._hidden(kernel).map_pairs(PointwiseMap(self.activation))
@@ -109,18 +100,16 @@ class GatedMLP:
     """
 
     activation: Pointwise
-    gate_variance: float = 1.0
-    up_variance: float = 1.0
-    out_variance: float = 1.0
-    gate_bias_variance: float = 0.0
-    up_bias_variance: float = 0.0
-    out_bias_variance: float = 0.0
-    ratio: float = 8 / 3
+    gate_variance: Scale = 1.0
+    up_variance: Scale = 1.0
+    out_variance: Scale = 1.0
+    gate_bias_variance: Scale = 0.0
+    up_bias_variance: Scale = 0.0
+    out_bias_variance: Scale = 0.0
+    ratio: Positive = 8 / 3
 
     def __post_init__(self) -> None:
-        _check_variances(self)
-        if not (math.isfinite(self.ratio) and self.ratio > 0):
-            raise ValueError(f"ratio={self.ratio!r} of GatedMLP must be a finite number above 0")
+        check_fields(self)
 
     def forward(self, kernel: K, sampling: ScoreSampling) -> K:
         gate = self._gate(kernel).map_pairs(PointwiseMap(self.activation))
@@ -147,6 +136,7 @@ class Parallel:
     branches: tuple[Branch, ...]
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.branches:
             raise ValueError("branches=() of Parallel must hold at least one branch")
 
@@ -165,6 +155,9 @@ class Normed:
 
     norm: Norm
     branch: Branch
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def forward(self, kernel: K, sampling: ScoreSampling) -> K:
         return self.branch.forward(self.norm.forward(kernel), sampling)
@@ -192,37 +185,29 @@ class Attention:
         score_scale: factor on the scores beside ``1 / sqrt(head_dim)``.
     """
 
-    query_variance: float = 1.0
-    key_variance: float = 1.0
-    value_variance: float = 1.0
-    output_variance: float = 1.0
-    query_bias_variance: float = 0.0
-    key_bias_variance: float = 0.0
-    value_bias_variance: float = 0.0
-    output_bias_variance: float = 0.0
-    heads: int = 1
+    query_variance: Scale = 1.0
+    key_variance: Scale = 1.0
+    value_variance: Scale = 1.0
+    output_variance: Scale = 1.0
+    query_bias_variance: Scale = 0.0
+    key_bias_variance: Scale = 0.0
+    value_bias_variance: Scale = 0.0
+    output_bias_variance: Scale = 0.0
+    heads: Size = 1
     scores: Literal["gaussian", "uniform"] = "gaussian"
-    head_dim: int | None = None
-    key_value_heads: int | None = None
+    head_dim: Size | None = None
+    key_value_heads: Size | None = None
     causal: bool = False
-    window: int | None = None
+    window: Size | None = None
     rotary: Rotary | None = None
     query_norm: HeadNorm | None = None
     key_norm: HeadNorm | None = None
-    score_scale: float = 1.0
+    score_scale: Finite = 1.0
 
     def __post_init__(self) -> None:
-        _check_variances(self)
-        for name in ("heads", "head_dim", "key_value_heads", "window"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
-                raise ValueError(f"{name}={value!r} of Attention must be a whole number, at least 1")
+        check_fields(self)
         if self.key_value_heads is not None and self.heads % self.key_value_heads:
             raise ValueError(f"key_value_heads={self.key_value_heads!r} of Attention must divide heads={self.heads!r}")
-        if self.scores not in ("gaussian", "uniform"):
-            raise ValueError(f"scores={self.scores!r} of Attention must be 'gaussian' or 'uniform'")
-        if not math.isfinite(self.score_scale):
-            raise ValueError(f"score_scale={self.score_scale!r} of Attention must be a finite number")
         if self.window is not None and not self.causal:
             raise ValueError(f"window={self.window!r} of Attention must come with causal=True")
         for name in ("rotary", "query_norm", "key_norm"):

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from criticality.arguments import Depth, Positive, Seed, Size, checked
 from criticality.pointwise import Pointwise
-from criticality.theory.network import check_whole
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,17 @@ class LogVariance:
         return max(1, math.ceil(self.total / error**2))
 
 
+@checked
 def log_apjn_variance(
     pointwise: Pointwise,
-    depth: int,
-    width: int,
+    depth: Depth,
+    width: Size,
     *,
-    weight_variance: float = 1.0,
-    q0: float = 1.0,
-    probes: int | None = 1,
-    walks: int = 20_000,
-    seed: int = 0,
+    weight_variance: Positive = 1.0,
+    q0: Positive = 1.0,
+    probes: Size | None = 1,
+    walks: Size = 20_000,
+    seed: Seed = 0,
 ) -> LogVariance:
     """Variance of ``log J(0 -> depth)`` of residual networks of one token between seeds of weights and inputs.
 
@@ -75,11 +76,6 @@ def log_apjn_variance(
     Raises:
         ValueError: a depth, width, number of probes or variance that is not allowed.
     """
-    for name, count in (("depth", depth), ("width", width), ("probes", probes), ("walks", walks)):
-        check_whole(name, count)
-    for name, number in (("weight_variance", weight_variance), ("q0", q0)):
-        if not (math.isfinite(number) and number > 0):
-            raise ValueError(f"{name}={number!r} must be a finite variance above 0")
     q = np.empty(depth + 1)
     q[0] = q0
     for layer in range(depth):

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
+from criticality.arguments import Covariance, Size, Variance, checked
 from criticality.errors import ArgumentError
 
 Numbers = float | np.ndarray
@@ -93,18 +94,15 @@ class SymmetricKernel(Kernel):
         self.q, self.p, self._tokens = q, p, tokens
 
     @classmethod
-    def of(cls, q: float, p: float = 0.0, tokens: int = 2) -> SymmetricKernel:
+    @checked
+    def of(cls, q: Variance, p: Covariance = 0.0, tokens: Size = 2) -> SymmetricKernel:
         """The state ``(q, p)`` of ``tokens`` tokens.
 
         Raises:
             ValueError: ``q`` negative, ``|p| > q`` or a value that is not finite; ``tokens`` below 1.
         """
-        if not (math.isfinite(q) and q >= 0):
-            raise ValueError(f"q={q!r} must be a finite variance, 0 or above")
-        if not (math.isfinite(p) and abs(p) <= q * (1 + 1e-12)):
+        if not abs(p) <= q * (1 + 1e-12):
             raise ValueError(f"p={p!r} must be a covariance with |p| <= q = {q!r}")
-        if tokens < 1:
-            raise ValueError(f"tokens={tokens!r} must be at least 1")
         return cls(float(q), float(p), int(tokens))
 
     @classmethod
@@ -195,6 +193,7 @@ class TokenKernel(Kernel):
         self.entries = entries
 
     @classmethod
+    @checked
     def of(cls, matrix: ArrayLike) -> TokenKernel:
         """Check and wrap a kernel matrix.
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 
+from criticality.arguments import Count, Depth, Finite, Positive, Scale, check_fields, checked
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.branches import Branch, Linear
 from criticality.theory.norms import K, NoNorm, Norm
@@ -27,17 +28,13 @@ class Sublayer:
 
     branch: Branch
     norm: Norm = field(default_factory=NoNorm)
-    scale: float = 1.0
+    scale: Finite = 1.0
     placement: Literal["pre", "post", "sandwich"] = "pre"
     output_norm: Norm = field(default_factory=NoNorm)
-    skip_scale: float = 1.0
+    skip_scale: Finite = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("scale", "skip_scale"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name}={getattr(self, name)!r} of Sublayer must be a finite number")
-        if self.placement not in ("pre", "post", "sandwich"):
-            raise ValueError(f"placement={self.placement!r} of Sublayer must be 'pre', 'post' or 'sandwich'")
+        check_fields(self)
         if self.skip_scale != 1.0 and self.placement != "post":
             raise ValueError(f"skip_scale={self.skip_scale!r} of Sublayer must come with placement='post'")
 
@@ -91,13 +88,14 @@ class Network:
     """Sub-layers in order, ``sublayers_per_block`` of them to a block (two for a transformer)."""
 
     sublayers: tuple[Sublayer, ...]
-    sublayers_per_block: int = 1
+    sublayers_per_block: Count = 1
     name: str = "network"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not self.sublayers:
             raise ValueError("sublayers=() of Network must hold at least one Sublayer")
-        if self.sublayers_per_block < 1 or len(self.sublayers) % self.sublayers_per_block:
+        if len(self.sublayers) % self.sublayers_per_block:
             raise ValueError(
                 f"sublayers_per_block={self.sublayers_per_block!r} of Network must divide its"
                 f" {len(self.sublayers)} sublayers"
@@ -119,49 +117,35 @@ class Network:
         return tuple(i / self.sublayers_per_block for i in range(len(self.sublayers) + 1))
 
 
-def resnet(norm: Norm, depth: int, weight_variance: float = 1.0, bias_variance: float = 0.0) -> Network:
+@checked
+def resnet(norm: Norm, depth: Depth, weight_variance: Scale = 1.0, bias_variance: Scale = 0.0) -> Network:
     """The one-branch residual network ``x <- x + W norm(x) + b`` (docs/theory, section 5).
 
     Raises:
         ValueError: ``depth`` below 1, or a negative variance.
     """
     sublayer = Sublayer(Linear(weight_variance, bias_variance), norm)
-    return Network((sublayer,) * _depth(depth), name="resnet")
+    return Network((sublayer,) * int(depth), name="resnet")
 
 
-def transformer(norm: Norm, attention: Branch, mlp: Branch, depth: int, scale: float = 1.0) -> Network:
+@checked
+def transformer(norm: Norm, attention: Branch, mlp: Branch, depth: Depth, scale: Finite = 1.0) -> Network:
     """Pre-norm blocks of attention and MLP, all alike.
 
     Raises:
         ValueError: ``depth`` below 1.
     """
     block = (Sublayer(attention, norm, scale), Sublayer(mlp, norm, scale))
-    return Network(block * _depth(depth), sublayers_per_block=2, name="transformer")
+    return Network(block * int(depth), sublayers_per_block=2, name="transformer")
 
 
-def _depth(depth: int) -> int:
-    check_whole("depth", depth)
-    return int(depth)
-
-
-def check_whole(name: str, value: object) -> None:
-    """Refuse what is not a whole number from 1 on; ``None`` passes.
-
-    Raises:
-        ValueError: naming the argument and the value.
-    """
-    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
-        raise ValueError(f"{name}={value!r} must be a whole number, 1 or above")
-
-
-def scale_weights(network: Network, gain: float) -> Network:
+@checked
+def scale_weights(network: Network, gain: Positive) -> Network:
     """The network with every weight (not bias, norm or LayerScale) multiplied by ``gain``.
 
     Raises:
         ValueError: a ``gain`` that is not finite and positive.
     """
-    if not (math.isfinite(gain) and gain > 0):
-        raise ValueError(f"gain={gain!r} must be a finite number above 0")
     return cast(Network, _scaled(network, gain**2))
 
 

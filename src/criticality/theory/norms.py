@@ -6,13 +6,14 @@ wrapped by ``PointwiseNorm``.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
 
-from criticality.pointwise import Pointwise
+from criticality.arguments import Finite, NotNegative, Positive, check_fields, checked, meant
+from criticality.errors import CriticalityError, UnknownNameError
+from criticality.pointwise import ALIASES, FUNCTIONS, ZOO, Pointwise
 from criticality.theory.kernels import SymmetricKernel, TokenKernel
 
 K = TypeVar("K", SymmetricKernel, TokenKernel)
@@ -55,16 +56,12 @@ class LayerNorm:
     over channels and the projection along ``x`` are of order ``1/width`` (docs/theory, section 3).
     """
 
-    epsilon: float = 1e-6
-    gamma: float = 1.0
-    beta: float = 0.0
+    epsilon: NotNegative = 1e-6
+    gamma: Finite = 1.0
+    beta: Finite = 0.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.epsilon) and self.epsilon >= 0):
-            raise ValueError(f"epsilon={self.epsilon!r} must be a finite number, 0 or above")
-        for name in ("gamma", "beta"):
-            if not math.isfinite(getattr(self, name)):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be a finite number")
+        check_fields(self)
 
     def forward(self, kernel: K) -> K:
         return (self.factor(kernel) * kernel).affine(1.0, self.beta**2)
@@ -85,6 +82,9 @@ class PointwiseNorm:
 
     pointwise: Pointwise
 
+    def __post_init__(self) -> None:
+        check_fields(self)
+
     def forward(self, kernel: K) -> K:
         return kernel.map_pairs(PointwiseMap(self.pointwise))
 
@@ -103,13 +103,16 @@ class NoNorm:
         return kernel.ones()
 
 
-def make_norm(name: str, alpha: float | None = None, epsilon: float = 1e-6) -> Norm:
+@checked
+def make_norm(name: str, alpha: Positive | None = None, epsilon: NotNegative = 1e-6) -> Norm:
     """A norm by name: ``ln``, ``rms``, ``none``, or any function of ``get_function`` with its ``alpha`` (default 1).
 
     Raises:
-        ValueError: for an unknown name, or an ``alpha`` that is not finite and positive.
+        ValueError: for an unknown name, an ``alpha`` that is not finite and positive, or one for a norm that has none.
     """
-    key = str(name).lower()
+    key = name.lower()
+    if alpha is not None and not takes_alpha(name):
+        raise CriticalityError(f"alpha={alpha!r} must be left out for norm {name!r}, which has none")
     if key in LAYER_NORMS:
         return LayerNorm(epsilon)
     if key in RMS_NORMS:
@@ -117,15 +120,16 @@ def make_norm(name: str, alpha: float | None = None, epsilon: float = 1e-6) -> N
     if key == "none":
         return NoNorm()
     try:
-        return PointwiseNorm(Pointwise(str(name), alpha=1.0 if alpha is None else alpha))
-    except ValueError as error:
-        if "is unknown" in str(error):
-            raise ValueError(str(error).replace("function ", "norm ", 1) + ", ln, rms, none") from None
-        raise
+        return PointwiseNorm(Pointwise(name, alpha=1.0 if alpha is None else alpha))
+    except UnknownNameError as error:
+        near = meant(key, [*NAMES, *FUNCTIONS, *ALIASES, *ZOO])
+        said = str(error).partition(";")[2]
+        raise UnknownNameError(f"norm {name!r} is unknown{near};{said}, {', '.join(NAMES)}") from None
 
 
 LAYER_NORMS = ("ln", "layernorm")
 RMS_NORMS = ("rms", "rmsnorm")
+NAMES = ("ln", "rms", "none")
 
 
 def takes_alpha(name: str) -> bool:

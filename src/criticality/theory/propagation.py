@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from criticality.arguments import LARGEST_VARIANCE, Samples, Seed, checked
 from criticality.lazy import lazy_module
 from criticality.probes import Probe, probe_kernel, probe_name
 from criticality.schema import SCHEMA, profile_dataset
@@ -24,12 +25,13 @@ else:
     xr = lazy_module("xarray")
 
 
+@checked
 def propagate(
     network: Network,
     inputs: Kernel | Sequence[Kernel],
     *,
-    samples: int = 8,
-    seed: int = 0,
+    samples: Samples = 8,
+    seed: Seed = 0,
     keep_kernels: bool = False,
     probe: Probe = "normal",
 ) -> xr.Dataset:
@@ -212,7 +214,7 @@ def _forward(network: Network, kernel: K, sampling: ScoreSampling) -> tuple[list
     for layer, sublayer in enumerate(network.sublayers):
         entered, output = sublayer.passed(kernel, sampling.at(layer))
         kernel = sublayer.joined(kernel, output)
-        if not math.isfinite(kernel.mean_diagonal()):
+        if not kernel.mean_diagonal() <= LARGEST_VARIANCE:
             raise ValueError(
                 f"network {network.name!r} must keep a finite kernel, but its variance overflows in sub-layer {layer}"
             )

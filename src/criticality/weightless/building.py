@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from criticality.arguments import checked
 from criticality.errors import UnknownLawError
 from criticality.weightless.creation import contents_of, created
 from criticality.weightless.entries import AT_LEAST, Player, playing
@@ -45,6 +46,7 @@ class _DataOfRealTensors(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@checked
 def build_without_weights(factory: Callable[[], Model], *, at_least: int = AT_LEAST, seed: int = 0) -> Model:
     """Call ``factory`` and return the model that it builds, in which large floating parameters are ``RandomWeight``.
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from criticality.arguments import meant
 from criticality.errors import InputsError
 from criticality.stream import trace
 from criticality.stream.sharded import gathered, is_sharded, reshard
@@ -83,7 +84,9 @@ def initialize(
         UnknownLawError: the function does something to a random weight of more than 2^26 entries that needs its numbers.
     """
     if isinstance(init, str) and init not in INITIALIZATIONS:
-        raise InputsError(f"init {init!r} is unknown; allowed are {', '.join(INITIALIZATIONS)} and a function")
+        raise InputsError(
+            f"init {init!r} is unknown{meant(init, INITIALIZATIONS)}; allowed are {', '.join(INITIALIZATIONS)} and a function"
+        )
     if init == "own":
         return {}
     reshard(model)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from criticality.arguments import checked
 from criticality.errors import UnknownLawError
 from criticality.stream.sharded import gathered
 from criticality.weightless.drawing import LARGEST_QR
@@ -20,6 +21,7 @@ PADDING = 0.01
 _CHUNK = 2**22
 
 
+@checked
 def laws_of(model: nn.Module) -> dict[str, Law]:
     """The law of every parameter, by name: of a random weight its own, of a real one (any dtype and device) what is
     measured on it. Sharded parameters are gathered, one after the other: all processes must ask.
@@ -34,6 +36,7 @@ def law_of(weight: Tensor) -> Law:
     return weight.law if isinstance(weight, RandomWeight) else measured_law(weight)
 
 
+@checked
 def unknown_laws(model: nn.Module) -> list[str]:
     """Names of the random weights with entries that nothing was ever written to. Real weights are what they are."""
     from criticality.weightless.weight import RandomWeight

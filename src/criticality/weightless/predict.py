@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from criticality.arguments import Count, Size, checked
 from criticality.lazy import lazy_module
 from criticality.measurement import Points, Profile, ensemble_dataset, profile
 from criticality.probes import Probe, check_probe, probe_name
@@ -21,17 +22,18 @@ else:
     xr = lazy_module("xarray")
 
 
+@checked
 def predict_sampled(
     model: nn.Module | Factory,
     inputs: Any,
-    seeds: int | Iterable[int] = 4,
+    seeds: Size | Iterable[int] = 4,
     *,
     points: Points = None,
     chain: str | None = None,
-    probes: int = 1,
+    probes: Size = 1,
     probe: Probe = "normal",
     init: str | Initializer = "own",
-    at_least: int = AT_LEAST,
+    at_least: Count = AT_LEAST,
     progress: Callable[[int], None] | None = None,
 ) -> xr.Dataset:
     """``log J(l -> L)`` of any model at initialization, averaged over its random weights without holding any.

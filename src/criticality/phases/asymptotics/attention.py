@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from criticality.arguments import Positive, Scale, check, checked
 from criticality.lazy import lazy_module
 from criticality.phases.tails import slope_diverges, tail_of
 from criticality.pointwise import PointwiseFunction, get_function
@@ -17,7 +18,8 @@ from criticality.pointwise import PointwiseFunction, get_function
 optimize = lazy_module("scipy.optimize")
 
 
-def layer_norm_exponent_with_attention(value_output_variance: float, mlp_variance: float) -> float:
+@checked
+def layer_norm_exponent_with_attention(value_output_variance: Scale, mlp_variance: Scale) -> float:
     """``zeta = (m/2) / (m/2 + s_VO)`` of ``J ~ L^zeta`` in pre-LN blocks at ``T -> infinity``.
 
     It is the exponent of the difference mode of the tokens; at finite ``T`` their common mode, of exponent 1, takes over at a depth
@@ -34,7 +36,8 @@ def layer_norm_exponent_with_attention(value_output_variance: float, mlp_varianc
     return (mlp_variance / 2) / (mlp_variance / 2 + value_output_variance)
 
 
-def saturated_correlation(value_output_variance: float, mlp_variance: float) -> tuple[float, float]:
+@checked
+def saturated_correlation(value_output_variance: Scale, mlp_variance: Scale) -> tuple[float, float]:
     """``(c*, p*)``: the correlation of tokens at great depth with an odd bounded norm, and that of the norm's outputs.
 
     A bounded odd function at great variance is a sign, ``p* = (2/pi) asin c*``, and ``c*`` is the lower root of
@@ -66,10 +69,11 @@ def saturated_correlation(value_output_variance: float, mlp_variance: float) -> 
     return c, 2 / math.pi * math.asin(c)
 
 
+@checked
 def stretched_scale(
-    value_output_variance: float,
-    mlp_variance: float,
-    alpha: float = 1.0,
+    value_output_variance: Scale,
+    mlp_variance: Scale,
+    alpha: Positive = 1.0,
     function: PointwiseFunction | str = "erf",
     tokens: float = math.inf,
 ) -> float:
@@ -83,8 +87,9 @@ def stretched_scale(
         ValueError: as ``saturated_correlation``; ``alpha`` or ``tokens`` not positive; a norm that is not bounded, or whose
             two bounds are not opposite; ``m = 0`` with infinitely many tokens, where nothing grows as a stretched exponential.
     """
-    if not (alpha > 0 and tokens > 0):
-        raise ValueError(f"alpha={alpha!r} and tokens={tokens!r} must be above 0")
+    check(Positive, "alpha", alpha)
+    if tokens != math.inf:
+        check(Positive, "tokens", tokens)
     phi = get_function(function) if isinstance(function, str) else function
     tail = tail_of(phi)
     if tail.growth != "bounded" or not math.isfinite(tail.slope_integral) or slope_diverges(phi):
@@ -100,8 +105,7 @@ def stretched_scale(
 
 
 def _check(value_output_variance: float, mlp_variance: float) -> None:
-    for name, value in (("value_output_variance", value_output_variance), ("mlp_variance", mlp_variance)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name}={value!r} must be a finite variance, 0 or above")
+    check(Scale, "value_output_variance", value_output_variance)
+    check(Scale, "mlp_variance", mlp_variance)
     if value_output_variance == mlp_variance == 0:
         raise ValueError("mlp_variance=0.0 must be above 0 where value_output_variance is 0, or nothing grows")

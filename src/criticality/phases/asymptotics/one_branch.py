@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from criticality.arguments import Finite, Positive, Scale, Start, check, checked
 from criticality.lazy import lazy_module
 from criticality.phases.tails import saturation_deficit, slope_diverges, tail_of
 from criticality.pointwise import Pointwise, PointwiseFunction
@@ -32,8 +33,9 @@ class StretchedGrowth:
     logarithm: float
 
 
+@checked
 def stretched_growth(
-    function: PointwiseFunction, alpha: float = 1.0, weight_variance: float = 1.0, bias_variance: float = 0.0
+    function: PointwiseFunction, alpha: Positive = 1.0, weight_variance: Scale = 1.0, bias_variance: Scale = 0.0
 ) -> StretchedGrowth:
     """Two orders of ``log J`` for a bounded ``phi`` and ``mu = 1`` (docs/derivations, 'A bounded function').
 
@@ -52,7 +54,6 @@ def stretched_growth(
             f"function {function.name!r} must be bounded with a square-integrable slope, but its growth is {tail.growth!r} or the"
             " integral of phi'^2 diverges"
         )
-    _check(weight_variance=weight_variance, bias_variance=bias_variance)
     _check_positive(alpha=alpha)
     if weight_variance == 0:
         raise ValueError("weight_variance=0.0 must be above 0 for gradients to grow")
@@ -66,15 +67,16 @@ def stretched_growth(
     return StretchedGrowth(rate, logarithm if math.isfinite(deficit) else math.nan)
 
 
-def linear_rate(function: PointwiseFunction, alpha: float = 1.0, weight_variance: float = 1.0) -> float:
+@checked
+def linear_rate(function: PointwiseFunction, alpha: Positive = 1.0, weight_variance: Scale = 1.0) -> float:
     """``log(1 + alpha^2 sigma^2 phi'(0)^2)``: growth of ``log K`` and of ``log J`` per layer while ``alpha^2 K << 1``."""
-    _check(weight_variance=weight_variance)
     _check_positive(alpha=alpha)
     return math.log1p(weight_variance * alpha**2 * _slope_at_zero(function) ** 2)
 
 
+@checked
 def crossover_depth(
-    function: PointwiseFunction, alpha: float = 1.0, weight_variance: float = 1.0, q0: float = 1.0
+    function: PointwiseFunction, alpha: Positive = 1.0, weight_variance: Scale = 1.0, q0: Start = 1.0
 ) -> float:
     """Depth ``l*`` at which ``alpha^2 K = 1``: exponential growth before, stretched after.
 
@@ -93,7 +95,6 @@ def crossover_depth(
     Raises:
         ValueError: ``phi(0)`` not 0 or no slope there; a variance that is negative, or ``alpha`` or ``q0`` not positive.
     """
-    _check(weight_variance=weight_variance)
     _check_positive(alpha=alpha, q0=q0)
     _slope_at_zero(function)
     start = alpha**2 * q0
@@ -110,8 +111,9 @@ def crossover_depth(
     return float(steps / epsilon + 0.5 * math.log(float(value(1.0)) / float(value(start))))
 
 
+@checked
 def crossover_depth_small_alpha(
-    function: PointwiseFunction, alpha: float = 1.0, weight_variance: float = 1.0, q0: float = 1.0
+    function: PointwiseFunction, alpha: Positive = 1.0, weight_variance: Scale = 1.0, q0: Start = 1.0
 ) -> float:
     """``l* = (log(1 / alpha^2 q0) + c) / log(1 + alpha^2 sigma^2 phi'(0)^2)``, its limit at small ``alpha``.
 
@@ -129,6 +131,7 @@ def crossover_depth_small_alpha(
     return (-math.log(alpha**2 * q0) + crossover_constant(function)) / rate
 
 
+@checked
 def crossover_constant(function: PointwiseFunction) -> float:
     """``c`` of ``crossover_depth_small_alpha``."""
     value, slope = Pointwise(function).V, _slope_at_zero(function)
@@ -142,7 +145,8 @@ def crossover_constant(function: PointwiseFunction) -> float:
     return float(integrate.quad(integrand, low, 1.0, epsrel=1e-11, limit=200)[0] + low * integrand(low))
 
 
-def layer_norm_exponent(function: PointwiseFunction, weight_variance: float = 1.0, bias_variance: float = 0.0) -> float:
+@checked
+def layer_norm_exponent(function: PointwiseFunction, weight_variance: Scale = 1.0, bias_variance: Scale = 0.0) -> float:
     """``zeta`` of ``J ~ L^zeta`` for ``x <- x + W phi(LayerNorm x) + b``: gain of the branch over its variance.
 
     ``zeta = sigma^2 D / (sigma^2 V + sigma_b^2)`` at unit variance: 1 for the identity and ReLU, above 1 for every other odd
@@ -151,7 +155,6 @@ def layer_norm_exponent(function: PointwiseFunction, weight_variance: float = 1.
     Raises:
         ValueError: a negative variance, or a branch that is 0.
     """
-    _check(weight_variance=weight_variance, bias_variance=bias_variance)
     value, slope = _at_unit_variance(function)
     grown = weight_variance * value + bias_variance
     if grown == 0:
@@ -159,8 +162,9 @@ def layer_norm_exponent(function: PointwiseFunction, weight_variance: float = 1.
     return weight_variance * slope / grown
 
 
+@checked
 def layer_norm_susceptibility(
-    function: PointwiseFunction, weight_variance: float, bias_variance: float = 0.0, skip: float = 1.0
+    function: PointwiseFunction, weight_variance: Scale, bias_variance: Scale = 0.0, skip: Finite = 1.0
 ) -> float:
     """``chi*`` at the fixed point of ``x <- mu x + W phi(LayerNorm x) + b``, or in the limit of depth at ``mu = 1``.
 
@@ -179,13 +183,13 @@ def layer_norm_susceptibility(
     return skip**2 + (1 - skip**2) * layer_norm_exponent(function, weight_variance, bias_variance)
 
 
-def layer_norm_critical_bias(function: PointwiseFunction, weight_variance: float = 1.0) -> float:
+@checked
+def layer_norm_critical_bias(function: PointwiseFunction, weight_variance: Scale = 1.0) -> float:
     """``sigma_b^2 = sigma_w^2 (D - V)`` at which ``chi* = 1`` for every ``mu < 1``: 0 for ReLU, ``(0.324 sigma_w)^2`` for erf.
 
     Raises:
         ValueError: a negative variance, or ``V > D``, for which no bias is critical.
     """
-    _check(weight_variance=weight_variance)
     value, slope = _at_unit_variance(function)
     if slope < value * (1 - 1e-12):
         raise ValueError(f"function {function.name!r} must have D >= V at unit variance, but {slope:g} < {value:g}")
@@ -208,13 +212,6 @@ def _slope_at_zero(function: PointwiseFunction) -> float:
     return slope
 
 
-def _check(**variances: float) -> None:
-    for name, value in variances.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name}={value!r} must be a finite variance, 0 or above")
-
-
 def _check_positive(**values: float) -> None:
     for name, value in values.items():
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name}={value!r} must be a finite number above 0")
+        check(Positive, name, value)

@@ -1,0 +1,25 @@
+"""Devices of torch, by what people call them."""
+
+from __future__ import annotations
+
+import torch
+
+from criticality.arguments import shown
+from criticality.errors import CriticalityError
+
+
+def torch_device(device: str | torch.device) -> torch.device:
+    """The device of that name, if it is there.
+
+    Raises:
+        CriticalityError: a name that torch does not know, or a device that this machine has not.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ImportError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        raise CriticalityError(
+            f"device={shown(device)} must be a device that torch has here, such as 'cpu': {said}"
+        ) from None
+    return found
