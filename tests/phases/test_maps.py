@@ -81,9 +81,9 @@ def test_the_line_solves_its_equations():
     ("call", "message"),
     [
         (lambda: amplification_map(FUNCTIONS["tanh"], 0), "depth=0 must be a whole number"),
-        (lambda: amplification_map(FUNCTIONS["tanh"], 4, weight_variance=-1.0), "weight_variance=-1 must be finite"),
-        (lambda: amplification_map(FUNCTIONS["tanh"], 4, alpha=0.0), "alpha=0 must be finite and above 0"),
-        (lambda: critical_line(FUNCTIONS["tanh"], np.array([-1.0])), "bias_deviations must be finite numbers"),
+        (lambda: amplification_map(FUNCTIONS["tanh"], 4, weight_variance=-1.0), "weight_variance=-1.0 must be a finite number, 0 or above"),
+        (lambda: amplification_map(FUNCTIONS["tanh"], 4, alpha=0.0), "alpha=0.0 must be a finite number above 1e-12"),
+        (lambda: critical_line(FUNCTIONS["tanh"], np.array([-1.0])), "bias_deviations=-1.0 must be a finite number, 0 or above"),
         (lambda: critical_line(FUNCTIONS["identity"], np.array([0.5])), "must have a critical sigma_w for 'identity'"),
     ],
 )
@@ -199,7 +199,7 @@ def test_every_map_is_drawn(network, over, tmp_path):
 
 def test_maps_that_do_not_exist_are_refused():
     for arguments, message in [
-        (["mlp", "--over", "alpha,depth"], "over='alpha,depth' of mlp must be one of 'sigma_w,sigma_b'"),
+        (["mlp", "--over", "alpha,depth"], "--over='alpha,depth' must be one of 'sigma_w,sigma_b'"),
         (["mlp", "--function", "ln"], "must be a pointwise function"),
         (["transformer", "--function", "ln"], "must be a pointwise function"),
     ]:

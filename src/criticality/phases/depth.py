@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from criticality.arguments import Correlation, Scale, Size, Start, check_fields, checked, shown
+from criticality.arguments import Correlation, Count, Scale, Start, check_fields, checked, shown
 from criticality.errors import CriticalityError
 from criticality.lazy import lazy_module
 from criticality.theory.attention import ScoreSampling
@@ -115,7 +115,7 @@ class BlockStep:
     tolerance: ClassVar[float] = 1e-7
     solver: ClassVar[str] = "LSODA"
     network: Network
-    tokens: Size = 1
+    tokens: Count = 1
     rho0: Correlation = 0.0
     branch_scale: Numbers = 1.0
 
