@@ -20,9 +20,9 @@ else:
 
 PROBES = ("normal", "pooled", "class", "loss")
 """Starts that have a name. ``normal``: independent gradients at all tokens, ``G = I``, which makes ``J`` the APJN. ``pooled``: one
-gradient at all tokens, as mean pooling has it, ``G = 1 1^T``. ``class``: at the first token only. ``loss``: what the cross entropy of
-random labels sends back from the model's own output, through its final norm and head. Any kernel ``G`` of shape ``(tokens, tokens)``
-is a probe, too."""
+gradient at all tokens, as mean pooling has it, ``G = 1 1^T``. ``class``: at the first token only. ``loss``: what the cross entropy
+of random labels sends back from the model's own output, through its final norm and head. Any kernel ``G`` of shape
+``(tokens, tokens)`` is a probe, too."""
 
 
 def check_probe(probe: Probe) -> None:
