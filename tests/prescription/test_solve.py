@@ -7,7 +7,8 @@ from criticality.measurement import measure_ensemble
 from criticality.models import ViTDescription
 from criticality.pointwise import Pointwise
 from criticality.prescription import apply_prescription, least_amplification, prescribe, trade_off
-from criticality.prescription.solve import KINDS, changed_network, scheduled_log_apjn, with_layer_norm
+from criticality.prescription.kinds import KINDS
+from criticality.prescription.solve import changed_network, scheduled_log_apjn, with_layer_norm
 from criticality.theory import (
     MLP,
     Attention,
