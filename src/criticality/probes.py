@@ -5,20 +5,21 @@ Equations: docs/theory, section 12.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ForwardRef, TypeAlias
 
 from criticality.lazy import lazy_module
 
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
+
+    Probe: TypeAlias = str | np.ndarray
 else:
     np = lazy_module("numpy")
+    Probe = ForwardRef("str | np.ndarray", module=__name__)  # read here, whichever module's annotation names it
     ArrayLike = Any  # when annotations are read, ``check_probe`` knows better
 
 PROBES = ("normal", "pooled", "class", "loss")
-
-Probe: TypeAlias = "str | np.ndarray"
 """``normal``: independent gradients at all tokens, ``G = I``, which makes ``J`` the APJN. ``pooled``: one gradient at all tokens,
 as mean pooling has it, ``G = 1 1^T``. ``class``: at the first token only. ``loss``: what the cross entropy of random labels sends
 back from the model's own output, through its final norm and head. Or any kernel ``G`` of shape ``(tokens, tokens)``."""
