@@ -96,7 +96,7 @@ class ClippedPowerFormula:
         zero = q == 0
         if derivative and zero.any():
             raise ValueError(
-                f"q=0 must be above 0 for the slope of sign(x) min(|x|^{self.power:.3g}, 1), infinite at 0"
+                f"q=0.0 must be above 0 for the slope of sign(x) min(|x|^{self.power:.3g}, 1), infinite at 0"
             )
         value[zero] = 0.0
         s = q[~zero]
