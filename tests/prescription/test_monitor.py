@@ -123,7 +123,7 @@ def test_alarms():
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"every": 0}, "every=0 must be"), ({"budget": math.nan}, "budget=nan must be a finite log J")],
+    [({"every": 0}, "every=0 must be"), ({"budget": math.nan}, "budget=nan must be a finite number")],
 )
 def test_bad_input_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):

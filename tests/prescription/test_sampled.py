@@ -5,7 +5,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from criticality.errors import CriticalityError, InputsError
+from criticality.errors import CriticalityError
 from criticality.measurement import measure_ensemble
 from criticality.models import DynamicPointwise, replace_norms
 from criticality.prescription import apply_prescription
@@ -85,7 +85,7 @@ def test_a_mamba_with_a_pointwise_norm():
 
 
 def test_what_is_refused():
-    with pytest.raises(InputsError, match="kind='all'"):
+    with pytest.raises(CriticalityError, match="kind='all' must be one of"):
         prescribe_sampled(model, batch(), 1.0, "all")
     with pytest.raises(CriticalityError, match="pointwise norms"):
         prescribe_sampled(lambda: _without_norms(), batch(), 1.0)

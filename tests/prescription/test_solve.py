@@ -23,7 +23,7 @@ from criticality.theory import (
 TOKENS = SymmetricKernel.of(0.8, 0.2, 50)
 
 
-def network(norm="dyt", alpha=1.0, depth=24):
+def network(norm="dyt", alpha=None, depth=24):
     return transformer(make_norm(norm, alpha), Attention(), MLP(Pointwise("gelu"), out_variance=2.0), depth)
 
 

@@ -72,10 +72,10 @@ def test_the_angle_exponent_is_that_of_a_kernel_iterated():
     assert (gaps[-1] - gaps[-4]) / 3 == pytest.approx(found.angle, abs=1e-5)
 
 
-@pytest.mark.parametrize("norm", ["ln", "derf"])
+@pytest.mark.parametrize("norm", [make_norm("ln"), make_norm("derf", 1.3)], ids=["ln", "derf"])
 def test_both_are_slopes_of_the_library_at_finite_differences(norm):
     """Any pre-norm block: a small angle forward, and pooled gradients backward."""
-    network = transformer(make_norm(norm, 1.3), Attention(value_variance=0.8), MLP(Pointwise("gelu"), 1.4, 1.7), 1)
+    network = transformer(norm, Attention(value_variance=0.8), MLP(Pointwise("gelu"), 1.4, 1.7), 1)
     found, q, small = collapse_exponents(network.last_block, 2.5, 16), 2.5, 1e-4
     after = propagate(network, SymmetricKernel.of(q, q * (1 - small), 16))
     angle = math.log((1 - float(after.correlation[-1])) / small)

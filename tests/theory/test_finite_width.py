@@ -69,7 +69,7 @@ def test_scaling_and_seeds():
         ({"depth": 0}, "depth=0 must be a whole number"),
         ({"width": -1}, "width=-1 must be a whole number"),
         ({"probes": 0}, "probes=0 must be a whole number"),
-        ({"q0": -1.0}, "q0=-1.0 must be a finite variance above 0"),
+        ({"q0": -1.0}, "q0=-1.0 must be a finite number above 0"),
         ({"weight_variance": math.nan}, "weight_variance=nan must be"),
     ],
 )

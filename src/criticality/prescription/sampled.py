@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from criticality.arguments import check_choice, checked
+from criticality.arguments import checked
 from criticality.errors import InputsError
 from criticality.measurement import Points
 from criticality.measurement.profile import profile
 from criticality.measurement.statistics import log_mean
 from criticality.prescription.apply import alpha_sites, alphas_from_data
 from criticality.prescription.handles import Handles
-from criticality.prescription.kinds import KINDS, Kind
+from criticality.prescription.kinds import Kind
 from criticality.prescription.scaling import Scaled, parameter_of
 from criticality.prescription.solve import Prescription, root_between
 from criticality.stream.untouched import untouched
@@ -76,12 +76,10 @@ def prescribe_sampled(
         seed: the first.
 
     Raises:
-        InputsError: another kind, a target that is no finite number, no seeds, or no branch that a weight scales.
-        CriticalityError: a model without pointwise norms on its streams; a target out of reach.
+        InputsError: a target that is no finite number, no seeds, or no branch that a weight scales.
+        CriticalityError: another kind; a model without pointwise norms on its streams; a target out of reach.
         ValueError: as ``predict_sampled``.
     """
-    if kind not in KINDS:
-        check_choice("kind", kind, KINDS)
     if not math.isfinite(target):
         raise InputsError(f"target={target!r} must be a finite log J")
     if seeds < 1:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from criticality.arguments import Depth, Positive, Seed, Size, checked
+from criticality.arguments import Count, Depth, Positive, Seed, Size, checked
 from criticality.pointwise import Pointwise
 
 
@@ -59,7 +59,7 @@ def log_apjn_variance(
     *,
     weight_variance: Positive = 1.0,
     q0: Positive = 1.0,
-    probes: Size | None = 1,
+    probes: Count | None = 1,
     walks: Size = 20_000,
     seed: Seed = 0,
 ) -> LogVariance:
