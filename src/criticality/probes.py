@@ -12,16 +12,17 @@ from criticality.lazy import lazy_module
 if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float
+
+    Probe: TypeAlias = str | np.ndarray
 else:
     np = lazy_module("numpy")
-    ArrayLike = Any  # when annotations are read, ``check_probe`` knows better
+    Probe = Any  # when annotations are read: ``check_probe`` knows better
 
 PROBES = ("normal", "pooled", "class", "loss")
-
-Probe: TypeAlias = "str | np.ndarray"
-"""``normal``: independent gradients at all tokens, ``G = I``, which makes ``J`` the APJN. ``pooled``: one gradient at all tokens,
-as mean pooling has it, ``G = 1 1^T``. ``class``: at the first token only. ``loss``: what the cross entropy of random labels sends
-back from the model's own output, through its final norm and head. Or any kernel ``G`` of shape ``(tokens, tokens)``."""
+"""Starts that have a name. ``normal``: independent gradients at all tokens, ``G = I``, which makes ``J`` the APJN. ``pooled``: one
+gradient at all tokens, as mean pooling has it, ``G = 1 1^T``. ``class``: at the first token only. ``loss``: what the cross entropy
+of random labels sends back from the model's own output, through its final norm and head. Any kernel ``G`` of shape
+``(tokens, tokens)`` is a probe, too."""
 
 
 def check_probe(probe: Probe) -> None:

@@ -78,7 +78,7 @@ def test_a_run_that_diverges_is_a_result_and_leaves_its_neighbours(root):
     assert accuracy[0] == pytest.approx(0.1)
     assert np.isfinite(loss[1])
     burst = ResidualRun(
-        task="fashion-mlp", norm="none", activation="relu", optimizer="sgd", learning_rate=1e30, **SMALL
+        task="fashion-mlp", norm="none", activation="relu", optimizer="sgd", learning_rate=1e24, **SMALL
     )
     found = train_stacked(burst, data_root=root)
     assert found.diverged.values.all()
@@ -140,11 +140,11 @@ def test_what_a_study_keeps(root, monkeypatch):
         ({"task": "x", "norm": "ln"}, "task='x' must be one of"),
         ({"norm": "x"}, "norm='x' must be one of"),
         ({"norm": "ln", "alpha": 1.0}, "must be left out with 'ln'"),
-        ({"norm": "dyt", "alpha": 0.0}, "alpha=0.0 must be a finite number above 0"),
+        ({"norm": "dyt", "alpha": 0.0}, "alpha=0.0 of ResidualRun must be a finite number above 0"),
         ({"norm": "dyt", "alpha": 1.0, "activation": "relu"}, "activation='relu' must be ''"),
-        ({"norm": "ln", "sigma_w": -1.0}, "sigma_w=-1.0 must be"),
-        ({"norm": "ln", "seeds": 0}, "seeds=0 must be a whole number"),
-        ({"norm": "ln", "decay": "x"}, "decay='x' must be one of"),
+        ({"norm": "ln", "sigma_w": -1.0}, "sigma_w=-1.0 of ResidualRun must be"),
+        ({"norm": "ln", "seeds": 0}, "seeds=0 of ResidualRun must be a whole number"),
+        ({"norm": "ln", "decay": "x"}, "decay='x' of ResidualRun must be one of"),
     ],
 )
 def test_bad_input_is_refused(settings, message):

@@ -137,11 +137,11 @@ def test_what_the_quadrature_does_not_resolve_is_refused():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Pointwise("tanh", alpha=0.0), "alpha=0.0 must be a finite number above 0"),
+        (lambda: Pointwise("tanh", alpha=0.0), "alpha=0.0 of Pointwise must be a finite number above 0"),
         (lambda: Pointwise("tanh", alpha=float("nan")), "alpha=nan"),
         (lambda: Pointwise("tanh", gamma=float("inf")), "gamma=inf"),
         (lambda: Pointwise("tanhh"), "function 'tanhh' is unknown .did you mean 'tanh'.*allowed are arctan"),
-        (lambda: Pointwise("tanh").V(-1.0), "q_a=-1 must be a finite variance"),
+        (lambda: Pointwise("tanh").V(-1.0), "q_a=-1.0 must be a finite variance"),
         (lambda: Pointwise("tanh").C(1.0, 1.0, 1.5), r"rho=1.5 must be a correlation in \[-1, 1\]"),
         (lambda: Pointwise("tanh").C(1.0, 1.0, float("nan")), "rho=nan"),
         (lambda: pointwise_function(lambda x: 1.0, name="one"), "must keep the shape"),

@@ -22,11 +22,6 @@ from criticality.cli.options import (
 )
 from criticality.cli.output import emit, table
 from criticality.cli.progress import bar
-from criticality.reports import write_report
-from criticality.schema import read_dataset
-from criticality.studies.compare import OWN_NORM, Comparison, steps_per_case, summary, weak_agreement
-from criticality.studies.compare import compare as run_comparison
-from criticality.theory.norms import takes_alpha
 
 
 @click.command()
@@ -50,6 +45,11 @@ def compare(model: str, as_json: bool, out: Path | None, **options: Any) -> None
     Writes report.html, figures (PNG, SVG), result.nc and summary.json to --out [default: ./criticality-report].
     An interrupted run keeps its finished cases; the same command takes it up again.
     """
+    from criticality.reports import write_report
+    from criticality.schema import read_dataset
+    from criticality.studies.compare import OWN_NORM, Comparison, steps_per_case, summary
+    from criticality.studies.compare import compare as run_comparison
+    from criticality.theory.norms import takes_alpha
 
     if not any(name != OWN_NORM and takes_alpha(name) for name in options["norms"]):
         left_out("compare of norms without alpha")
@@ -73,6 +73,8 @@ def compare(model: str, as_json: bool, out: Path | None, **options: Any) -> None
 
 def comparison_table(record: dict[str, Any]) -> str:
     """One line for each case."""
+    from criticality.studies.compare import weak_agreement
+
     rows = [
         [
             case["norm"],

@@ -12,7 +12,14 @@ import torch
 from torch import nn
 
 from criticality.arguments import Positive, check, check_fields, checked, meant, shown
-from criticality.errors import CriticalityError, InputsError, ModelFailedError, UnknownNameError, raised
+from criticality.errors import (
+    CriticalityError,
+    InputsError,
+    MissingPackageError,
+    ModelFailedError,
+    UnknownNameError,
+    raised,
+)
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.initialization import check_init, initialize_branches
 from criticality.python_file import load_file
@@ -126,6 +133,8 @@ class OwnDescription:
         """
         try:
             return function(model)
+        except MissingPackageError:
+            raise
         except Exception as error:
             raise ModelFailedError(
                 f"{what}(model) of 'module:{self.name}' must return for its model, but its own code raised {raised(error)}"

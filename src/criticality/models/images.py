@@ -26,13 +26,13 @@ def photographs(size: Pixels | Sequence[Pixels] = 224) -> Float[np.ndarray, "2 3
     float32.
 
     Raises:
-        ValueError: a size that is not one or two whole numbers of at least 1.
+        ValueError: a size that is not a whole number of at least 1, or two of them.
     """
-    sides = (size,) if isinstance(size, int) else tuple(size)
-    if len(sides) not in (1, 2):
-        raise CriticalityError(f"size={size!r} must be one or two whole numbers, 1 or above")
-    height, width = sides if len(sides) == 2 else sides * 2
-    size = max(height, width)
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2:
+        raise CriticalityError(f"size={size!r} must be a whole number or two, (height, width)")
+    height, width = sides
+    size = max(sides)
     require("PIL")
     from PIL import Image
 

@@ -94,7 +94,11 @@ class ClippedPowerFormula:
         q = np.asarray(q_a, dtype=float)
         value = np.empty_like(q)
         zero = q == 0
-        value[zero] = np.inf if derivative else 0.0
+        if derivative and zero.any():
+            raise ValueError(
+                f"q=0.0 must be above 0 for the slope of sign(x) min(|x|^{self.power:.3g}, 1), infinite at 0"
+            )
+        value[zero] = 0.0
         s = q[~zero]
         a = self.power - 1 if derivative else self.power
         inner = (2 * s) ** a * special.gamma(a + 0.5) / math.sqrt(math.pi) * special.gammainc(a + 0.5, 1 / (2 * s))
@@ -135,12 +139,16 @@ class ReluFormula:
 
 # The averages over one pair erf(b x), erf(c y), for ``xp`` numpy or math alike.  ``left = 2 b^2 q_a``,
 # ``right = 2 c^2 q_b``, ``root = sqrt(left right)``, ``spread = 1 - rho^2``, ``delta^2 = (1 + left)(1 + right) -
-# (root rho)^2``, ``bc = b c``.
+# (root rho)^2``, ``bc = b c``, ``q = sqrt(q_a q_b)``.  No factor overflows for variances up to 1e248.
+
+_SQUARE_OVERFLOWS = 1e140  # variances whose square may, times the squares of scales
 
 
-def _delta(xp: ModuleType, total: Any, product: Any, spread: Any) -> Any:
-    """``total = left + right``, ``product = left right``."""
-    return xp.sqrt(1 + total + product * spread)
+def _delta(xp: ModuleType, q: float, total: Any, root: Any, spread: Any) -> Any:
+    """``q``: the largest variance; ``total = left + right``."""
+    if q > _SQUARE_OVERFLOWS:
+        return xp.hypot(xp.sqrt(1 + total), root * xp.sqrt(spread))
+    return xp.sqrt(1 + total + root * root * spread)
 
 
 def _erf_erf(xp: ModuleType, root: Any, rho: Any, delta: Any) -> Any:
@@ -151,15 +159,15 @@ def _slope_slope(bc: Any, delta: Any) -> Any:
     return (4 / math.pi) * bc / delta
 
 
-def _gated_outer(bc: Any, left: Any, right: Any, q_a: Any, q_b: Any, p: Any, spread: Any, delta: Any) -> Any:
-    """The part of ``E x y erf(b x) erf(c y)`` beside ``p E erf(b x) erf(c y)``; positive."""
-    shared = p * p * (1 / (1 + left) + 1 / (1 + right))
-    return (4 / math.pi) * bc * (q_a * q_b * spread + shared) / delta
+def _gated_outer(left: Any, right: Any, root: Any, q: Any, rho: Any, spread: Any, delta: Any) -> Any:
+    """The part of ``E x y erf(b x) erf(c y)`` beside ``q rho E erf(b x) erf(c y)``; positive."""
+    return (2 / math.pi) * (q * (spread + rho * rho * (1 / (1 + left) + 1 / (1 + right)))) * (root / delta)
 
 
 def _gated_slope(left: Any, right: Any, root: Any, rho: Any, delta: Any) -> Any:
     """The part of ``4 E f'(x) f'(y) - 1`` of a gated erf beside ``E erf(b x) erf(c y)``; of the sign of ``rho``."""
-    return (2 / math.pi) * root * rho * (1 / (1 + left) + 1 / (1 + right) + 1 / (delta * delta)) / delta
+    inverse = 1 / delta
+    return (2 / math.pi) * root * rho * inverse * (1 / (1 + left) + 1 / (1 + right) + inverse * inverse)
 
 
 _CHUNK = 1 << 16  # array elements in flight while a mixture is summed: they stay in the second-level cache
@@ -196,8 +204,7 @@ class Mixture:
         rows, columns = np.triu_indices(len(scales))
         self.pair_weights = weights[rows] * weights[columns] * np.where(rows == columns, 1.0, 2.0)
         self.pair_left, self.pair_right = self.squares[rows], self.squares[columns]
-        self.pair_total, self.pair_product = self.pair_left + self.pair_right, self.pair_left * self.pair_right
-        self.pair_root = np.sqrt(self.pair_product)
+        self.pair_total, self.pair_root = self.pair_left + self.pair_right, np.sqrt(self.pair_left * self.pair_right)
         self.pair_scales = scales[rows] * scales[columns]
 
     def at(self, tolerance: float) -> Mixture:
@@ -217,14 +224,15 @@ class Mixture:
             right = np.broadcast_to(right_axis, shape).reshape(points, -1)
             root = (np.sqrt(left_axis) * np.sqrt(right_axis)).reshape(points, -1)
             scales, weights = self.scale_products.ravel(), self.products
-        delta = _delta(np, left + right, left * right, ((1 - rho) * (1 + rho))[:, None])
+        largest = max(q_a.max(initial=0.0), q_b.max(initial=0.0))
+        delta = _delta(np, largest, left + right, root, ((1 - rho) * (1 + rho))[:, None])
         return left, right, root, delta, scales, weights
 
     def equal_deltas(self, q: float, rho: float) -> tuple[Array, Array, Array]:
         """For two arguments of variance ``q``: ``rho`` standing for both correlations, 1 and ``rho``, and
         ``1 - rho^2``, shape ``(2, 1)``, and ``delta`` of the pairs ``i <= j``, shape ``(2, pairs)``."""
         spread = np.array([[0.0], [(1 - rho) * (1 + rho)]])
-        delta = _delta(np, q * self.pair_total, (q * q) * self.pair_product, spread)
+        delta = _delta(np, q, q * self.pair_total, q * self.pair_root, spread)
         return np.array([[1.0], [rho]]), spread, delta
 
 
@@ -261,7 +269,7 @@ class ErfMixtureFormula:
 
     def _equal_term(self, q: float, rho: float, derivative: bool) -> float:
         x = 2 * q * float(self.mixture.scale_products[0, 0])
-        delta = _delta(math, 2 * x, x * x, (1 - rho) * (1 + rho))
+        delta = _delta(math, q, 2 * x, x, (1 - rho) * (1 + rho))
         weight = float(self.mixture.products[0])
         if derivative:
             return weight * _slope_slope(float(self.mixture.scale_products[0, 0]), delta)
@@ -282,16 +290,16 @@ class GatedErfMixtureFormula:
         mixture = self.mixture.at(tolerance)
 
         def chunk(q_a: Array, q_b: Array, rho: Array) -> tuple[Array, Array]:
-            left, right, root, delta, scales, weights = mixture.pairs(q_a, q_b, rho)
+            left, right, root, delta, _, weights = mixture.pairs(q_a, q_b, rho)
             r = rho[:, None]
             erfs = _erf_erf(np, root, r, delta)
             if derivative:
                 slope = _gated_slope(left, right, root, r, delta)
                 return (1 + (slope + erfs) @ weights) / 4, (1 + np.abs(slope) @ weights) / 2
-            p = rho * np.sqrt(q_a) * np.sqrt(q_b)
-            variances = q_a[:, None], q_b[:, None], p[:, None]
-            outer = _gated_outer(scales, left, right, *variances, (1 - r) * (1 + r), delta)
-            return (p + (outer + variances[2] * erfs) @ weights) / 4, (np.abs(p) + outer @ weights) / 2
+            q = np.sqrt(q_a) * np.sqrt(q_b)
+            p = rho * q
+            outer = _gated_outer(left, right, root, q[:, None], r, (1 - r) * (1 + r), delta)
+            return (p + (outer + p[:, None] * erfs) @ weights) / 4, (np.abs(p) + outer @ weights) / 2
 
         return _by_chunks(chunk, mixture.terms, q_a, q_b, rho)
 
@@ -306,19 +314,18 @@ class GatedErfMixtureFormula:
             base, terms = np.ones(2), _gated_slope(left, right, root, both, delta) + erfs
         else:
             base = q * both[:, 0]
-            terms = _gated_outer(mixture.pair_scales, left, right, q, q, q * both, spread, delta) + q * both * erfs
+            terms = _gated_outer(left, right, root, q, both, spread, delta) + q * both * erfs
         return tuple(((base + terms @ mixture.pair_weights) / 4).tolist())
 
     def _equal_term(self, q: float, rho: float, derivative: bool) -> float:
-        bc = float(self.mixture.scale_products[0, 0])
-        x = 2 * q * bc
+        x = 2 * q * float(self.mixture.scale_products[0, 0])
         spread = (1 - rho) * (1 + rho)
-        delta = _delta(math, 2 * x, x * x, spread)
+        delta = _delta(math, q, 2 * x, x, spread)
         erfs = _erf_erf(math, x, rho, delta)
         if derivative:
             return (1 + _gated_slope(x, x, x, rho, delta) + erfs) / 4
         p = q * rho
-        return (p + _gated_outer(bc, x, x, q, q, p, spread, delta) + p * erfs) / 4
+        return (p + _gated_outer(x, x, x, q, rho, spread, delta) + p * erfs) / 4
 
 
 def erf_formula() -> ErfMixtureFormula:

@@ -21,7 +21,8 @@ def _sech2(x: np.ndarray) -> np.ndarray:
 
 
 def _gelu_tanh_inner(x: np.ndarray) -> np.ndarray:
-    return _GELU_TANH * (x + 0.044715 * x**3)
+    near = np.clip(x, -1e50, 1e50)  # its cube is finite
+    return _GELU_TANH * (near + 0.044715 * near**3)
 
 
 def _gelu_tanh(x: np.ndarray) -> np.ndarray:

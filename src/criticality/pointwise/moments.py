@@ -217,6 +217,8 @@ class Pointwise:
         value = np.empty_like(flat)
         zero = flat == 0.0
         value[zero] = function(np.array([self.shift]))[0]
+        if not np.isfinite(value[zero]).all():
+            raise ValueError(f"q=0.0 must be above 0: the slope of {self.phi.name!r} is infinite at {self.shift:g}")
         for chunk in np.array_split(np.flatnonzero(~zero), max(1, len(flat) // 2000)):
             value[chunk] = gaussian_average(function, np.sqrt(flat[chunk]), self.shift, self.phi.kinks)
         return value.reshape(np.shape(s))

@@ -77,8 +77,9 @@ def gaussian_panels(
     used = np.any(half > 0, axis=0)
     half, middle = half[:, used], ((cuts[:, 1:] + cuts[:, :-1]) / 2)[:, used]
     nodes, weights = _legendre(order)
-    u = (middle[:, :, None] + half[:, :, None] * nodes).reshape(len(mean), -1)
-    w = (half[:, :, None] * weights).reshape(len(mean), -1)
+    shape = half.shape[0], half.shape[1] * order
+    u = (middle[:, :, None] + half[:, :, None] * nodes).reshape(shape)
+    w = (half[:, :, None] * weights).reshape(shape)
     with np.errstate(under="ignore"):
         density = np.exp(-0.5 * ((u - mean) / sigma) ** 2) / (np.sqrt(2 * np.pi) * sigma)
     return u, w * density

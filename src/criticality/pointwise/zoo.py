@@ -67,7 +67,7 @@ _ENTRIES = (
     _odd(
         "exproot",
         lambda x: -np.expm1(-np.sqrt(x)),
-        lambda x: np.exp(-np.sqrt(x)) / (2 * np.sqrt(np.maximum(x, 1e-300))),
+        lambda x: np.where(x > 0, np.exp(-np.sqrt(x)) / (2 * np.sqrt(np.maximum(x, 1e-300))), np.inf),
     ),
     _odd("saturlog", lambda x: np.log1p(x) / (1 + np.log1p(x)), lambda x: 1 / ((1 + x) * (1 + np.log1p(x)) ** 2)),
     _clipped("linear_clip", lambda x: x, np.ones_like, 1.0),

@@ -172,7 +172,7 @@ class _Ensemble:
         """
         change, self.factor = value / self.factor, value
         for one in self.ready:
-            with torch.no_grad(), playing(Player(one.seed)):
+            with torch.no_grad(), playing(Player(one.seed, series=2)):
                 for name, offset in self.offsets.items():
                     weight = parameter_of(one.model, name)
                     if isinstance(weight, RandomWeight):

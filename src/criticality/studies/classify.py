@@ -82,6 +82,8 @@ def classify_sampled(
         ValueError: as ``predict_sampled``.
     """
     chosen = seeds_of(seeds)
+    if depth < SHALLOWEST:
+        raise InputsError(f"depth={depth!r} must be a whole number, {SHALLOWEST} or above, for a class to be seen")
     depths = [one for one in GEOMETRIC if one < 0.9 * depth] + [int(depth)]
     runs: list[Deep] = []
     for seed in chosen:

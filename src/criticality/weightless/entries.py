@@ -129,6 +129,8 @@ QUANTILES: dict[str, tuple[tuple[float, ...], Callable[..., Tensor]]] = {
 class Player:
     """Plays operations on samples, and remembers what it played: equal operations give one shared sample.
 
+    Players of one seed that play on one model are of different ``series``, so that what they draw is independent.
+
     Attributes:
         generator: draws what becomes real.
         at_least: a new floating tensor of that many entries becomes a random weight.
@@ -137,11 +139,13 @@ class Player:
 
     MEMORY = 256
 
-    def __init__(self, seed: int = 0, at_least: int = AT_LEAST, largest_real: int = LARGEST_REAL) -> None:
+    def __init__(
+        self, seed: int = 0, at_least: int = AT_LEAST, largest_real: int = LARGEST_REAL, series: int = 0
+    ) -> None:
         self.at_least, self.seed = at_least, seed
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(hash((seed, series)) & (2**62 - 1) if series else seed)
         self.largest_real = largest_real
-        self._orders = itertools.count(seed * 1_000_003 + 1)
+        self._orders = itertools.count(seed * 1_000_003 + series * 250_007 + 1)
         self._played: OrderedDict[Hashable, tuple[Any, Tensor]] = OrderedDict()
 
     def draw(self, distribution: str, *parameters: float) -> Entries:

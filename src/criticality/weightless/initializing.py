@@ -93,7 +93,7 @@ def initialize(
     adapted = not all(parameter.requires_grad for parameter in model.parameters())
     function = _draw_by_fan_in if isinstance(init, str) else init
     written: dict[str, int] = {}
-    with playing(Player(seed)):
+    with playing(Player(seed, series=1)):
         for name, module, weight, contracted in _weights(model, axes):
             if adapted and weight.requires_grad and _is_zero(weight):
                 continue
