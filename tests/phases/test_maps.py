@@ -81,9 +81,15 @@ def test_the_line_solves_its_equations():
     ("call", "message"),
     [
         (lambda: amplification_map(FUNCTIONS["tanh"], 0), "depth=0 must be a whole number"),
-        (lambda: amplification_map(FUNCTIONS["tanh"], 4, weight_variance=-1.0), "weight_variance=-1.0 must be a finite number, 0 or above"),
+        (
+            lambda: amplification_map(FUNCTIONS["tanh"], 4, weight_variance=-1.0),
+            "weight_variance=-1.0 must be a finite number",
+        ),
         (lambda: amplification_map(FUNCTIONS["tanh"], 4, alpha=0.0), "alpha=0.0 must be a finite number above 1e-12"),
-        (lambda: critical_line(FUNCTIONS["tanh"], np.array([-1.0])), "bias_deviations=-1.0 must be a finite number, 0 or above"),
+        (
+            lambda: critical_line(FUNCTIONS["tanh"], np.array([-1.0])),
+            "bias_deviations=-1.0 must be a finite number, 0 or above",
+        ),
         (lambda: critical_line(FUNCTIONS["identity"], np.array([0.5])), "must have a critical sigma_w for 'identity'"),
     ],
 )
