@@ -92,10 +92,10 @@ def test_code_and_bfloat16():
         ({"task": "nope"}, "task='nope' must be one of"),
         ({"norm": "nope"}, "norm 'nope' is unknown"),
         ({"alpha": -1.0}, "alpha=-1.0"),
-        ({"optimizer": "sgd"}, "optimizer='sgd' must be"),
-        ({"learning_rate": 0.0}, "learning_rate=0.0 must be"),
-        ({"steps": 0}, "steps=0 must be a whole number"),
-        ({"dtype": "float16"}, "dtype='float16' must be"),
+        ({"optimizer": "sgd"}, "optimizer='sgd' of Run must be"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 of Run must be"),
+        ({"steps": 0}, "steps=0 of Run must be a whole number"),
+        ({"dtype": "float16"}, "dtype='float16' of Run must be"),
     ],
 )
 def test_bad_input_is_refused(settings, message):
@@ -132,9 +132,9 @@ def test_the_published_recipe_sets_what_it_says():
     assert groups[0]["betas"] == (0.9, 0.95)
     assert all(p.ndim <= 1 for p in groups[1]["params"])
     assert [run.rate_at(step) for step in (0, 100)] == pytest.approx([1e-4, 0.0])
-    with pytest.raises(ValueError, match="must come with a pointwise norm"):
+    with pytest.raises(ValueError, match="must be left out for norm 'ln', which has none"):
         _model(Run(task="digits", norm="ln", alpha_attention=0.5, depth=1, width=32), task("digits"))
-    with pytest.raises(ValueError, match="decay='linear' must be"):
+    with pytest.raises(ValueError, match="decay='linear' of Run must be"):
         Run(decay="linear")
 
 

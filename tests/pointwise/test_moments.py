@@ -75,6 +75,23 @@ def test_relu_is_the_arc_cosine_kernel(rho):
     assert float(Pointwise("relu").Cd(2.0, 3.0, rho)) == pytest.approx((np.pi - theta) / (2 * np.pi), abs=1e-9)
 
 
+@pytest.mark.parametrize("rho", [-0.4, 0.3, 1.0])
+def test_at_huge_variances_functions_are_their_limits(rho):
+    """erf tends to the sign function, gelu and silu to relu; past 1e154 a variance has no square in float64."""
+    for q in (1e100, 1e180, 1e200):
+        for name in ("erf", "tanh"):
+            same, other = Pointwise(name).equal(q, rho, False)
+            assert (same, other) == pytest.approx((1.0, 2 / np.pi * np.arcsin(rho)), rel=1e-11)
+            assert float(Pointwise(name).C(q, q, rho)) == pytest.approx(other, rel=1e-11)
+        for name in ("gelu", "silu"):
+            expected = Pointwise("relu").C(q, q, rho)
+            assert float(Pointwise(name).C(q, q, rho)) == pytest.approx(float(expected), rel=1e-10)
+            assert Pointwise(name).equal(q, rho, False)[1] == pytest.approx(float(expected), rel=1e-10)
+            assert float(Pointwise(name).C(q, q / 4, rho)) == pytest.approx(float(expected) / 2, rel=1e-10)
+    # E erf'(x)^2 = (4 / pi) / sqrt(1 + 4 q)
+    assert float(Pointwise("erf").D(1e200)) == pytest.approx(2 / np.pi * 1e-100, rel=1e-13)
+
+
 @pytest.mark.parametrize("name", ["tanh", "erf", "gelu", "gelu_tanh"])
 def test_price_theorem_ties_both_two_point_moments(name):
     """dC/drho = sqrt(q_a q_b) Cd: the integral of one is the difference of the other."""
@@ -142,6 +159,8 @@ def test_what_the_quadrature_does_not_resolve_is_refused():
         (lambda: Pointwise("tanh", gamma=float("inf")), "gamma=inf"),
         (lambda: Pointwise("tanhh"), "function 'tanhh' is unknown .did you mean 'tanh'.*allowed are arctan"),
         (lambda: Pointwise("tanh").V(-1.0), "q_a=-1.0 must be a finite variance"),
+        (lambda: Pointwise("exproot").D(0.0), "q=0.0 must be above 0: the slope of 'exproot' is infinite at 0"),
+        (lambda: Pointwise("power23_clip").D(0.0), "q=0.0 must be above 0 for the slope"),
         (lambda: Pointwise("tanh").C(1.0, 1.0, 1.5), r"rho=1.5 must be a correlation in \[-1, 1\]"),
         (lambda: Pointwise("tanh").C(1.0, 1.0, float("nan")), "rho=nan"),
         (lambda: pointwise_function(lambda x: 1.0, name="one"), "must keep the shape"),

@@ -95,7 +95,7 @@ def test_a_study_searches_in_one_process_and_goes_on(tmp_path, study):
     assert progress_of(study, store) == (2, 2)
     assert report.counts["done"] == len(computed(tmp_path)) - 1
     assert report.counts["failed"] == 1  # an error is not a divergence, and is kept with its text
-    assert next(iter(store.messages().values())) == "RuntimeError: no such rate"
+    assert next(iter(store.messages().values())) == f"RuntimeError: no such rate ({tmp_path / 'cells.py'}:11)"
     assert report.counts["open"] == 22 - len(computed(tmp_path))
     done = store.dataset()
     first = done.where((done.largest == 3e-2) & (done.status == "done"), drop=True)

@@ -86,7 +86,7 @@ def test_cells_that_fail_do_not_stop_the_rest(tmp_path, cells):
     report = run_study(study, tmp_path / "s.zarr")
     assert report.counts == {"open": 0, "done": 2, "failed": 1, "nan": 1, "memory": 1}
     messages = Store(tmp_path / "s.zarr").messages()
-    assert messages[1] == "ZeroDivisionError: no way"
+    assert messages[1] == f"ZeroDivisionError: no way ({tmp_path / 'cells.py'}:16)"
     assert messages[2] == "value is nan"
     assert messages[3] == "needed more than memory_gb=1.0"
     assert run_study(study, tmp_path / "s.zarr").computed == 0

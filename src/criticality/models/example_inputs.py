@@ -53,7 +53,8 @@ def _pictures(config: Any) -> Tensor:
     config = config if hasattr(config, "image_size") else getattr(config, "vision_config", config)
     size = getattr(config, "image_size", None) or 224
     size = (size["height"], size["width"]) if isinstance(size, dict) else size
-    images = torch.from_numpy(photographs(size if isinstance(size, int) else tuple(size)).copy())
+    size = size if isinstance(size, int) else size[0] if len(size) == 1 else tuple(size)
+    images = torch.from_numpy(photographs(size).copy())
     channels = getattr(config, "num_channels", 3) or 3
     return images if channels == 3 else images.mean(1, keepdim=True).expand(-1, channels, -1, -1).contiguous()
 
