@@ -28,7 +28,15 @@ extensions = [
     "explorers",
     "accessibility",
 ]
-exclude_patterns = ["package.md", "_build", "_ext", "data", "claims/data", "jupyter_execute", "studies/training_table.md"]
+exclude_patterns = [
+    "package.md",
+    "_build",
+    "_ext",
+    "data",
+    "claims/data",
+    "jupyter_execute",
+    "studies/training_table.md",
+]
 source_suffix = {".md": "myst-nb", ".rst": "restructuredtext"}
 
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence", "attrs_inline"]

@@ -230,12 +230,12 @@ def _tower_with(block):
         (lambda: measure(Tower(), _inputs(), points=["blocks.0"]), "must name at least two modules"),
         (lambda: measure(Tower(), _inputs(), points=["blocks.1", "blocks.0"]), "must be reached once"),
         (lambda: measure(Tower(), _inputs(), points=["blocks.0:out", "blocks.1"]), "must end in ':input'"),
-        (lambda: measure(Tower(), _inputs(), probes=0), "probes=0 must be at least 1"),
+        (lambda: measure(Tower(), _inputs(), probes=0), "probes=0 must be a whole number, 1 or above"),
         (lambda: measure(_tower_with(Nan), _inputs()), "the model returns nan or inf there, first in 'blocks.1'"),
         (lambda: measure(_tower_with(Narrow), _inputs()), "its own code raised in 'blocks.2.linear'"),
         (lambda: measure_ensemble(lambda seed: Tower(), _inputs(), []), "must hold at least one seed"),
         (lambda: measure_forward(Tower(), _inputs(), start=9), "start=9 must be a point of the stream, 0 to 3"),
-        (lambda: measure_forward(Tower(), _inputs(), tangents=0), "tangents=0 must be at least 1"),
+        (lambda: measure_forward(Tower(), _inputs(), tangents=0), "tangents=0 must be a whole number, 1 or above"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(call, message):

@@ -106,11 +106,17 @@ def test_repeated_tokens_start_alike():
         ),
         (lambda: describe_model("hf:/no/config.json"), "must be a config.json with a model_type"),
         (lambda: describe_model("hf:gpt2", width=100, heads=3), "width=100 must be divisible by heads=3"),
-        (lambda: describe_model("hf:gpt2", tokens=0), "tokens=0 must be a whole number"),
-        (lambda: describe_model("hf:gpt2", text="poems"), "text='poems' must be 'bytes' or 'random'"),
+        (lambda: describe_model("hf:gpt2", tokens=0), "tokens=0 of HuggingFaceDescription must be a whole number"),
+        (
+            lambda: describe_model("hf:gpt2", text="poems"),
+            "text='poems' of HuggingFaceDescription must be one of 'bytes', 'random'",
+        ),
         (lambda: describe_model("hf:gpt2", alpha=0.5), "alpha=0.5 must come with a pointwise norm"),
-        (lambda: describe_model("hf:gpt2", norm="dyt", alpha=-1.0), "alpha=-1.0 must be a finite number above 0"),
-        (lambda: source_bytes(0, 4), "sequences=0, tokens=4 must be at least 1"),
+        (
+            lambda: describe_model("hf:gpt2", norm="dyt", alpha=-1.0),
+            "alpha=-1.0 of HuggingFaceDescription must be a finite number above 0",
+        ),
+        (lambda: source_bytes(0, 4), "sequences=0 must be a whole number, 1 or above"),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(call, message):

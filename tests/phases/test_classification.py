@@ -234,7 +234,7 @@ def test_command_line(tmp_path):
     assert mine["class"] in ("power", "stretched")
     assert json.loads((tmp_path / "o.json").read_text())["class"] == mine["class"]
     for arguments, message in [
-        ([], "MODEL=None and --function=None: give one of the two"),
+        ([], "MODEL=None and --function=None must be one of the two, not both and not none"),
         (["hf:gpt2", "--norm", "dyt", "--way", "exact"], "causal=True or rotary tells tokens apart"),
         (["--function", "nope"], "function 'nope' is unknown"),
         (["--function", f"{path}:none"], "must define 'none'"),

@@ -100,13 +100,16 @@ def test_values_of_the_theory_page():
         (lambda: amplification(ResidualStep(make_norm("dyt")), [0]), r"depths=\[0\] must be whole numbers"),
         (lambda: amplification(ResidualStep(make_norm("dyt")), []), "depths="),
         (lambda: amplification(ResidualStep(make_norm("dyt")), [4], q0=-1.0), "q0=-1.0 must be a finite variance"),
-        (lambda: BlockStep(resnet(make_norm("dyt"), 1), 0), "tokens=0 must be a whole number"),
-        (lambda: BlockStep(resnet(make_norm("dyt"), 1), 2, 1.5), "rho0=1.5 must be a correlation"),
+        (lambda: BlockStep(resnet(make_norm("dyt"), 1), 0), "tokens=0 of BlockStep must be a whole number"),
+        (lambda: BlockStep(resnet(make_norm("dyt"), 1), 2, 1.5), "rho0=1.5 of BlockStep must be a correlation"),
         (
             lambda: BlockStep(resnet(make_norm("dyt"), 1), branch_scale=-1.0),
             "branch_scale=-1.0 must be finite and above 0",
         ),
-        (lambda: ResidualStep(make_norm("dyt"), -1.0), "weight_variance=-1.0 must be a finite variance"),
+        (
+            lambda: ResidualStep(make_norm("dyt"), -1.0),
+            "weight_variance=-1.0 of ResidualStep must be a finite variance",
+        ),
     ],
 )
 def test_bad_input_is_refused(call, message):
