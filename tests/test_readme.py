@@ -1,6 +1,7 @@
 """The README's Python runs, and every command of README and docs, as it stands."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -26,7 +27,7 @@ def commands_of(text):
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands_of(page.read_text())))
 ELSEWHERE = {
-    "claims": "each claim has its test, tests/studies/test_claims.py",
+    "claims": "each claim has its test, tests/paper/test_claims.py",
     "--scheduler": "a cluster of its own, tests/sweeps/test_sweeps.py",
 }
 QUICK = [
@@ -34,6 +35,10 @@ QUICK = [
     for command in COMMANDS
     if re.match(r"(moments|predict resnet|classify --function|phases mlp|sweep|$)", command)
 ]
+EVERY = bool(os.environ.get("CRITICALITY_EVERY_COMMAND"))
+"""Whether commands that take half a minute or more are run, too; ten minutes altogether."""
+
+HEAVY = re.compile(r"zoo|phases transformer|.*(vit_base|vit_small|mixtral|--width 8192)|compare")
 SLOW = [command for command in COMMANDS if command not in QUICK and not any(word in command for word in ELSEWHERE)]
 
 
@@ -115,4 +120,6 @@ def test_quick_commands_run(as_a_reader):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", SLOW)
 def test_slow_commands_run(command, as_a_reader):
+    if HEAVY.match(command) and not EVERY:
+        pytest.skip("half a minute or more: with CRITICALITY_EVERY_COMMAND=1 only")
     invoke(command)

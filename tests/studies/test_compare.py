@@ -115,7 +115,7 @@ def test_an_interrupt_keeps_finished_cases_and_a_rerun_resumes(tmp_path):
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "cases").glob("*.nc")}
     steps = []
     resumed = _run(tmp_path, lambda label, count: steps.append((label, count)))
-    assert steps[0] == ("ln timm", per_case)  # taken over, not computed
+    assert steps[0] == ("ln own", per_case)  # taken over, not computed
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in files.items())
     xr.testing.assert_identical(resumed, _run(tmp_path / "fresh"))
 
@@ -166,14 +166,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seeds": 0}, "seeds=0 must be at least 1"),
+        ({"seeds": 0}, "seeds=0 of Comparison must be a whole number, 1 or above"),
         ({"norms": ()}, r"norms=\(\) must hold at least one"),
         ({"norms": ("nope",)}, "norm 'nope' is unknown"),
-        ({"alphas": (0.5, -1.0)}, "alpha=-1.0 must be a finite number above 0"),
+        ({"alphas": (0.5, -1.0)}, r"alphas\[...\]=-1.0 of Comparison must be a finite number above 0"),
         ({"inits": ("he",)}, "init 'he' is unknown"),
         ({"model": "resnet18"}, "must be given as 'timm:NAME'"),
-        ({"samples": 3}, "samples=3 must be an even number"),
-        ({"device": "tpu9"}, "device='tpu9' must be a device of torch"),
+        ({"samples": 3}, "samples=3 of Comparison must be an even number"),
+        ({"device": "tpu9"}, "device='tpu9' must be a device that torch has here"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_runs(changes, message, tmp_path):
