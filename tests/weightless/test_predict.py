@@ -130,9 +130,9 @@ def test_a_number_of_seeds_is_that_many_from_zero() -> None:
     assert two.attrs["seeds"] == 2
 
 
-@pytest.mark.parametrize("seeds", [[], 0])
-def test_no_seeds(seeds: list[int] | int) -> None:
-    with pytest.raises(ValueError, match=r"must be at least one seed"):
+@pytest.mark.parametrize(("seeds", "what"), [([], "at least one seed"), (0, "a whole number, 1 or above")])
+def test_no_seeds(seeds: list[int] | int, what: str) -> None:
+    with pytest.raises(ValueError, match=f"must be {what}"):
         predict_sampled(MODELS["gated"], _inputs(), seeds)
 
 
