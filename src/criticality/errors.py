@@ -33,10 +33,6 @@ class ArgumentError(CriticalityError):
     """An argument outside what is allowed; the message names it, its value, and what is."""
 
 
-class FileError(CriticalityError):
-    """A file that cannot be read as what it should be: of another kind, damaged, or of another version."""
-
-
 class InputsError(CriticalityError):
     """Inputs that a model cannot be differentiated with: nothing floating or embedded in them, or a form not understood."""
 

@@ -14,7 +14,7 @@ from criticality.measurement.axes import stream_axes
 from criticality.measurement.points import Points, points_asked_for, resolved
 from criticality.measurement.profile import Under
 from criticality.measurement.starts import loss_gradient
-from criticality.measurement.statistics import Axes
+from criticality.measurement.statistics import Axes, by_token
 from criticality.stream import Call, trace
 from criticality.stream.find import watch
 from criticality.stream.untouched import placed, untouched
@@ -69,9 +69,6 @@ def output_kernels(
 
 
 def _kernels(x: Tensor, axes: Axes | None) -> Float[np.ndarray, "batch tokens tokens"]:
-    x = x.detach().double()
-    if axes is not None:
-        x = x.movedim((axes.batch, axes.channels), (0, -1))
-    x = x[:, None] if x.ndim == 2 else x.flatten(1, -2)
+    x = by_token(x.detach().double(), axes)
     kernels: np.ndarray = (x @ x.transpose(-1, -2) / x.shape[-1]).cpu().numpy()
     return kernels

@@ -48,8 +48,7 @@ def loss_gradient(output: Tensor, seed: int, number: int) -> Tensor:
         raise InputsError(
             f"probe='loss' must have an output whose last axis holds two classes or more, got {tuple(scores.shape)}"
         )
-    generator = torch.Generator().manual_seed((1_000_003 * seed + number) % 2**63)
-    labels = torch.randint(scores.shape[-1], scores.shape[:-1], generator=generator)
+    labels = torch.randint(scores.shape[-1], scores.shape[:-1], generator=_generator(seed, number))
     gradient = torch.softmax(scores.to(torch.promote_types(scores.dtype, torch.float32)), dim=-1)
     one = torch.ones((), dtype=gradient.dtype, device=gradient.device)
     taken = labels.to(gradient.device)[..., None]
@@ -57,8 +56,11 @@ def loss_gradient(output: Tensor, seed: int, number: int) -> Tensor:
 
 
 def _normal(shape: Sequence[int], seed: int, number: int) -> Tensor:
-    generator = torch.Generator().manual_seed((1_000_003 * seed + number) % 2**63)
-    return torch.randn(tuple(shape), generator=generator, dtype=torch.float32)
+    return torch.randn(tuple(shape), generator=_generator(seed, number), dtype=torch.float32)
+
+
+def _generator(seed: int, number: int) -> torch.Generator:
+    return torch.Generator().manual_seed((1_000_003 * seed + number) % 2**63)
 
 
 def _root(probe: Probe, tokens: int) -> np.ndarray:

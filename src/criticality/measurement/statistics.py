@@ -25,6 +25,12 @@ class Moments(NamedTuple):
     correlation: float
 
 
+def by_token(stream: Float[Tensor, "..."], axes: Axes | None = None) -> Float[Tensor, "batch tokens width"]:
+    """The stream with its samples first, its channels last and its tokens in one axis; one token where it has two axes."""
+    x = stream if axes is None else stream.movedim((axes.batch, axes.channels), (0, -1))
+    return x[:, None] if x.ndim == 2 else x[None] if x.ndim < 2 else x.flatten(1, -2)
+
+
 def stream_moments(stream: Float[Tensor, "..."], axes: Axes | None = None) -> Moments:
     """Averaged over the batch; costs one pass over the tensor.
 
@@ -34,10 +40,7 @@ def stream_moments(stream: Float[Tensor, "..."], axes: Axes | None = None) -> Mo
         stream: by default ``(batch, *tokens, width)``.
         axes: of the batch and of the channels, as not negative numbers.
     """
-    x = stream.detach()
-    if axes is not None:
-        x = x.movedim((axes.batch, axes.channels), (0, -1))
-    x = x[:, None] if x.ndim == 2 else x[None] if x.ndim < 2 else x.flatten(1, -2)
+    x = by_token(stream.detach(), axes)
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     tokens, width = x.shape[-2:]
     norms = torch.linalg.vector_norm(x, dim=-1)

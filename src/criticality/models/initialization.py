@@ -14,7 +14,7 @@ from criticality.errors import ArgumentError
 from criticality.weightless import initializing
 from criticality.weightless.initializing import Initializer, default_axes
 
-INITS = ("own", "fan-in")
+INITS = initializing.INITIALIZATIONS
 
 _RENAMED = {"timm": "own"}
 

@@ -22,7 +22,7 @@ from criticality.errors import TokensNotEquivalentError, UndescribedError
 from criticality.measurement import input_kernels, measure_ensemble, output_kernels
 from criticality.models import ModelDescription, describe_model
 from criticality.probes import Probe, check_probe
-from criticality.schema import SCHEMA, read_dataset, source_digest, write_dataset, write_text
+from criticality.schema import SCHEMA, plain, read_dataset, source_digest, write_dataset, write_text
 from criticality.studies.predict import predict_description
 from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
 from criticality.theory.network import mean_description
@@ -289,16 +289,16 @@ def summary(result: xr.Dataset) -> dict[str, Any]:
         cases.append(
             {
                 "norm": str(case.norm.values),
-                "alpha": _number(case.alpha),
+                "alpha": plain(float(case.alpha)),
                 "init": str(case.init.values),
                 "way": str(case.way.values),
-                "log_apjn_predicted": _numbers(case.log_apjn_predicted),
-                "log_apjn_measured": _numbers(case.log_apjn_measured),
-                "log_apjn_se": _numbers(case.log_apjn_se),
-                "log_apjn_symmetric": _numbers(case.log_apjn_symmetric),
-                "largest_deviation": _number(case.deviation[worst]),
+                "log_apjn_predicted": plain(case.log_apjn_predicted.values),
+                "log_apjn_measured": plain(case.log_apjn_measured.values),
+                "log_apjn_se": plain(case.log_apjn_se.values),
+                "log_apjn_symmetric": plain(case.log_apjn_symmetric.values),
+                "largest_deviation": plain(float(case.deviation[worst])),
                 "largest_deviation_block": int(case.block[worst]),
-                "largest_allowed": _number(case.allowed.max()),
+                "largest_allowed": plain(float(case.allowed.max())),
                 "tolerance": TOLERANCE[str(case.init.values)],
                 "verdict": verdict(excess),
                 **fold_errors(case),
@@ -315,7 +315,7 @@ def fold_errors(case: xr.Dataset) -> dict[str, Any]:
     """Geometric mean fold error ``GMFE = exp(mean |log J measured - log J predicted|)`` over the blocks before the last.
 
     Returns:
-        ``gmfe``; ``gmfe_thirds``, of each third of the depth (near-equal split; nan where there is no block); and
+        ``gmfe``; ``gmfe_thirds``, of each third of the depth (near-equal split; ``None`` where there is no block); and
         ``gmfe_thirds_of_noise``, what it would come to if the theory were exact: ``exp(sqrt(2 / pi) mean SE)``, for normal errors
         of the standard errors that are known.
     """
@@ -358,12 +358,3 @@ def verdict(excess: np.ndarray) -> str:
     if len(known) < len(excess):
         return "unknown"
     return "agrees" if np.all(known <= 0) else "deviates"
-
-
-def _number(value: xr.DataArray) -> float | None:
-    number = float(value)
-    return number if math.isfinite(number) else None
-
-
-def _numbers(values: xr.DataArray) -> list[float | None]:
-    return [_number(value) for value in values]
