@@ -78,6 +78,7 @@ class Replayed:
 
     def __init__(self, function: Callable[[], Any], device: torch.device, warm_up: int = 2):
         self._call: Callable[[], Any] = function
+        self._kept = function  # the graph holds addresses of what it closes over, not the tensors
         if device.type != "cuda":
             return
         beside = torch.cuda.Stream()
