@@ -54,7 +54,7 @@ def decide(seed: int, functions: Sequence[PointwiseFunction] | None = None) -> O
     exponent = f" (the least exponent is {best[4]:.2f}, of {best[0]})" if best else ""
     data: dict[str, Any] = {"rows": [list(row) for row in rows]}
     by_name = {function.name: function for function in functions}
-    crossing: dict[str, Any] = {"depth_from": math.inf}
+    crossing: dict[str, Any] = {"depth_from": math.inf, "depth_from_same_slope": math.inf}
     if {"tanh", "power0.666667"} <= by_name.keys():
         crossing = _crossing(by_name["tanh"], by_name["power0.666667"])
     data |= crossing
@@ -69,8 +69,14 @@ def decide(seed: int, functions: Sequence[PointwiseFunction] | None = None) -> O
         " the tail: a square integrable slope makes log J a stretched exponential, one that falls as |x|^(p-1) with"
         " 1/2 < p < 1 a power law. At finite depth bounded functions may"
         " still be the better: at α = 1 the two-thirds power has the smaller log J only from depth"
-        f" {crossing['depth_from']:.0f} on.",
-        {"power_laws": len(better), "stretched_otherwise": len(without), "crossing_depth": crossing["depth_from"]},
+        f" {crossing['depth_from']:.0f} on, and from {crossing['depth_from_same_slope']:.0f} on if it is as steep at zero as"
+        " tanh. All this at an α that is the same in every layer.",
+        {
+            "power_laws": len(better),
+            "stretched_otherwise": len(without),
+            "crossing_depth": crossing["depth_from"],
+            "crossing_depth_same_slope": crossing["depth_from_same_slope"],
+        },
         data,
     )
 
@@ -81,20 +87,36 @@ def _crossing(bounded: PointwiseFunction, unbounded: PointwiseFunction) -> dict[
     alphas = [0.125, 0.25, 0.5, 1.0, 2.0, 4.0]
     slope = float(bounded.derivative(np.zeros(1))[0] / unbounded.derivative(np.zeros(1))[0])
 
-    def curve(function: PointwiseFunction, alpha: float) -> np.ndarray:
-        return amplification(ResidualStep(PointwiseNorm(Pointwise(function, alpha=alpha))), depths)
+    def excess(alpha: float, other: float, at: Sequence[float]) -> np.ndarray:
+        """``log J`` of the unbounded function minus that of the bounded one."""
+        curves = [
+            amplification(ResidualStep(PointwiseNorm(Pointwise(phi, alpha=a))), at)
+            for phi, a in ((unbounded, other), (bounded, alpha))
+        ]
+        difference: np.ndarray = curves[0] - curves[1]
+        return difference
 
     def first(alpha: float, other: float) -> float:
-        worse = np.flatnonzero(curve(unbounded, other) >= curve(bounded, alpha))
-        last = int(worse[-1]) + 1 if len(worse) else 0
-        return float(depths[last]) if last < len(depths) else math.inf
+        worse = np.flatnonzero(excess(alpha, other, depths) >= 0)
+        if not len(worse):
+            return float(depths[0])
+        if worse[-1] + 1 == len(depths):
+            return math.inf
+        low, high = depths[worse[-1]], depths[worse[-1] + 1]
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if excess(alpha, other, [middle])[0] >= 0 else (low, middle)
+        return float(high)
 
     same = [first(alpha, alpha) for alpha in alphas]
+    steep = [first(alpha, alpha * slope) for alpha in alphas]
+    one = alphas.index(1.0)
     return {
         "alpha": alphas,
         "crossing": same,
-        "crossing_same_slope": [first(alpha, alpha * slope) for alpha in alphas],
-        "depth_from": same[alphas.index(1.0)],
+        "crossing_same_slope": steep,
+        "depth_from": same[one],
+        "depth_from_same_slope": steep[one],
     }
 
 

@@ -18,7 +18,7 @@ from criticality.theory import LayerNorm, Norm, PointwiseNorm, SymmetricKernel, 
 
 
 def decide(seed: int, norm_of: NormOf = dyt, depth: int = 48) -> Outcome:
-    """What remains of the network at the alpha that amplifies no more than LayerNorm."""
+    """What remains of the network, measured by LayerNorm's, at the alpha that amplifies no more than LayerNorm."""
     target = float(amplification(ResidualStep(LayerNorm(epsilon=0.0)), [depth])[0])
     alphas = np.geomspace(0.01, 4.0, 40)
     log_j = np.array([float(amplification(ResidualStep(norm_of(float(a))), [depth])[0]) for a in alphas])
@@ -35,25 +35,32 @@ def decide(seed: int, norm_of: NormOf = dyt, depth: int = 48) -> Outcome:
         matched = math.exp(log_alpha)
     at = _costs(norm_of(matched), depth) if math.isfinite(matched) else (math.nan,) * 3
     one = _costs(norm_of(1.0), depth)
-    costly = math.isfinite(matched) and (at[1] < 0.8 * one[1] or at[0] < 0.8 * one[0] or at[2] < 0.5 * one[2])
+    less = _costs(norm_of(matched / 10), depth) if math.isfinite(matched) else (math.nan,) * 3
     rises = bool(np.all(np.diff(effective) > -1e-9))
-    verdict: Verdict = "holds" if costly and rises else "fails"
+    verdict: Verdict = "fails"
+    if rises and min(at[0] / reference[0], at[1] / reference[1]) < 0.8:
+        verdict = "holds"
+    elif rises and less[0] < 0.5 * reference[0]:
+        verdict = "holds with limits"
     return Outcome(
         verdict,
         f"At initialization, depth {depth}: share of the branches in the final variance, effective depth (how often"
         " the stream is"
         " rewritten, Σ branch variance / stream variance), and departure from a linear network (largest change of a"
         " correlation), against α.",
-        f"The α that amplifies as little as LayerNorm (log J = {target:.2f}) is {matched:.3f}. There the branches"
-        " hold"
-        f" {100 * at[0]:.0f} per cent of the final variance (α = 1: {100 * one[0]:.0f}, LayerNorm:"
-        f" {100 * reference[0]:.0f}), the effective depth is"
-        f" {at[1]:.2f} ({one[1]:.2f}, {reference[1]:.2f}), and the function departs from linear by {at[2]:.4f}"
-        f" ({one[2]:.4f}). A tenth of that α leaves"
-        f" {100 * float(np.interp(matched / 10, alphas, share)) if math.isfinite(matched) else math.nan:.1f} per"
-        " cent of the variance to the branches."
-        " What this costs a trained network is for the stability study.",
-        {"matched_alpha": matched, "share": at[0], "effective_depth": at[1], "departure": at[2]},
+        f"The α that amplifies as little as LayerNorm (log J = {target:.2f}) is {matched:.3f}, and costs little: there the branches"
+        f" hold {100 * at[0]:.0f} per cent of the final variance (LayerNorm: {100 * reference[0]:.0f}, α = 1: {100 * one[0]:.0f}),"
+        f" and the effective depth is {at[1]:.2f} ({reference[1]:.2f}, {one[1]:.2f}). Below it the cost grows: a tenth of it"
+        f" leaves {100 * less[0]:.1f} per cent of the variance and an effective depth of {less[1]:.2f}. The departure from"
+        f" linear is {at[2]:.3f} at the matched α and {one[2]:.3f} at α = 1, but {abs(reference[2]):.3f} with LayerNorm, whose branches are"
+        " linear here: it says nothing about what a norm costs.",
+        {
+            "matched_alpha": matched,
+            "share": at[0],
+            "effective_depth": at[1],
+            "departure": at[2],
+            "share_of_a_tenth": less[0],
+        },
         {
             "alpha": alphas.tolist(),
             "log_apjn": log_j.tolist(),
@@ -100,7 +107,7 @@ CLAIM = Claim(
     key="small-alpha",
     statement="One cannot just pick a smaller α: it costs the network its branches.",
     decide=decide,
-    verdict="holds",
+    verdict="holds with limits",
     breakers=(Breaker("tanh(αx) / α, whose branches keep their size", lambda seed: decide(seed, rescaled)),),
     draw=draw,
     panels=2,

@@ -20,7 +20,7 @@ from criticality.theory import Attention, Network, make_norm, mean_description, 
 def decide(
     seed: int,
     theory: Callable[[Network], Network] = lambda network: network,
-    seeds: int = 4,
+    seeds: int = 12,
     depth: int = 12,
     width: int = 192,
 ) -> Outcome:
@@ -39,6 +39,7 @@ def decide(
     ranks = _rank_correlation([row[1] for row in pointwise], [row[3] for row in pointwise])
     gap = max(abs(row[3] - row[1]) for row in rows)
     layer_norm_gap = abs(rows[0][3] - rows[0][1])
+    by_scores = 1 - rows[0][6] / rows[0][2]
     qualitative = ranks > 0.85 and min(row[5] for row in rows) > 0.95
     verdict: Verdict = "fails"
     if full and qualitative:
@@ -52,17 +53,25 @@ def decide(
         " of every case. Without it, the order"
         f" of the normalizers is kept (rank correlation {ranks:.2f}) and profiles fall alike, but log J is off by"
         f" up to {gap:.2f}"
-        f" ({layer_norm_gap:.2f} for LayerNorm: its class token and its scores count).",
-        {"all_within": float(full), "rank_correlation": ranks, "largest_gap": gap},
+        f" ({layer_norm_gap:.2f} for LayerNorm). Of LayerNorm's log J, {rows[0][2]:.2f} in theory, {100 * by_scores:.0f} per cent"
+        " are due to its scores: that much is gone with uniform attention.",
+        {
+            "all_within": float(full),
+            "rank_correlation": ranks,
+            "largest_gap": gap,
+            "share_of_scores": by_scores,
+            "layer_norm_measured": rows[0][1],
+            "layer_norm_predicted": rows[0][2],
+        },
         {"profiles": profiles, "rows": [list(row) for row in rows]},
     )
 
 
 def _case(
     description: ViTDescription, theory: Callable[[Network], Network], seed: int, seeds: int
-) -> tuple[tuple[float, float, float, bool, float], dict[str, list[float]]]:
+) -> tuple[tuple[float, float, float, bool, float, float], dict[str, list[float]]]:
     """``log J(0 -> L)`` measured, predicted and without attention, whether the profile is within, rank correlation without
-    attention; and the profiles."""
+    attention, ``log J(0 -> L)`` predicted with uniform attention; and the profiles."""
     networks: list[Network] = []
 
     def build(number: int) -> nn.Module:
@@ -78,7 +87,9 @@ def _case(
     deviation = np.abs(predicted.log_apjn.values - measured.log_apjn.values)
     within = bool(np.all(deviation <= 0.10 + 3 * measured.log_apjn_se.values))
     shape = _rank_correlation(alone.log_apjn.values, measured.log_apjn.values)
-    numbers = (float(measured.log_apjn[0]), float(predicted.log_apjn[0]), float(alone.log_apjn[0]), within, shape)
+    uniform = float(propagate(_without_scores(network), inputs, seed=seed).log_apjn[0])
+    at_input = (float(profile.log_apjn[0]) for profile in (measured, predicted, alone))
+    numbers = (*at_input, within, shape, uniform)
     return numbers, {
         "measured": measured.log_apjn.values.tolist(),
         "measured_se": measured.log_apjn_se.values.tolist(),
@@ -97,6 +108,17 @@ def _rank_correlation(a: Sequence[float], b: Sequence[float]) -> float:
 def _without_attention(network: Network) -> Network:
     kept = tuple(part for part in network.sublayers if not isinstance(part.branch, Attention))
     return replace(network, sublayers=kept, sublayers_per_block=1)
+
+
+def _without_scores(network: Network) -> Network:
+    """All tokens attend to all alike."""
+    return replace(
+        network,
+        sublayers=tuple(
+            replace(part, branch=replace(part.branch, scores="uniform")) if isinstance(part.branch, Attention) else part
+            for part in network.sublayers
+        ),
+    )
 
 
 def draw(axes: Sequence[Axes], data: Data) -> None:
