@@ -12,6 +12,8 @@ from sphinx.util.docutils import SphinxDirective
 
 PLOTS = {
     "residual": ("log J against layers for LayerNorm, DyT and Derf", "correlation of two inputs against layers"),
+    "window": ("density of u over the squared slope", "mean squared slope against the deviation of u"),
+    "block": ("log J against blocks for LayerNorm, DyT and Derf", "correlation of tokens against blocks"),
     "mlp": ("phase diagram", "correlation of two inputs against layers", "log J against layers"),
 }
 

@@ -1,21 +1,23 @@
-"""Tables behind the interactive figures of the article: one layer repeated, over its parameters, at every depth shown.
+"""Tables behind the interactive figures of the article: one layer or block repeated, over its parameters, at every depth shown.
 
-Both are the recursion of one layer ``x <- s x + W phi(alpha x) + b`` for two inputs (docs/theory, sections 5 and 8), with
-``s = 1`` (residual network) or ``s = 0`` (plain MLP): variance ``q``, correlation ``rho`` and ``log J(0 -> l)``.
+Those of one layer are the recursion of ``x <- s x + W phi(alpha x) + b`` for two inputs (docs/theory, sections 5 and 8), with ``s = 1``
+(residual network) or ``s = 0`` (plain MLP): variance ``q``, correlation ``rho`` and ``log J(0 -> l)``. That of a transformer's
+block is the library's own ``BlockStep``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from scipy.special import erf
 
-from criticality.phases import ResidualStep, classify, fixed_point_of
+from criticality.phases import BlockStep, ResidualStep, classify, fixed_point_of, tail_of
 from criticality.pointwise import Pointwise, get_function
-from criticality.theory import make_norm
+from criticality.theory import MLP, Attention, LayerNorm, Norm, make_norm, transformer
 
 NORMS = ("ln", "dyt", "derf")
 ALPHAS = tuple(2.0 ** (k / 3) for k in range(-12, 10))
@@ -25,6 +27,15 @@ DEPTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 5
 MLP_SIGMAS_W = tuple(np.round(np.arange(0.6, 2.601, 0.1), 10).tolist())
 MLP_SIGMAS_B = tuple(np.round(np.arange(0.0, 0.501, 0.05), 10).tolist())
 MLP_DEPTHS = (*range(0, 21), 24, 28, 32, 40, 48, 64, 80, 100)
+
+FUNCTIONS = {"dyt": "tanh", "derf": "erf"}
+DEVIATIONS = tuple(2.0 ** (k / 2) for k in range(-6, 13))
+WINDOW = np.linspace(-4.0, 4.0, 161)
+BLOCK_ALPHAS = tuple(2.0 ** (k / 2) for k in range(-8, 5))
+GAINS = tuple(2.0 ** (k / 2) for k in range(-4, 4))
+TOKENS = (4, 16, 64, 197, 1024)
+BLOCK_DEPTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+BLOCK_CORRELATION = 0.3
 
 Map = Callable[[np.ndarray], np.ndarray]
 PairMap = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -116,6 +127,93 @@ def mlp_explorer(
             "depth": list(depths),
         },
     )
+
+
+def window_explorer(
+    functions: Mapping[str, str] = FUNCTIONS, deviations: Sequence[float] = DEVIATIONS, window: np.ndarray = WINDOW
+) -> xr.Dataset:
+    """Why ``E phi'^2`` falls as ``1/sqrt(K)``: the density of ``u = alpha x`` over the squared slope.
+
+    Returns:
+        ``density`` over ``(deviation, u)``, that of a Gaussian of deviation ``alpha sqrt(K)``; ``slope``, ``phi'(u)^2``, over
+        ``(norm, u)``; ``passed``, their product; ``moment``, ``E phi'(u)^2``, and ``asymptote``, ``int phi'^2 / (sqrt(2 pi)
+        alpha sqrt(K))``, over ``(norm, deviation)``; ``inside``, the probability of ``|u| < 1``, over ``(deviation)``.
+    """
+    s = np.array(deviations)
+    density = np.exp(-0.5 * (window / s[:, None]) ** 2) / (np.sqrt(2 * np.pi) * s[:, None])
+    phis = [get_function(name) for name in functions.values()]
+    slope = np.array([phi.derivative(window) ** 2 for phi in phis])
+    return xr.Dataset(
+        {
+            "density": (("deviation", "u"), density),
+            "slope": (("norm", "u"), slope),
+            "passed": (("norm", "deviation", "u"), slope[:, None] * density),
+            "moment": (("norm", "deviation"), np.array([Pointwise(phi).D(s**2) for phi in phis])),
+            "asymptote": (
+                ("norm", "deviation"),
+                np.array([tail_of(phi).slope_integral / (np.sqrt(2 * np.pi) * s) for phi in phis]),
+            ),
+            "inside": ("deviation", erf(1 / (np.sqrt(2) * s))),
+        },
+        coords={"norm": list(functions), "deviation": list(deviations), "u": window},
+    )
+
+
+def block_explorer(
+    norms: Sequence[str] = NORMS,
+    alphas: Sequence[float] = BLOCK_ALPHAS,
+    gains: Sequence[float] = GAINS,
+    tokens: Sequence[int] = TOKENS,
+    depths: Sequence[int] = BLOCK_DEPTHS,
+) -> xr.Dataset:
+    """Pre-norm blocks of attention and a GELU MLP, unit weights times ``gain`` on each branch, from ``q = 1``, ``rho = 0.3``.
+
+    ``phi(alpha x)`` is ``phi(x)`` with the input and every branch scaled by alpha, so that all alphas and gains are one run.
+
+    Returns:
+        ``log_apjn``, ``q`` and ``rho`` over ``(norm, tokens, alpha, gain, depth)``; LayerNorm, which has no alpha, is repeated
+        along it.
+    """
+    alpha, gain = (array.ravel() for array in np.meshgrid(alphas, gains, indexing="ij"))
+    found = [[_blocks(name, count, alpha, gain, depths) for count in tokens] for name in norms]
+    shape = (len(norms), len(tokens), len(alphas), len(gains), len(depths))
+    over = ("norm", "tokens", "alpha", "gain", "depth")
+    arrays = {
+        name: (over, np.array([[one[i] for one in row] for row in found]).reshape(shape))
+        for i, name in enumerate(("log_apjn", "q", "rho"))
+    }
+    coordinates: dict[str, list[Any]] = {
+        "norm": list(norms), "tokens": list(tokens), "alpha": list(alphas), "gain": list(gains), "depth": list(depths)
+    }  # fmt: skip
+    return xr.Dataset(arrays, coords=coordinates)
+
+
+def _blocks(
+    name: str, tokens: int, alpha: np.ndarray, gain: np.ndarray, depths: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """``log J(0 -> l)``, ``q`` and ``rho`` as ``(alpha and gain, depth)``."""
+    if name == "ln":
+        once = np.unique(gain)
+        kept = _blocks_of(LayerNorm(epsilon=0.0), tokens, np.ones_like(once), once, depths)
+        log_apjn, q, rho = (array[np.searchsorted(once, gain)] for array in kept)
+        return log_apjn, q, rho
+    return _blocks_of(make_norm(name, 1.0), tokens, alpha, gain, depths)
+
+
+def _blocks_of(
+    norm: Norm, tokens: int, alpha: np.ndarray, gain: np.ndarray, depths: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    block = transformer(norm, Attention(), MLP(Pointwise("gelu"), out_variance=2.0), 1)
+    step = BlockStep(block, tokens, BLOCK_CORRELATION, branch_scale=alpha * gain)
+    ones = np.ones_like(alpha)
+    state = np.stack([2 * np.log(alpha), BLOCK_CORRELATION * ones, 0 * ones, 0 * ones])
+    kept = []
+    for layer in range(max(depths) + 1):
+        if layer in depths:
+            kept.append(state)
+        state = state + step.change(state)
+    log_q, rho, _, log_apjn = np.stack(kept, axis=-1)
+    return log_apjn, np.exp(log_q) / alpha[:, None] ** 2, rho
 
 
 def _scaled(function: Any, square: np.ndarray) -> tuple[Map, Map, PairMap]:

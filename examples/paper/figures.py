@@ -17,6 +17,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 import architectures
+import asymptotes
 from criticality.phases import ResidualStep, amplification, critical_line, fixed_point_of
 from criticality.pointwise import Pointwise, get_function
 from criticality.prescription import scheduled_log_apjn
@@ -184,5 +185,11 @@ FIGURES: dict[str, PaperFigure] = {
         draw_phases,
     ),
     "alpha": PaperFigure([{"alpha": float(alpha)} for alpha in ALPHAS], alpha_curve, draw_alpha),
+    "orders": PaperFigure(asymptotes.ORDERS, asymptotes.orders_curve, asymptotes.draw_orders),
+    "profiles": PaperFigure(asymptotes.PROFILES, asymptotes.profiles_curve, asymptotes.draw_profiles),
+    "matching": PaperFigure(asymptotes.MATCHING, asymptotes.matching_curve, asymptotes.draw_matching),
+    "susceptibility": PaperFigure(
+        asymptotes.SUSCEPTIBILITY, asymptotes.susceptibility_curve, asymptotes.draw_susceptibility
+    ),
     "architectures": PaperFigure(architectures.SETTINGS, architectures.curve, architectures.draw),
 }

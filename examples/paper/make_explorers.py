@@ -1,4 +1,4 @@
-"""Write the tables behind the article's interactive figures and their still pictures: ``python examples/paper/make_explorers.py``.
+"""Write tables and still pictures of the article's interactive figures: ``python examples/paper/make_explorers.py [NAME ...]``.
 
 Tables are scripts, ``_static/explorer/NAME.js``, so that pages opened from a disk can read them.
 """
@@ -6,6 +6,8 @@ Tables are scripts, ``_static/explorer/NAME.js``, so that pages opened from a di
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from criticality.phases import critical_line
 from criticality.pointwise import get_function
 from criticality.reports import COLOURS, DASHES, NORM_NAMES, STYLE, save_figure
 from criticality.schema import write_text
-from explorer import mlp_explorer, residual_explorer
+from explorer import block_explorer, mlp_explorer, residual_explorer, window_explorer
 
 DOCS = Path(__file__).parents[2] / "docs"
 DIGITS = 5
@@ -91,12 +93,55 @@ def picture_of_mlp(table: xr.Dataset) -> Figure:
     return figure
 
 
+def picture_of_window(table: xr.Dataset) -> Figure:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.4, 3.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        one = table.sel(norm="dyt", deviation=4.0)
+        left.plot(one.u, one.slope, color=COLOURS[0], dashes=DASHES[0], label=r"$\tanh'(u)^2$")
+        left.plot(one.u, one.density, color=COLOURS[1], dashes=DASHES[1], label=r"density of $u = \alpha x$")
+        left.fill_between(one.u, one.passed, color=COLOURS[0], alpha=0.35, lw=0, label="their product")
+        left.set(xlabel=r"$u$", title=r"$\alpha\sqrt{K} = 4$")
+        left.legend(fontsize=7.5)
+        for style, norm in enumerate(table.norm.values):
+            marks = {"color": COLOURS[style], "label": NORM_NAMES[str(norm)]}
+            right.plot(table.deviation, table.moment.sel(norm=norm), dashes=DASHES[style], **marks)
+            right.plot(table.deviation, table.asymptote.sel(norm=norm), color=COLOURS[style], lw=0.8)
+        right.plot(table.deviation, table.deviation**-2.0, color=COLOURS[2], dashes=DASHES[2], label="LayerNorm")
+        right.set(xscale="log", yscale="log", xlabel=r"$\alpha\sqrt{K}$", ylabel=r"$E\,\phi'^2$", ylim=(3e-4, 3))
+        right.legend()
+    return figure
+
+
+def picture_of_block(table: xr.Dataset) -> Figure:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7.4, 3.2), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for style, norm in enumerate(table.norm.values):
+            one = table.sel(norm=norm, gain=1.0, alpha=1.0, tokens=197)
+            marks = {"color": COLOURS[style], "dashes": DASHES[style], "label": NORM_NAMES[str(norm)]}
+            left.plot(one.depth[1:], one.log_apjn[1:], **marks)
+            right.plot(one.depth[1:], one.rho[1:], **marks)
+        left.set(xscale="log", xlabel="block $l$", ylabel=r"$\log\,J(0 \to l)$")
+        right.set(xscale="log", xlabel="block $l$", ylabel=r"correlation of tokens", ylim=(0, 1))
+        left.legend(title=r"$\alpha = 1$, $T = 197$")
+    return figure
+
+
+PICTURES: dict[str, tuple[Callable[[], xr.Dataset], Callable[[xr.Dataset], Figure]]] = {
+    "residual": (residual_explorer, picture_of_residual),
+    "mlp": (lambda: with_line(mlp_explorer()), picture_of_mlp),
+    "window": (window_explorer, picture_of_window),
+    "block": (block_explorer, picture_of_block),
+}
+
+
 def main() -> None:
-    residual, mlp = residual_explorer(), with_line(mlp_explorer())
-    write("residual", residual)
-    write("mlp", mlp)
-    for name, figure in (("residual", picture_of_residual(residual)), ("mlp", picture_of_mlp(mlp))):
-        save_figure(figure, DOCS / "figures" / "article" / f"explorer_{name}")[1].unlink()
+    for name in sys.argv[1:] or PICTURES:
+        table_of, picture_of = PICTURES[name]
+        table = table_of()
+        write(name, table)
+        save_figure(picture_of(table), DOCS / "figures" / "article" / f"explorer_{name}")[1].unlink()
 
 
 if __name__ == "__main__":

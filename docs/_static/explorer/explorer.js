@@ -107,6 +107,61 @@ const FIGURES = {
       });
     },
   },
+  window: {
+    controls: [{ axis: "deviation", label: "α√K, deviation of u = αx", start: 1 }],
+    draw(table, place, plots) {
+      const { u, deviation: deviations, norm: norms } = table.axes;
+      const curve = (y, name, i, more = {}) => ({ x: u, y, name, mode: "lines", line: { color: COLOURS[i], dash: DASHES[i], width: 2.2 }, ...more });
+      const tanh = { ...place, norm: norms.indexOf("dyt") };
+      const passed = curve(slice(table, "passed", tanh, "u"), "their product", 0, { fill: "tozeroy", line: { color: COLOURS[0], width: 0 } });
+      const curves = [passed, curve(slice(table, "slope", tanh, "u"), "tanh′(u)²", 0), curve(slice(table, "density", place, "u"), "density of u", 1)];
+      Plotly.react(plots[0], curves, layout("u = αx", "", { yaxis: { range: [0, 1.7] } }), OPTIONS);
+      const against = (name, i, y, more) => ({ x: deviations, y, name, mode: "lines", line: { color: COLOURS[i], dash: DASHES[i], width: 2.2, ...more } });
+      const moments = norms.flatMap((norm, i) => [
+        against(NORM_NAMES[norm], i, slice(table, "moment", { ...place, norm: i }, "deviation")),
+        { ...against(`${NORM_NAMES[norm]}, window`, i, slice(table, "asymptote", { ...place, norm: i }, "deviation"), { width: 1, dash: "solid" }), showlegend: false },
+      ]);
+      const log = { type: "log", tickvals: [0.125, 0.5, 1, 2, 8, 32] };
+      const here = upright(deviations[place.deviation]);
+      Plotly.react(plots[1], moments, layout("α√K", "E φ′²", { xaxis: log, yaxis: { type: "log" }, shapes: [here] }), OPTIONS);
+      const rows = norms.map((norm, i) => {
+        const at = { ...place, norm: i };
+        return [NORM_NAMES[norm], `E φ′² = ${shown(slice(table, "moment", at), 4)}; the window alone says ${shown(slice(table, "asymptote", at), 4)}`];
+      });
+      return [["Within the window", `${shown(100 * slice(table, "inside", place), 3)} per cent of channels have |u| < 1`], ...rows];
+    },
+  },
+  block: {
+    controls: [
+      { axis: "alpha", label: "α of DyT and Derf", start: 1 },
+      { axis: "gain", label: "gain of the branches' weights", start: 1 },
+      { axis: "tokens", label: "T, tokens", start: 197 },
+      { axis: "depth", label: "depth L, blocks", start: 48 },
+    ],
+    draw(table, place, plots) {
+      const { depth: depths, norm: norms } = table.axes;
+      const depth = depths[place.depth];
+      const traces = (name) =>
+        norms.map((norm, i) => ({
+          x: depths.slice(1),
+          y: slice(table, name, { ...place, norm: i }, "depth").slice(1),
+          name: NORM_NAMES[norm],
+          mode: "lines",
+          line: { color: COLOURS[i], dash: DASHES[i], width: 2.2 },
+        }));
+      const log = { type: "log", tickvals: [1, 4, 16, 64, 256] };
+      const line = [upright(depth)];
+      Plotly.react(plots[0], traces("log_apjn"), layout("block l", "log J(0 → l)", { xaxis: log, yaxis: { rangemode: "tozero" }, shapes: line }), OPTIONS);
+      Plotly.react(plots[1], traces("rho"), layout("block l", "correlation of tokens", { xaxis: log, yaxis: { range: [-0.03, 1.03] }, shapes: line }), OPTIONS);
+      return norms.map((norm, i) => {
+        const at = { ...place, norm: i };
+        return [
+          NORM_NAMES[norm],
+          `log J(0 → ${depth}) = ${shown(slice(table, "log_apjn", at), 4)}, variance ${shown(slice(table, "q", at), 3)}, correlation ${shown(slice(table, "rho", at), 3)}`,
+        ];
+      });
+    },
+  },
   mlp: {
     controls: [
       { axis: "sigma_w", label: "σ_w, deviation of the weights", start: 1.4 },

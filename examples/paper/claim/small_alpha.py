@@ -52,8 +52,8 @@ def decide(seed: int, norm_of: NormOf = dyt, depth: int = 48) -> Outcome:
         f" hold {100 * at[0]:.0f} per cent of the final variance (LayerNorm: {100 * reference[0]:.0f}, α = 1: {100 * one[0]:.0f}),"
         f" and the effective depth is {at[1]:.2f} ({reference[1]:.2f}, {one[1]:.2f}). Below it the cost grows: a tenth of it"
         f" leaves {100 * less[0]:.1f} per cent of the variance and an effective depth of {less[1]:.2f}. The departure from"
-        f" linear is {at[2]:.3f} at the matched α and {one[2]:.3f} at α = 1, but {abs(reference[2]):.3f} with LayerNorm, whose branches are"
-        " linear here: it says nothing about what a norm costs.",
+        f" linear is {at[2]:.3f} at the matched α and {one[2]:.3f} at α = 1, but {abs(reference[2]):.3f} with LayerNorm, whose"
+        " branches are linear here: it says nothing about what a norm costs.",
         {
             "matched_alpha": matched,
             "share": at[0],
