@@ -79,7 +79,7 @@ def profiles_curve(settings: Settings, seed: int) -> Values:
     return {
         "q": profile.q.values.tolist(),
         "log_apjn": profile.log_apjn.values.tolist(),
-        "crossover": crossing if crossing <= PROFILE_DEPTH else None,
+        "crossover": crossing if 0 < crossing <= PROFILE_DEPTH else None,
     }
 
 

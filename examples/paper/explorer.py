@@ -1,6 +1,6 @@
 """Tables behind the interactive figures of the article: one layer or block repeated, over its parameters, at every depth shown.
 
-Those of one layer are the recursion of ``x <- s x + W phi(alpha x) + b`` for two inputs (docs/theory, sections 5 and 8), with ``s = 1``
+Those of one layer are the recursion of ``x <- s x + W phi(alpha x) + b`` for two inputs (docs/theory, 5 and 8), with ``s = 1``
 (residual network) or ``s = 0`` (plain MLP): variance ``q``, correlation ``rho`` and ``log J(0 -> l)``. That of a transformer's
 block is the library's own ``BlockStep``.
 """

@@ -104,8 +104,9 @@ def _crossing(bounded: PointwiseFunction, unbounded: PointwiseFunction) -> dict[
             return math.inf
         low, high = depths[worse[-1]], depths[worse[-1] + 1]
         while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if excess(alpha, other, [middle])[0] >= 0 else (low, middle)
+            between = np.unique(np.linspace(low, high, 33).round()).tolist()
+            last = np.flatnonzero(excess(alpha, other, between) >= 0)[-1]
+            low, high = between[last], between[last + 1]
         return float(high)
 
     same = [first(alpha, alpha) for alpha in alphas]
