@@ -75,12 +75,10 @@ def profiles_curve(settings: Settings, seed: int) -> Values:
     alpha = settings["alpha"]
     norm = make_norm("ln" if alpha is None else "derf", alpha)
     profile = propagate(resnet(norm, PROFILE_DEPTH, PROFILE_WEIGHT_VARIANCE), SymmetricKernel.of(1.0, 0.0))
-    crossing = math.inf if alpha is None else crossover_depth(get_function("erf"), alpha, PROFILE_WEIGHT_VARIANCE)
-    return {
-        "q": profile.q.values.tolist(),
-        "log_apjn": profile.log_apjn.values.tolist(),
-        "crossover": crossing if 0 < crossing <= PROFILE_DEPTH else None,
-    }
+    values = {"q": profile.q.values.tolist(), "log_apjn": profile.log_apjn.values.tolist()}
+    if alpha is not None:
+        values["crossover"] = crossover_depth(get_function("erf"), alpha, PROFILE_WEIGHT_VARIANCE)
+    return values
 
 
 def draw_profiles(curves: Sequence[Curve]) -> Figure:
@@ -95,7 +93,7 @@ def draw_profiles(curves: Sequence[Curve]) -> Figure:
             for axes, key in zip(panels, ("q", "log_apjn"), strict=True):
                 label = NORM_NAMES["ln"] if plain else f"α = {settings['alpha']:g}"
                 axes.plot(layers, values[key], lw=1.4, label=label, **look)
-                if not plain and values["crossover"] is not None:
+                if 0 < values.get("crossover", 0) <= PROFILE_DEPTH:
                     at = np.interp(values["crossover"], layers, values[key])
                     axes.plot([values["crossover"]], [at], marker="o", ms=5, **look)
         panels[0].set(xlabel="layer $l$", ylabel="$K_l$")
