@@ -1,7 +1,7 @@
 """The article's studies of trainings on one card, all runs of a study in a few stacks: see README.md.
 
-``python examples/gpu/trainings.py --out FOLDER --minutes 9 factorial_64:260 plane:300 ...``: a study of docs/studies/training, and how
-many runs are trained at once.  Each is packed into FOLDER when it ends; one that fails is reported and the next one begun.
+``python examples/gpu/trainings.py --out FOLDER --minutes 9 factorial_64:260 plane:300 ...``: a study of docs/studies/training, and
+how many runs are trained at once.  Each is packed into FOLDER when it ends; one that fails is reported and the next one begun.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def main() -> None:
         since = time.perf_counter()
         store = scratch / f"{name}.zarr"
         try:
-            report = run_study(read_study(given.folder / f"{name}.yaml"), store, together=int(runs), device=given.device)
+            report = run_study(
+                read_study(given.folder / f"{name}.yaml"), store, together=int(runs), device=given.device
+            )
             trained = time.perf_counter() - since
             pack_study(store, given.out / f"{name}.zarr.zip")
             said = {"study": name, **report.counts, "seconds": trained, "packed": time.perf_counter() - since - trained}
