@@ -1,0 +1,204 @@
+"""The numbers that the article's text works out, each from the library or from a matrix written here."""
+
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+from scipy.stats import norm as gaussian
+
+import asymptotes
+from criticality.phases import (
+    ZOO,
+    BlockStep,
+    ResidualStep,
+    amplification,
+    classify,
+    critical_line,
+    fixed_point_of,
+    layer_norm_critical_bias,
+)
+from criticality.pointwise import Pointwise, get_function
+from criticality.theory import (
+    MLP,
+    Attention,
+    LayerNorm,
+    Network,
+    NoNorm,
+    PointwiseNorm,
+    Sublayer,
+    SymmetricKernel,
+    make_norm,
+    propagate,
+    propagate_between,
+    transformer,
+)
+from explorer import block_explorer, window_explorer
+from stored import curves_of
+
+STEPS = {
+    "ln": ResidualStep(LayerNorm(epsilon=0.0)),
+    "dyt": ResidualStep(make_norm("dyt", 1.0)),
+    "none": ResidualStep(NoNorm()),
+}
+
+
+def test_doubling_the_depth():
+    at = {name: amplification(step, [64, 128]) for name, step in STEPS.items()}
+    assert at["ln"][1] - at["ln"][0] == pytest.approx(math.log(129 / 65))
+    assert at["dyt"] == pytest.approx([8.28, 12.02], abs=0.005)
+    assert at["none"] == pytest.approx([64 * math.log(2), 128 * math.log(2)])
+
+
+def test_gains_of_layer_100():
+    gains = {name: np.diff(amplification(step, [100, 101]))[0] for name, step in STEPS.items()}
+    assert gains == pytest.approx({"ln": math.log(102 / 101), "dyt": 0.0562, "none": math.log(2)}, abs=1e-4)
+
+
+def test_a_tenth_off_the_critical_line():
+    tanh = get_function("tanh")
+    critical = float(critical_line(tanh, np.array([0.3]))[0])
+    assert critical == pytest.approx(1.40, abs=0.005)
+    above, below = (fixed_point_of(tanh, (factor * critical) ** 2, 0.09) for factor in (1.1, 0.9))
+    assert (above.chi > 1, below.chi < 1) == (True, True)
+    assert [above.gradient_length, below.gradient_length] == pytest.approx([12.9, 10.6], abs=0.05)
+
+
+def test_two_layers_that_average():
+    """The table of the section on duality: by the library, and by the matrices ``1 + W M`` with ``E W Wᵀ = 1``."""
+    tokens = 64
+    layer = Sublayer(Attention(scores="uniform"), NoNorm())
+    pairs = propagate_between(Network((layer, layer)), SymmetricKernel.of(1.0, 0.5, tokens)).log_apjn.values
+    j = np.exp(pairs)
+    mean = np.full((tokens, tokens), 1 / tokens)
+    one = np.trace(np.eye(tokens) + mean @ mean.T) / tokens
+    both = np.trace(np.eye(tokens) + 2 * mean @ mean.T + (mean @ mean) @ (mean @ mean).T) / tokens
+    assert (j[0, 1], j[1, 2], j[0, 2]) == pytest.approx((one, one, both), rel=1e-12)
+    assert [one, both / one, both] == pytest.approx([1.016, 1.031, 1.047], abs=5e-4)
+
+
+def test_the_window():
+    table = window_explorer(deviations=(0.5, 8.0, 64.0))
+    dyt = table.sel(norm="dyt")
+    assert [float(dyt.moment[1]), float(dyt.asymptote[1])] == pytest.approx([0.0663, 0.0665], abs=5e-5)
+    assert float(table.inside[1]) == pytest.approx(1 - 2 * gaussian.cdf(-1 / 8.0), rel=1e-12)
+    assert float(table.inside[1]) == pytest.approx(0.10, abs=0.005)
+    for norm in ("dyt", "derf"):  # the area that the figure shades is the moment
+        area = np.trapezoid(table.passed.sel(norm=norm), table.u, axis=-1)
+        assert np.allclose(area, table.moment.sel(norm=norm), rtol=2e-3)
+        assert float(table.asymptote.sel(norm=norm)[-1] / table.moment.sel(norm=norm)[-1]) == pytest.approx(1, abs=1e-3)
+
+
+def test_what_the_leading_order_leaves_out():
+    curves = {c["settings"]["alpha"]: c["values"] for c in curves_of("orders") if c["settings"]["norm"] == "dyt"}
+    for alpha, gap in ((0.5, 2.1), (1.0, 0.6), (2.0, -3.0)):
+        values, intersection = curves[alpha], 4 / 3
+        assert values["logarithm"] == pytest.approx(
+            intersection / (4 * math.pi) * (4 - alpha**2 * intersection), rel=1e-6
+        )
+        assert values["rate"] == pytest.approx(2 * alpha * intersection / math.sqrt(2 * math.pi), rel=1e-9)
+        at_1000 = float(amplification(ResidualStep(make_norm("dyt", alpha)), [1000])[0])
+        assert at_1000 - values["rate"] * math.sqrt(1000) == pytest.approx(gap, abs=0.06)
+        rest = np.array(values["log_apjn"]) - values["rate"] * np.sqrt(asymptotes.ORDER_DEPTHS)
+        slope = (rest[-1] - rest[-11]) / math.log(asymptotes.ORDER_DEPTHS[-1] / asymptotes.ORDER_DEPTHS[-11])
+        assert slope == pytest.approx(values["logarithm"], abs=0.01)
+
+
+def test_layer_norms_power_is_late():
+    block = transformer(LayerNorm(epsilon=0.0), Attention(), MLP(Pointwise("gelu"), out_variance=2.0), 1)
+    for depth, exponent in ((12, 0.59), (1000, 0.72), (400_000, 1.0)):
+        low, high = round(0.9 * depth), round(1.1 * depth)
+        log_j = amplification(BlockStep(block, 197, 0.3), [low, high])
+        assert float(np.diff(log_j)[0] / math.log(high / low)) == pytest.approx(exponent, abs=0.01)
+
+
+def test_examples_of_tails():
+    quarter, two_thirds = (
+        classify(ResidualStep(PointwiseNorm(Pointwise(ZOO[f"power{p}"])))) for p in ("0.25", "0.666667")
+    )
+    assert (quarter.kind, quarter.analytic[1]) == ("stretched", pytest.approx(1 / 3))
+    assert (two_thirds.kind, two_thirds.analytic[1]) == ("power", pytest.approx(4, abs=1e-4))
+
+
+def test_where_the_two_thirds_power_overtakes_tanh():
+    """By every depth up to 400, at the same alpha and at the same slope at zero."""
+    power, depths = ZOO["power0.666667"], np.arange(1, 400)
+    tanh = amplification(STEPS["dyt"], depths)
+    steep = 1 / float(power.derivative(np.zeros(1))[0])
+    for alpha, first in ((1.0, 59), (steep, 187)):
+        curve = amplification(ResidualStep(PointwiseNorm(Pointwise(power, alpha=alpha))), depths)
+        assert depths[np.flatnonzero(curve >= tanh)[-1]] + 1 == first
+
+
+def test_matched_alphas_are_those_of_an_independent_recursion():
+    """``source_numbers.json``, ``match``: from a recursion in NumPy that is not the library's."""
+    expected = {
+        12: (0.697979521, 0.569828896, 2.86590331, 7.47122312),
+        24: (0.524058874, 0.527390965, 2.26721828, 10.0218409),
+        48: (0.390595175, 0.495577319, 1.72917675, 12.4575089),
+    }
+    curves = {c["settings"]["depth"]: c["values"] for c in curves_of("matching")}
+    for depth, numbers in expected.items():
+        found = [curves[depth][key] for key in ("alpha_by_j", "share_by_j", "alpha_by_k", "log_apjn_by_k")]
+        assert found == pytest.approx(numbers, rel=1e-6)
+
+
+def test_profiles_are_those_of_an_independent_recursion():
+    variance, alpha, weight = 1.0, 0.7, 0.46**2
+    log_j, q = 0.0, [1.0]
+    for _ in range(128):
+        s = alpha**2 * variance
+        log_j += math.log1p(4 * alpha**2 * weight / math.pi / math.sqrt(1 + 4 * s))
+        variance += weight * 2 / math.pi * math.asin(2 * s / (1 + 2 * s))
+        q.append(variance)
+    values = next(c["values"] for c in curves_of("profiles") if c["settings"]["alpha"] == alpha)
+    assert values["q"] == pytest.approx(q, rel=1e-9)
+    assert values["log_apjn"][0] == pytest.approx(log_j, rel=1e-9)
+    assert values["crossover"] == pytest.approx(np.interp(1 / alpha**2, q, np.arange(129)), abs=0.1)
+
+
+def test_susceptibilities():
+    assert math.sqrt(layer_norm_critical_bias(get_function("erf"))) == pytest.approx(0.324, abs=5e-4)
+    maps = {
+        (c["settings"]["skip"], c["settings"]["layer_norm"]): np.array(c["values"]["log_chi"])
+        for c in curves_of("susceptibility")
+    }
+    assert np.allclose(maps[1.0, True], 0, atol=1e-12)
+    w, b = 20, 10
+    weight, bias = asymptotes.SKIP_SIGMA_W[w] ** 2, asymptotes.SKIP_SIGMA_B[b] ** 2
+    for skip in asymptotes.SKIPS:
+        q = 1.0
+        for _ in range(asymptotes.SKIP_DEPTH):
+            chi = skip**2 + weight * 4 / math.pi / math.sqrt(1 + 4 * q)
+            q = skip**2 * q + weight * 2 / math.pi * math.asin(2 * q / (1 + 2 * q)) + bias
+        assert maps[skip, False][b, w] == pytest.approx(math.log(chi), abs=1e-7)
+
+
+def test_equal_amplification_wants_alpha_inverse_to_width():
+    """Weights and embeddings of deviation 0.02, ReLU MLP of four times the width: ``log J = 4`` at depth 32."""
+
+    def excess(log_alpha, width):
+        variance = 4e-4 * width
+        attention = Attention(variance, variance, variance, variance, scores="uniform")
+        mlp = MLP(Pointwise("relu"), variance, 4 * variance)
+        block = transformer(make_norm("dyt", math.exp(log_alpha)), attention, mlp, 1)
+        return float(amplification(BlockStep(block, 512, 0.0), [32], q0=4e-4)[0]) - 4
+
+    products = [
+        w * math.exp(brentq(partial(excess, width=w), math.log(1e-3), math.log(10), xtol=1e-6)) for w in (1024, 4096)
+    ]
+    assert products[0] == pytest.approx(products[1], rel=0.03)
+
+
+def test_blocks_of_the_explorer():
+    table = block_explorer(("ln", "dyt"), (0.5, 2.0), (0.5, 1.0), (16,), (0, 5))
+    for norm, alpha, gain in (("ln", 2.0, 0.5), ("dyt", 0.5, 0.5), ("dyt", 2.0, 1.0)):
+        made = LayerNorm(epsilon=0.0) if norm == "ln" else make_norm(norm, alpha)
+        mlp = MLP(Pointwise("gelu"), out_variance=2 * gain**2)
+        network = transformer(made, Attention(output_variance=gain**2), mlp, 5)
+        profile = propagate(network, SymmetricKernel.of(1.0, 0.3, 16)).sel(block=[0, 5])
+        one = table.sel(norm=norm, alpha=alpha, gain=gain, tokens=16)
+        assert float(one.log_apjn[1]) == pytest.approx(float(profile.log_apjn[0]), rel=1e-9)
+        assert one.q.values == pytest.approx(profile.q.values, rel=1e-9)
+        assert one.rho.values == pytest.approx(profile.correlation.values, rel=1e-9)
