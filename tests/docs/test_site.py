@@ -125,10 +125,50 @@ def test_the_phase_diagram_tells_ordered_from_chaotic(site, browser):
     assert not errors
 
 
+def test_the_window_shows_what_passes(site, browser):
+    """The slider of alpha sqrt(K); the moment on the page against quadrature written here."""
+    import numpy as np
+
+    page, errors, _ = opened(browser.new_context(viewport=PHONE), site / "article.html")
+    figure = page.locator('.explorer[data-explorer="window"]')
+    deviation, readout = figure.locator('input[name="deviation"]'), figure.locator(".explorer-readout")
+    z = np.linspace(-10, 10, 200_001)
+    for presses in (0, 6):  # from 1 to 8
+        deviation.focus()
+        for _ in range(presses):
+            page.keyboard.press("ArrowRight")
+        s = float(deviation.get_attribute("aria-valuetext"))
+        expected = np.trapezoid(np.cosh(s * z) ** -4.0 * np.exp(-z * z / 2), z) / np.sqrt(2 * np.pi)
+        dyt = next(text for text in readout.inner_text().splitlines() if text.startswith("DyT:"))
+        assert float(dyt.split("= ")[1].split(";")[0]) == pytest.approx(expected, rel=1e-3)
+    assert s == 8
+    assert not errors
+
+
+def test_the_block_shows_what_the_library_computes(site, browser):
+    from criticality.phases import BlockStep, amplification
+    from criticality.pointwise import Pointwise
+    from criticality.theory import MLP, Attention, make_norm, transformer
+
+    page, errors, _ = opened(browser.new_context(viewport=DESKTOP), site / "article.html")
+    figure = page.locator('.explorer[data-explorer="block"]')
+    for name, key in (("alpha", "ArrowLeft"), ("alpha", "ArrowLeft"), ("gain", "ArrowRight"), ("tokens", "ArrowLeft")):
+        figure.locator(f'input[name="{name}"]').focus()
+        page.keyboard.press(key)  # alpha 1/2, gain sqrt 2, 64 tokens
+    lines = figure.locator(".explorer-readout").inner_text().splitlines()
+    block = transformer(
+        make_norm("dyt", 0.5), Attention(output_variance=2.0), MLP(Pointwise("gelu"), out_variance=4.0), 1
+    )
+    expected = amplification(BlockStep(block, 64, 0.3), [48])[0]
+    dyt = next(text for text in lines if text.startswith("DyT:"))
+    assert float(dyt.split("log J(0 → 48) = ")[1].split(",")[0]) == pytest.approx(expected, rel=1e-3)
+    assert not errors
+
+
 def test_without_javascript_a_picture_stays(site, browser):
     page = browser.new_context(java_script_enabled=False).new_page()
     page.goto((site / "article.html").as_uri())
-    for name in ("residual", "mlp"):
+    for name in ("residual", "mlp", "window", "block"):
         figure = page.locator(f'.explorer[data-explorer="{name}"]')
         assert figure.locator(".explorer-still").is_visible()
         assert figure.locator(".explorer-controls").is_hidden()

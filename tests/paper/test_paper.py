@@ -17,9 +17,19 @@ def run(*arguments, script=PAPER / "paper.py"):
 
 @pytest.mark.slow
 def test_figures_are_drawn_from_stored_results(tmp_path):
-    drawn = run("growth", "phases", "alpha", "architectures", "orthogonality", "--out", str(tmp_path))
+    names = {
+        "growth",
+        "phases",
+        "alpha",
+        "orders",
+        "profiles",
+        "matching",
+        "susceptibility",
+        "architectures",
+        "orthogonality",
+    }
+    drawn = run(*names, "--out", str(tmp_path))
     assert drawn.returncode == 0, drawn.stderr
-    names = {"growth", "phases", "alpha", "architectures", "orthogonality"}
     assert {path.stem for path in tmp_path.iterdir()} == names
 
 
