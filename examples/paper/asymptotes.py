@@ -8,20 +8,24 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from scipy.optimize import brentq
 
 from criticality.phases import (
+    BlockStep,
     ResidualStep,
     amplification,
     amplification_map,
     crossover_depth,
+    layer_norm_exponent_with_attention,
     layer_norm_susceptibility,
     stretched_growth,
+    stretched_scale,
 )
-from criticality.pointwise import get_function
+from criticality.pointwise import Pointwise, get_function
 from criticality.reports import COLOURS, DASHES, NORM_NAMES, STYLE
-from criticality.theory import SymmetricKernel, make_norm, propagate, resnet
+from criticality.theory import MLP, Attention, LayerNorm, SymmetricKernel, make_norm, propagate, resnet, transformer
 
 Settings = Mapping[str, Any]
 Values = dict[str, Any]
@@ -196,4 +200,49 @@ def draw_susceptibility(curves: Sequence[Curve]) -> Figure:
         for axes in panels[:, 0]:
             axes.set_ylabel(r"$\sigma_b$")
         figure.colorbar(image, ax=panels, label=r"$\log\,\chi^*$", extend="both")
+    return figure
+
+
+# --- powers: of LayerNorm and of Derf over the strengths of attention and MLP ------------------------------------------
+
+STRENGTHS = np.linspace(0.5, 8.0, 16)
+POWER_DEPTH, POWER_TOKENS = 100, 197
+POWERS = [{"attention": float(strength)} for strength in STRENGTHS]
+
+
+def powers_curve(settings: Settings, seed: int) -> Values:
+    """Over the MLP's deviation, at one of attention: ``zeta``, its local value at finite depth and tokens, ``1 / lambda``."""
+    s = settings["attention"] ** 2
+    near = [round(POWER_DEPTH * factor) for factor in (0.9, 1.1)]
+    local = []
+    for m in STRENGTHS**2:
+        attention = Attention(output_variance=s, scores="uniform")
+        block = transformer(LayerNorm(epsilon=0.0), attention, MLP(Pointwise("relu"), out_variance=m), 1)
+        log_apjn = amplification(BlockStep(block, POWER_TOKENS, 0.2), near)
+        local.append(float(np.diff(log_apjn)[0] / math.log(near[1] / near[0])))
+    return {
+        "zeta": [layer_norm_exponent_with_attention(s, float(m)) for m in STRENGTHS**2],
+        "local": local,
+        "rate": [1 / stretched_scale(s, float(m)) for m in STRENGTHS**2],
+    }
+
+
+def draw_powers(curves: Sequence[Curve]) -> Figure:
+    titles = {
+        "zeta": (r"$\zeta$, $T \to \infty$", None),
+        "local": (rf"local exponent, $T = {POWER_TOKENS}$, $L = {POWER_DEPTH}$", None),
+        "rate": (r"$1/\lambda$ of Derf", LogNorm()),
+    }
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        figure = Figure(figsize=(9.4, 3.0), layout="constrained")
+        for axes, (key, (title, norm)) in zip(figure.subplots(1, 3, sharey=True), titles.items(), strict=True):
+            table = np.array([values[key] for _, values in curves])
+            limits = {} if norm else {"vmin": 0.0, "vmax": 1.0}
+            image = axes.pcolormesh(
+                STRENGTHS, STRENGTHS, table, cmap="cividis", norm=norm, shading="nearest", rasterized=True, **limits
+            )
+            axes.set(xlabel=r"$\sigma_1\sigma_2$ of the MLP")
+            axes.set_title(title, fontsize=10)
+            figure.colorbar(image, ax=axes, extend="max" if key == "local" else "neither")
+        figure.axes[0].set_ylabel(r"$\sigma_V\sigma_O$ of attention")
     return figure

@@ -191,5 +191,6 @@ FIGURES: dict[str, PaperFigure] = {
     "susceptibility": PaperFigure(
         asymptotes.SUSCEPTIBILITY, asymptotes.susceptibility_curve, asymptotes.draw_susceptibility
     ),
+    "powers": PaperFigure(asymptotes.POWERS, asymptotes.powers_curve, asymptotes.draw_powers),
     "architectures": PaperFigure(architectures.SETTINGS, architectures.curve, architectures.draw),
 }

@@ -202,3 +202,29 @@ def test_blocks_of_the_explorer():
         assert float(one.log_apjn[1]) == pytest.approx(float(profile.log_apjn[0]), rel=1e-9)
         assert one.q.values == pytest.approx(profile.q.values, rel=1e-9)
         assert one.rho.values == pytest.approx(profile.correlation.values, rel=1e-9)
+
+
+def test_powers_are_those_of_recursions_written_apart():
+    """``T`` equivalent tokens, uniform attention, ReLU: kernels forward, and the first row of the product of backward maps."""
+    s, m, tokens = 4.0**2, 2.0**2, asymptotes.POWER_TOKENS
+    stored = {c["settings"]["attention"]: c["values"] for c in curves_of("powers")}
+    values = {key: array[list(asymptotes.STRENGTHS).index(2.0)] for key, array in stored[4.0].items()}
+    q, p, a, b, log_j = 1.0, 0.2, 1.0, 0.0, {}
+    for block in range(1, 111):
+        gain = s / (q * tokens)  # of the mean over tokens, each way
+        a, b = a + gain * (a + b), b + (tokens - 1) * gain * (a + b)
+        mean = (1 + (tokens - 1) * p / q) / tokens
+        q, p = q + s * mean, p + s * mean
+        rho = p / q
+        kappa = (math.sqrt(1 - rho**2) + rho * (math.pi - math.acos(rho))) / (2 * math.pi)
+        a, b = a * (1 + m / (2 * q)), b * (1 + m * (0.25 + math.asin(rho) / (2 * math.pi)) / q)
+        q, p = q + m / 2, p + m * kappa
+        log_j[block] = math.log(a)
+    assert values["local"] == pytest.approx((log_j[110] - log_j[90]) / math.log(110 / 90), rel=1e-5)
+    assert values["zeta"] == pytest.approx(1 / 9)
+    c = 0.5
+    for _ in range(4000):
+        big = 2 / math.pi * math.asin(c)
+        kappa = (math.sqrt(1 - big**2) + big * (math.pi - math.acos(big))) / (2 * math.pi)
+        c = (s * big + m * kappa) / (s * big + m / 2)
+    assert values["rate"] == pytest.approx((2 / math.pi * m) ** 2 / (m / 2 + s * 2 / math.pi * math.asin(c)), rel=1e-8)

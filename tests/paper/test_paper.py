@@ -25,6 +25,7 @@ def test_figures_are_drawn_from_stored_results(tmp_path):
         "profiles",
         "matching",
         "susceptibility",
+        "powers",
         "architectures",
         "orthogonality",
     }
