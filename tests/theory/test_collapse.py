@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from criticality.cli.main import main
 from criticality.errors import UndescribedError
-from criticality.phases.maps import collapse_map
+from criticality.phases import collapse_map
 from criticality.pointwise import Pointwise, get_function
 from criticality.theory import (
     MLP,

@@ -60,6 +60,7 @@ _LABELS = {
 _TITLES = {
     "mlp": r"MLP of {0}, layer {1}: ordered and chaotic",
     "resnet": r"residual network of {0}, depth {1}",
+    "block": r"LayerNorm blocks of attention and an MLP of {0}: exponent of gradients",
     "transformer": r"pre-norm transformer of {0}, {1} blocks",
 }
 

@@ -21,8 +21,9 @@ from criticality.errors import CriticalityError
 from criticality.lazy import lazy_module
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.kernels import Numbers, SymmetricKernel
+from criticality.theory.layer import Layer
 from criticality.theory.network import Network
-from criticality.theory.norms import Norm, PointwiseNorm
+from criticality.theory.norms import Norm
 
 integrate = lazy_module("scipy.integrate")
 
@@ -81,20 +82,9 @@ class ResidualStep:
 
     def change(self, states: Float[np.ndarray, "variables points"]) -> Float[np.ndarray, "variables points"]:
         q = np.exp(states[0])
-        value, slope = self._moments(q)
-        return np.stack(
-            [np.log1p((self.weight_variance * value + self.bias_variance) / q), np.log1p(self.weight_variance * slope)]
-        )
-
-    def _moments(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if not isinstance(self.norm, PointwiseNorm):
-            state = SymmetricKernel(q, np.zeros_like(q), 1)
-            return np.asarray(self.norm.forward(state).q), np.asarray(self.norm.factor(state).q)
-        pointwise = self.norm.pointwise
-        if len(q) == 1:  # without the overhead of arrays
-            both = [pointwise.equal(float(q[0]), 1.0, derivative)[0] for derivative in (False, True)]
-            return np.array(both[:1]), np.array(both[1:])
-        return pointwise.V(q), pointwise.D(q)
+        one = len(q) == 1  # without the overhead of arrays
+        added, gain = Layer(self.norm, self.weight_variance, self.bias_variance).branch(float(q[0]) if one else q)
+        return np.stack([np.log1p(added / q), np.log1p(np.reshape(gain, q.shape))])
 
 
 @dataclass(frozen=True)

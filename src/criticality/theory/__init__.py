@@ -5,6 +5,7 @@ from criticality.theory.branches import MLP, Attention, GatedMLP, Linear, Normed
 from criticality.theory.collapse import CollapseExponents, collapse_exponents
 from criticality.theory.finite_width import LogVariance, log_apjn_variance
 from criticality.theory.kernels import SymmetricKernel, TokenKernel
+from criticality.theory.layer import Layer
 from criticality.theory.network import Network, Sublayer, mean_description, resnet, transformer
 from criticality.theory.norms import LayerNorm, NoNorm, Norm, PointwiseNorm, RMSNorm, make_norm
 from criticality.theory.propagation import propagate, propagate_between
@@ -15,6 +16,7 @@ __all__ = [
     "CollapseExponents",
     "GatedMLP",
     "HeadNorm",
+    "Layer",
     "LayerNorm",
     "Linear",
     "LogVariance",
