@@ -16,7 +16,6 @@ import numpy as np
 from criticality.theory.kernels import Numbers, SymmetricKernel
 from criticality.theory.norms import Norm, PointwiseNorm
 
-
 Values: TypeAlias = Any
 """A number, or an array: as what it is computed from."""
 
