@@ -19,7 +19,7 @@ from criticality.phases import (
 )
 from criticality.phases.interpolation import MomentTable
 from criticality.pointwise import FUNCTIONS, Pointwise
-from criticality.theory import MLP, Attention, LayerNorm, SymmetricKernel, make_norm, propagate, transformer
+from criticality.theory import MLP, Attention, LayerNorm, Linear, SymmetricKernel, make_norm, propagate, transformer
 from criticality.theory.network import scale_weights
 
 
@@ -128,7 +128,7 @@ def test_command_line(network, value, tmp_path):
 
 
 def vit(alpha=1.0, depth=1):
-    return transformer(make_norm("derf", alpha), Attention(), MLP(Pointwise("gelu"), out_variance=2.0), depth)
+    return transformer(make_norm("derf", alpha), Attention(), MLP(Pointwise("gelu"), down=Linear(2.0)), depth)
 
 
 def test_a_map_of_transformers_is_those_transformers():

@@ -12,6 +12,7 @@ from criticality.prescription.solve import changed_network, scheduled_log_apjn, 
 from criticality.theory import (
     MLP,
     Attention,
+    Linear,
     SymmetricKernel,
     TokenKernel,
     make_norm,
@@ -24,7 +25,7 @@ TOKENS = SymmetricKernel.of(0.8, 0.2, 50)
 
 
 def network(norm="dyt", alpha=None, depth=24):
-    return transformer(make_norm(norm, alpha), Attention(), MLP(Pointwise("gelu"), out_variance=2.0), depth)
+    return transformer(make_norm(norm, alpha), Attention(), MLP(Pointwise("gelu"), down=Linear(2.0)), depth)
 
 
 def log_j(net, inputs=TOKENS):

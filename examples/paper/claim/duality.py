@@ -18,7 +18,7 @@ from criticality.measurement import measure_between, measure_forward
 from criticality.models import ResidualNetwork, ViTDescription, gaussian_inputs
 from criticality.phases import ZOO, BlockStep, amplification
 from criticality.pointwise import Pointwise, PointwiseFunction
-from criticality.theory import MLP, Attention, SymmetricKernel, make_norm, propagate, transformer
+from criticality.theory import MLP, Attention, Linear, SymmetricKernel, make_norm, propagate, transformer
 
 
 def decide(
@@ -85,7 +85,7 @@ def _price_deviation(pointwise: Pointwise) -> float:
 def _attention_deviation() -> float:
     """Theory: ``log J(0→l+1) - log J(0→l)`` against ``log J(l→L) - log J(l+1→L)``, largest difference over blocks."""
     depth, tokens = 24, 64
-    network = transformer(make_norm("dyt", 0.7), Attention(), MLP(Pointwise("gelu"), out_variance=2.0), depth)
+    network = transformer(make_norm("dyt", 0.7), Attention(), MLP(Pointwise("gelu"), down=Linear(2.0)), depth)
     step = BlockStep(network, tokens, 0.3)
     from_input = np.diff(amplification(step, range(1, depth + 1)), prepend=0.0)
     to_output = propagate(network, SymmetricKernel.of(1.0, 0.3, tokens)).sel(block=range(depth + 1)).log_apjn.values

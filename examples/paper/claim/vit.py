@@ -14,7 +14,7 @@ from claim.drawing import Data, line, points
 from claim.outcome import Breaker, Claim, Outcome, Verdict
 from criticality.measurement import measure_ensemble
 from criticality.models import ViTDescription
-from criticality.theory import Attention, Network, make_norm, mean_description, propagate
+from criticality.theory import Attention, Network, make_norm, mean_network, propagate
 
 
 def decide(
@@ -71,7 +71,7 @@ def _case(
         return model
 
     measured = measure_ensemble(build, description.inputs(seed), range(seed, seed + seeds), probes=2)
-    network = theory(mean_description(networks))
+    network = theory(mean_network(networks))
     inputs = description.describe(seed)[1]
     predicted = propagate(network, inputs, seed=seed).sel(block=measured.block)
     alone = propagate(_without_attention(network), inputs, seed=seed).sel(block=measured.block)

@@ -97,10 +97,10 @@ def _transformer(function: PointwiseFunction | LayerNorm, depth: int, points: in
     if isinstance(function, norms.LayerNorm):
         raise ValueError("function='ln' of transformer must be a pointwise function, which has an alpha")
     from criticality.pointwise import Pointwise
-    from criticality.theory import MLP, Attention, PointwiseNorm, transformer
+    from criticality.theory import MLP, Attention, Linear, PointwiseNorm, transformer
 
     norm = PointwiseNorm(Pointwise(function))
-    network = transformer(norm, Attention(), MLP(Pointwise("gelu"), out_variance=2.0), depth)
+    network = transformer(norm, Attention(), MLP(Pointwise("gelu"), down=Linear(2.0)), depth)
     x = np.logspace(-1.3, 0.5, points)
     gain = np.geomspace(0.5, 1.5, points) if over_gain else None
     values, error = maps.transformer_map(network, depth, alpha=x, gain=gain, tokens=197, rho0=0.3)

@@ -25,7 +25,7 @@ from criticality.probes import Probe, check_probe
 from criticality.schema import SCHEMA, plain, read_dataset, source_digest, write_dataset, write_text
 from criticality.studies.predict import predict_description
 from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
-from criticality.theory.network import mean_description
+from criticality.theory.network import mean_network
 from criticality.theory.norms import takes_alpha
 
 OWN_NORM = "own"
@@ -202,7 +202,7 @@ def run_case(
         if progress is not None:
             progress(label, 1)
         return _case_dataset(case, measured, predicted, None, None)
-    network = mean_description(networks)
+    network = mean_network(networks)
     inputs = [TokenKernel.of(kernel) for kernel in np.mean(kernels, axis=0)]
     start: Probe = np.mean(sent_back, axis=0) if sent_back else comparison.probe
     seeds_of_scores = (comparison.seed, comparison.seed + 1_000_003)
