@@ -17,9 +17,9 @@ from criticality import __version__
 from criticality.measurement import measure_ensemble
 from criticality.models import ViTDescription
 from criticality.prescription import Prescription, apply_prescription, prescribe
-from criticality.prescription.solve import alphas_of, changed_network
+from criticality.prescription.solve import alpha_edits, changed_network, edits_of_kind
 from criticality.reports.figures import COLOURS, DASHES, MARKERS, STYLE, save_figure
-from criticality.theory import propagate
+from criticality.theory import alphas_of, propagate
 
 DOCS = Path(__file__).parent
 DEPTHS = (12, 24, 48, 96, 192)
@@ -42,10 +42,9 @@ def fixed(description: ViTDescription, kind: str, value: float) -> Prescription:
     return Prescription(
         kind,
         value,
-        alphas_of(changed) if schedule else (),
-        value / math.sqrt(float(profile.q[-1])) if schedule else None,
-        1.0 if schedule else value,
-        1.0,
+        alpha_edits(alphas_of(changed), value / math.sqrt(float(profile.q[-1])))
+        if schedule
+        else edits_of_kind(kind, value),
         float(profile.log_apjn[0]),
         math.nan,
         math.nan,

@@ -37,7 +37,9 @@ def main() -> None:
         since = time.perf_counter()
         store = scratch / f"{name}.zarr"
         try:
-            report = run_study(read_study(given.folder / f"{name}.yaml"), store, together=int(runs), device=given.device)
+            report = run_study(
+                read_study(given.folder / f"{name}.yaml"), store, together=int(runs), device=given.device
+            )
             trained = time.perf_counter() - since
             pack_study(store, given.out / f"{name}.zarr.zip")
             said = {"study": name, **report.counts, "seconds": trained, "packed": time.perf_counter() - since - trained}

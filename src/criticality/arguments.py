@@ -235,7 +235,7 @@ def _check_container(origin: type, inner: tuple[Any, ...], name: str, value: Any
     entries: list[tuple[Any, Any]] = []
     if isinstance(value, Mapping) and len(inner) == 2:
         entries = [(inner[0], key) for key in value] + [(inner[1], entry) for entry in value.values()]
-    elif isinstance(value, tuple) and inner and inner[-1] is not Ellipsis:
+    elif origin is tuple and inner and inner[-1] is not Ellipsis:
         if len(inner) != len(value):
             raise _wrong(name, value, f"a tuple of {len(inner)} values")
         entries = list(zip(inner, value, strict=True))

@@ -12,8 +12,9 @@ from criticality.prescription import WriteError, apply_prescription, planned_cha
 from criticality.prescription import scaling as scaling_module
 from criticality.prescription.apply import block_norms, final_norms
 from criticality.prescription.handles import Handles
-from criticality.prescription.solve import Prescription
+from criticality.prescription.solve import Prescription, alpha_edits
 from criticality.prescription.tune import tune
+from criticality.theory import BranchGain, WeightGain
 
 WIDTH = 16
 X = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -21,7 +22,8 @@ X = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(0))
 
 def prescription(alphas=(), final=None, scale=1.0, gain=1.0):
     numbers = {"log_apjn": 1.0, "log_apjn_before": 1.0, "target": 1.0, "branch_share": 0.5}
-    return Prescription("constant", 1.0, tuple(alphas), final, scale, gain, why="asked for", **numbers)
+    edits = (*alpha_edits(alphas, final), BranchGain(scale), WeightGain(gain))
+    return Prescription("constant", 1.0, edits, why="asked for", **numbers)
 
 
 class Squash(nn.Module):

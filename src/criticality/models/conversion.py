@@ -21,6 +21,7 @@ from criticality.models.scope import Kept, Scope, affine
 from criticality.models.survey import survey
 from criticality.schema import whole_or_absent
 from criticality.stream.find import original
+from criticality.theory.edits import OtherNorm
 from criticality.theory.norms import LAYER_NORMS, RMS_NORMS, make_norm, takes_alpha
 
 Alpha = float | Mapping[str, float] | None
@@ -57,6 +58,8 @@ class Conversion:
     model: nn.Module
     replacements: tuple[Replacement, ...]
     kept: tuple[Kept, ...] = ()
+    edits: tuple[OtherNorm, ...] = ()
+    """The same to be kept (``write_edits``) and made elsewhere: one for each alpha."""
 
     def undo(self) -> None:
         """Put the modules that were there before back in their places."""
@@ -138,7 +141,11 @@ def replace_norms(
         if key not in made:
             made[key] = _replacement(model, name, module, seen, norm, alphas[name])
         replacements.append(Replacement(name, module, *made[key]))
-    conversion = Conversion(model, tuple(replacements), tuple(kept))
+    names: dict[float | None, list[str]] = {}
+    for name in chosen:
+        names.setdefault(alphas[name], []).append(name)
+    edits = tuple(OtherNorm(norm, value, tuple(those)) for value, those in names.items())
+    conversion = Conversion(model, tuple(replacements), tuple(kept), edits)
     try:
         for replacement in replacements:
             _assign(model, replacement.name, replacement.after)

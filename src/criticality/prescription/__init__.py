@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         Applied,
         Change,
         Untouched,
+        apply_edits,
         apply_prescription,
         planned_changes,
         schedule_from_data,
@@ -30,7 +31,15 @@ if TYPE_CHECKING:
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "apply": ("Applied", "Change", "Untouched", "apply_prescription", "planned_changes", "schedule_from_data"),
+        "apply": (
+            "Applied",
+            "Change",
+            "Untouched",
+            "apply_edits",
+            "apply_prescription",
+            "planned_changes",
+            "schedule_from_data",
+        ),
         "callbacks": ("lightning_callback", "trainer_callback"),
         "monitor": ("CriticalityWarning", "Monitor", "to_tensorboard"),
         "scaling": ("WriteError",),
@@ -48,6 +57,7 @@ __all__ = [
     "Tuning",
     "Untouched",
     "WriteError",
+    "apply_edits",
     "apply_prescription",
     "least_amplification",
     "lightning_callback",

@@ -100,7 +100,13 @@ class Prescription:
         """As it is printed and written."""
         short = {name: getattr(self, name) for name in ("alphas", "final_alpha", "branch_scale", "gain")}
         kept = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {"kind": kept.pop("kind"), "value": kept.pop("value"), **short, **kept, "edits": edits_record(self.edits)}
+        return {
+            "kind": kept.pop("kind"),
+            "value": kept.pop("value"),
+            **short,
+            **kept,
+            "edits": edits_record(self.edits),
+        }
 
 
 def edits_of_kind(kind: Kind, value: float) -> tuple[Edit, ...]:

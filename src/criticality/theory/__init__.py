@@ -4,6 +4,18 @@ from criticality.moved import renamed_names
 from criticality.theory.attention import HeadNorm, Rotary, ScoreSampling
 from criticality.theory.branches import MLP, Attention, GatedMLP, Linear, Normed, Parallel
 from criticality.theory.collapse import CollapseExponents, collapse_exponents
+from criticality.theory.edits import (
+    Alpha,
+    BranchGain,
+    Edit,
+    OtherNorm,
+    Schedule,
+    WeightGain,
+    alphas_of,
+    edited,
+    read_edits,
+    write_edits,
+)
 from criticality.theory.finite_width import LogVariance, log_apjn_variance
 from criticality.theory.kernels import SymmetricKernel, TokenKernel
 from criticality.theory.layer import Layer
@@ -15,8 +27,11 @@ __getattr__ = renamed_names(__name__, {"mean_description": "mean_network"})
 
 __all__ = [
     "MLP",
+    "Alpha",
     "Attention",
+    "BranchGain",
     "CollapseExponents",
+    "Edit",
     "GatedMLP",
     "HeadNorm",
     "Layer",
@@ -27,20 +42,27 @@ __all__ = [
     "NoNorm",
     "Norm",
     "Normed",
+    "OtherNorm",
     "Parallel",
     "PointwiseNorm",
     "RMSNorm",
     "Rotary",
+    "Schedule",
     "ScoreSampling",
     "Sublayer",
     "SymmetricKernel",
     "TokenKernel",
+    "WeightGain",
+    "alphas_of",
     "collapse_exponents",
+    "edited",
     "log_apjn_variance",
     "make_norm",
     "mean_network",
     "propagate",
     "propagate_between",
+    "read_edits",
     "resnet",
     "transformer",
+    "write_edits",
 ]

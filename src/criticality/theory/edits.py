@@ -109,7 +109,9 @@ def edits_of_record(records: Any) -> tuple[Edit, ...]:
         ArgumentError: something else; what an edit itself refuses.
     """
     listed = records.get("edits") if isinstance(records, Mapping) else records
-    if not isinstance(listed, list) or not all(isinstance(one, Mapping) and one.get("edit") in _WORDS for one in listed):
+    if not isinstance(listed, list) or not all(
+        isinstance(one, Mapping) and one.get("edit") in _WORDS for one in listed
+    ):
         raise ArgumentError(f"edits={shown(records)} must be a list of mappings with edit: {', '.join(_WORDS)}")
     found = []
     for one in listed:
@@ -192,11 +194,15 @@ def _of_alpha(norm: PointwiseNorm, alpha: float) -> PointwiseNorm:
 def _with_alpha(network: Network, edit: Alpha) -> Network:
     norms = pointwise_norms(network)
     if not norms:
-        raise UndescribedError(f"network {network.name!r} must have pointwise norms for an alpha to be set, and has none")
+        raise UndescribedError(
+            f"network {network.name!r} must have pointwise norms for an alpha to be set, and has none"
+        )
     if edit.at == "all":
         return cast(Network, rebuilt(_at_norms(lambda norm: _of_alpha(norm, edit.value)), network))
     if cast(int, edit.at) >= len(norms):
-        raise ArgumentError(f"at={edit.at!r} of Alpha must be the number of a norm, and {network.name!r} has {len(norms)}")
+        raise ArgumentError(
+            f"at={edit.at!r} of Alpha must be the number of a norm, and {network.name!r} has {len(norms)}"
+        )
     return cast(Network, _with_nth(network, cast(int, edit.at), lambda norm: _of_alpha(norm, edit.value)))
 
 
@@ -267,11 +273,15 @@ def _with_branch_gain(network: Network, edit: BranchGain) -> Network:
         if number < len(branches):
             changed = [*branches]
             changed[number] = _times(branches[number], edit.factor)
-            whole = replace(part, branch=Parallel(tuple(changed))) if isinstance(part.branch, Parallel) else scaled(part)
+            whole = (
+                replace(part, branch=Parallel(tuple(changed))) if isinstance(part.branch, Parallel) else scaled(part)
+            )
             parts[layer] = whole
             return replace(network, sublayers=tuple(parts))
         number -= len(branches)
-    raise ArgumentError(f"at={edit.at!r} of BranchGain must be the number of a branch of {network.name!r}, and is of none")
+    raise ArgumentError(
+        f"at={edit.at!r} of BranchGain must be the number of a branch of {network.name!r}, and is of none"
+    )
 
 
 def _times(branch: Branch, factor: float) -> Branch:
@@ -290,7 +300,9 @@ def _times(branch: Branch, factor: float) -> Branch:
 
 def _with_other_norm(network: Network, edit: OtherNorm) -> Network:
     if edit.names:
-        raise UndescribedError(f"names={edit.names!r} of OtherNorm must be left out for a description, whose norms have none")
+        raise UndescribedError(
+            f"names={edit.names!r} of OtherNorm must be left out for a description, whose norms have none"
+        )
 
     def visit(part: Any) -> Any:
         if isinstance(part, PointwiseNorm):
