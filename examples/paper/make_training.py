@@ -73,17 +73,22 @@ def table_of_progress(studies: dict[str, Trainings]) -> list[str]:
 
 def table_of_choices(study: Trainings) -> list[str]:
     lines = [
-        "| Choice | σ_w | log J | quality | best rate | stable rate | speed | diverged | spike |",
+        "| Choice | σ_w, or the MLPs' gain | log J | quality | best rate | stable rate | speed | diverged | spike |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for choice in sorted(study.choices, key=lambda choice: (choice.label, choice.settings["sigma_w"])):
+    for choice in sorted(study.choices, key=lambda choice: (choice.label, weights_of(choice))):
         r = choice.result()
         log_apjn = study.log_apjn(choice)
         lines.append(
-            f"| {choice.label} | {choice.settings['sigma_w']:.3g} | {log_apjn:.2f} | {r.quality:.4f} | {r.best_rate:.0e} |"
+            f"| {choice.label} | {weights_of(choice):.3g} | {log_apjn:.2f} | {r.quality:.4f} | {r.best_rate:.0e} |"
             f" {10**r.log_stable:.0e} | {r.speed:.3f} | {100 * r.diverged:.0f} % | {r.spike:.2f} |"
         )
     return lines
+
+
+def weights_of(choice: Choice) -> float:
+    """Scale of the weights: ``sigma_w`` of the recursion, the gain of a ViT's MLPs."""
+    return float(choice.settings.get("sigma_w", choice.settings.get("mlp_gain", 1.0)))
 
 
 def table_of_correlations(table: Table) -> list[str]:
