@@ -10,6 +10,7 @@ import click
 from criticality.cli.options import FROM, PROBE, SEEDS, OneOf, common, left_out, measurement, model_changes, model_norm
 from criticality.cli.output import emit, forward_record, forward_text, profile_record, profile_text, save
 from criticality.cli.progress import bar
+from criticality.errors import ArgumentError
 
 
 @click.command()
@@ -52,7 +53,9 @@ def measure(
     inputs = description.inputs(seed)
     settings: dict[str, Any] = {"device": torch_device(device), "dtype": getattr(torch, dtype)}
     if probe != "normal" and (between or source is not None):
-        raise ValueError(f"probe={probe!r} must be 'normal' with --between and --from, which do not start at the end")
+        raise ArgumentError(
+            f"probe={probe!r} must be 'normal' with --between and --from, which do not start at the end"
+        )
     if between:
         left_out("measure --between")
         torch.manual_seed(seed)

@@ -24,6 +24,7 @@ from criticality.cli.options import (
 )
 from criticality.cli.output import emit, forward_record, forward_text, profile_record, profile_text, save
 from criticality.cli.progress import bar, working
+from criticality.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +85,7 @@ def predict(
     if model == "resnet":
         left_out("predict resnet")
         if probe != "normal":
-            raise ValueError(f"probe={probe!r} must be 'normal' for resnet, whose inputs do not mix")
+            raise ArgumentError(f"probe={probe!r} must be 'normal' for resnet, whose inputs do not mix")
         dataset = _resnet(**options)
     else:
         from criticality.models import describe_model
@@ -134,7 +135,9 @@ def _forward(
     from criticality.theory import propagate_between
 
     if way == "sampled" or probe != "normal":
-        raise ValueError(f"from={source!r} must come with the exact way and --probe normal, got {way!r} and {probe!r}")
+        raise ArgumentError(
+            f"from={source!r} must come with the exact way and --probe normal, got {way!r} and {probe!r}"
+        )
     inputs: Kernel | Sequence[Kernel]
     if model == "resnet":
         network, inputs = _resnet_of(**options)

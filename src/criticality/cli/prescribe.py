@@ -23,7 +23,7 @@ from criticality.cli.options import (
 )
 from criticality.cli.output import emit, save_json, table
 from criticality.cli.progress import bar, working
-from criticality.errors import UndescribedError
+from criticality.errors import ArgumentError, UndescribedError
 from criticality.prescription.kinds import KINDS, Kind
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def prescribe(
     from criticality.prescription.solve import prescribe as solve
 
     if from_data and kind != "schedule":
-        raise ValueError(f"kind={kind!r} must be 'schedule' with --from-data")
+        raise ArgumentError(f"kind={kind!r} must be 'schedule' with --from-data")
     if way != "auto":
         left_out(f"--way {way}")
     description = describe_model(model, **changes)
@@ -162,7 +162,7 @@ def _share(target: str) -> float:
     try:
         return float(target.removeprefix("share="))
     except ValueError:
-        raise ValueError(f"target={target!r} must be share= and a number between 0 and 1") from None
+        raise ArgumentError(f"target={target!r} must be share= and a number between 0 and 1") from None
 
 
 def _sampled(description: ModelDescription, target: str, kind: Kind, seeds: int, seed: int) -> SampledPrescription:
@@ -180,7 +180,7 @@ def _sampled(description: ModelDescription, target: str, kind: Kind, seeds: int,
         try:
             wanted = float(target)
         except ValueError:
-            raise ValueError(
+            raise ArgumentError(
                 f"target={target!r} must be a log J, 'preln' or 'preln-tokens' for a model that is run without its weights"
             ) from None
     return prescribe_sampled(description.create, batch, wanted, kind, seeds, seed=seed, **settings)

@@ -13,6 +13,7 @@ from torch import nn
 
 from criticality.arguments import Positive, check, check_fields, checked, meant, shown
 from criticality.errors import (
+    ArgumentError,
     CriticalityError,
     InputsError,
     MissingPackageError,
@@ -84,7 +85,7 @@ class OwnDescription:
         check_fields(self)
         path, _, factory = self.name.rpartition(":")
         if not path or not factory:
-            raise CriticalityError(f"model 'module:{self.name}' must be given as 'module:PATH.py:FACTORY'")
+            raise ArgumentError(f"model 'module:{self.name}' must be given as 'module:PATH.py:FACTORY'")
         if not callable(getattr(_load(path), factory, None)):
             near = meant(factory, [name for name, value in vars(_load(path)).items() if callable(value)])
             raise UnknownNameError(
@@ -204,7 +205,7 @@ def describe_model(model: str, **changes: Any) -> ModelDescription:
     taken = {field.name for field in fields(make)}
     refused: Sequence[str] = sorted(given.keys() - taken)
     if refused:
-        raise CriticalityError(
+        raise ArgumentError(
             f"{refused[0]}={given[refused[0]]!r} must be left out for {model!r}, which does not take it"
         )
     description: ModelDescription = make(name, **given)

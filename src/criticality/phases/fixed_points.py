@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from criticality.arguments import Number, Positive, Scale, checked, numbers_within
+from criticality.errors import ArgumentError, NotFiniteError
 from criticality.lazy import lazy_module
 from criticality.pointwise import Pointwise, PointwiseFunction
 from criticality.theory.layer import Layer
@@ -47,7 +48,7 @@ def critical_line(
         if bias == 0:
             line[i] = math.sqrt(variances(low)[0])
         elif excess(low) * excess(high) > 0:
-            raise ValueError(
+            raise ArgumentError(
                 f"bias_deviations must have a critical sigma_w for {function.name!r}, and {bias:g} has none"
             )
         else:
@@ -99,7 +100,7 @@ def fixed_point_of(
         if abs(q - before) < 1e-15 * q:
             break
     if q >= 1e12:
-        raise ValueError(
+        raise NotFiniteError(
             f"weight_variance={weight_variance!r} must leave a finite variance, but it grows without bound"
         )
     at_zero = weight_variance * alpha**2 * float(function.derivative(np.zeros(1))[0]) ** 2

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from criticality.arguments import Number, numbers_within
+from criticality.errors import ArgumentError
 from criticality.pointwise import Pointwise, PointwiseFunction
 
 _STEP = 1 / 24
@@ -25,7 +26,7 @@ class MomentTable:
     def __init__(self, function: PointwiseFunction, low: float, high: float):
         if not LOWEST <= low <= high <= HIGHEST:
             ends = f"exp({LOWEST:g}) and exp({HIGHEST:g})"
-            raise ValueError(f"variances between exp({low:g}) and exp({high:g}) must lie within {ends}")
+            raise ArgumentError(f"variances between exp({low:g}) and exp({high:g}) must lie within {ends}")
         self.pointwise = Pointwise(function)
         self.start = math.floor(low / _STEP) * _STEP - 2 * _STEP
         self.nodes = math.ceil((high - self.start) / _STEP) + 4
@@ -70,7 +71,7 @@ class Chebyshev:
     def __init__(self, name: str, values: Float[np.ndarray, " values"], nodes: int):
         values = numbers_within(Number(low=0, above=True), name, values)
         if values.ndim != 1 or len(values) < 2 or not np.all(values > 0) or not np.all(np.diff(values) > 0):
-            raise ValueError(f"{name} must be two or more positive, increasing numbers")
+            raise ArgumentError(f"{name} must be two or more positive, increasing numbers")
         self.low, self.high = math.log(values[0]), math.log(values[-1])
         self.unit = np.cos(np.pi * (np.arange(nodes) + 0.5) / nodes)
         self._inverse = np.linalg.inv(np.polynomial.chebyshev.chebvander(self.unit, nodes - 1))

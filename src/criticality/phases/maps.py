@@ -24,7 +24,7 @@ from criticality.arguments import (
     checked,
     numbers_within,
 )
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError
 from criticality.lazy import lazy_module
 from criticality.phases.depth import BlockStep
 from criticality.phases.interpolation import HIGHEST, LOWEST, Chebyshev, MomentTable
@@ -73,12 +73,11 @@ def amplification_map(
             range from exp(-60) to exp(60).
     """
     given = {"weight_variance": weight_variance, "bias_variance": bias_variance, "alpha": alpha, "skip": skip, "q0": q0}
+    numbers = [numbers_within(_KINDS[name], name, array) for name, array in given.items()]
     try:
-        arrays = np.broadcast_arrays(*(numbers_within(_KINDS[name], name, array) for name, array in given.items()))
+        arrays = np.broadcast_arrays(*numbers)
     except ValueError as error:
-        if isinstance(error, CriticalityError):
-            raise
-        raise CriticalityError(f"{', '.join(given)} must broadcast: {error}") from None
+        raise ArgumentError(f"{', '.join(given)} must broadcast: {error}") from None
     flat = [array.ravel() for array in arrays]
     moments = function if isinstance(function, LayerNorm) else MomentTable(function, *_range(function, depth, *flat))
     pieces = [[array[i : i + _CHUNK] for array in flat] for i in range(0, flat[0].size, _CHUNK)]
@@ -163,7 +162,7 @@ def transformer_map(
     last = network.last_block
     alphas = {part.norm.pointwise.alpha for part in last if isinstance(part.norm, PointwiseNorm)}
     if len(alphas) != 1 or not all(isinstance(part.norm, PointwiseNorm) and part.placement == "pre" for part in last):
-        raise ValueError(f"network {network.name!r} must be pre-norm with pointwise norms of one alpha")
+        raise ArgumentError(f"network {network.name!r} must be pre-norm with pointwise norms of one alpha")
     own = alphas.pop()
 
     def profile(scales: np.ndarray, weight_gain: float, every: bool) -> np.ndarray:
@@ -213,11 +212,11 @@ def collapse_map(
     sigma, a, b = np.broadcast_arrays(*(np.asarray(x, dtype=float) for x in (sigma_w, attention_weight, mlp_weight)))
     for name, weights in (("attention_weight", a), ("mlp_weight", b)):
         if not np.all((weights > 0) & (weights < 1)):
-            raise ValueError(
+            raise ArgumentError(
                 f"{name} must lie between 0 and 1, and holds {weights[~((weights > 0) & (weights < 1))].flat[0]:g}"
             )
     if not np.all((sigma > 0) & np.isfinite(sigma)):
-        raise ValueError("sigma_w must be finite and above 0")
+        raise ArgumentError("sigma_w must be finite and above 0")
     widths, index = np.unique(sigma, return_inverse=True)
     pointwise = Pointwise(function)
     value, slope = (moment(widths**2)[index].reshape(sigma.shape) for moment in (pointwise.V, pointwise.D))

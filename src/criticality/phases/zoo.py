@@ -46,7 +46,7 @@ def zoo_table(weight_variance: Scale = 1.0, alphas: Sequence[Positive] = ALPHAS)
             step = ResidualStep(PointwiseNorm(Pointwise(function, alpha=alpha)), weight_variance)
             try:
                 found = classify(step).record()
-            except ValueError as refusal:
+            except CriticalityError as refusal:
                 found = {**_FAILED, "why": str(refusal)}
             yield {"function": name, "alpha": alpha, **found}
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from criticality.arguments import Positive, checked
-from criticality.errors import ArgumentError, CriticalityError
+from criticality.errors import ArgumentError, NotFiniteError
 from criticality.models.conversion import Conversion, replace_norms
 from criticality.prescription.handles import AlphaSite, BranchHandle, Handles
 from criticality.prescription.scaling import (
@@ -234,11 +234,11 @@ def alphas_from_data(
             x = next(tensor for tensor in tensors_in((args, kwargs)) if tensor.is_floating_point())
             q = float(mean_over_processes(handles.model, x.detach().double().square().mean().cpu().numpy()))
             if site.name in found:
-                raise CriticalityError(
+                raise ArgumentError(
                     f"norm {site.name!r} must be reached once by the forward pass, and is reached again"
                 )
             if not (math.isfinite(q) and q > 0):
-                raise CriticalityError(
+                raise NotFiniteError(
                     f"norm {site.name!r} must see a finite stream that is not 0, got a mean square of {q}"
                 )
             found[site.name] = c / math.sqrt(q)
@@ -262,7 +262,7 @@ def alphas_from_data(
             hook.remove()
     missing = [site.name for site in sites if site.name not in found]
     if missing:
-        raise CriticalityError(f"norm {missing[0]!r} must be reached by the forward pass, and is not")
+        raise ArgumentError(f"norm {missing[0]!r} must be reached by the forward pass, and is not")
     return found
 
 
@@ -270,7 +270,7 @@ def _check_made_for(prescription: Prescription, handles: Handles) -> None:
     """Refuse a model with another number of norms."""
     inner = [site for site in handles.alphas if not site.final]
     if prescription.alphas and alpha_sites(handles) and len(inner) != len(prescription.alphas):
-        raise CriticalityError(
+        raise ArgumentError(
             f"model {type(handles.model).__name__} must have the {len(prescription.alphas)} pointwise norms that the"
             f" prescription was made for, and has {len(inner)}"
         )
@@ -357,7 +357,7 @@ def scaled_branches(
         changes.append(Change(branch.name, "output weights x", 1.0, factor, values))
     if not changes:
         why = f": {left[0]}" if left else ""
-        raise CriticalityError(
+        raise ArgumentError(
             f"model {type(handles.model).__name__} must have a branch with a weight that scales it, and has none{why}"
         )
     return changes, left
@@ -375,7 +375,7 @@ def alpha_sites(handles: Handles) -> tuple[AlphaSite, ...]:
         CriticalityError: there is none.
     """
     if not any(not site.final for site in handles.alphas):
-        raise CriticalityError(
+        raise ArgumentError(
             f"model {type(handles.model).__name__} must have pointwise norms in its blocks, and has none: see replace_norms"
         )
     return handles.alphas

@@ -16,7 +16,7 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import gammaln
 
 from criticality.arguments import Samples, Seed, checked
-from criticality.errors import TokensNotEquivalentError, UndescribedError
+from criticality.errors import ArgumentError, TokensNotEquivalentError, UndescribedError, UnreachableError
 from criticality.moved import renamed_fields
 from criticality.pointwise import Pointwise
 from criticality.prescription.kinds import Kind
@@ -174,7 +174,9 @@ def prescribe(
             break
         log_value -= float(np.clip(miss / slope, -0.7, 0.7))
     else:
-        raise ValueError(f"target={target!r} must be reached by kind={kind!r}, but the search ends {miss:+.3f} from it")
+        raise UnreachableError(
+            f"target={target!r} must be reached by kind={kind!r}, but the search ends {miss:+.3f} from it"
+        )
     value = math.exp(log_value)
     before = float(exact(network).log_apjn[0])
     return _prescription(changed, profile, kind, value, before, wanted, _why(kind, value, target, wanted))
@@ -202,7 +204,7 @@ def log_apjn_of_target(
     except ValueError:
         wanted = math.nan
     if not (math.isfinite(wanted) and wanted > 0):
-        raise ValueError(f"target={target!r} must be a log J above 0, 'preln' or 'preln-tokens'")
+        raise ArgumentError(f"target={target!r} must be a log J above 0, 'preln' or 'preln-tokens'")
     return wanted
 
 
@@ -257,7 +259,7 @@ def root_between(
         right += 0.5
         at_right = function(right)
     if at_left > 0 or at_right < 0:
-        raise ValueError(
+        raise UnreachableError(
             f"target={wanted:.4g} must be within reach of kind={kind!r}: log J from {wanted + at_left:.3g} at value"
             f" {math.exp(left):.2g} to {wanted + at_right:.3g} at {math.exp(right):.2g}"
         )
@@ -319,7 +321,7 @@ def least_amplification(
         ValueError: a share outside (0, 1), out of reach, or a network without pointwise norms.
     """
     if not 0 < branch_share < 1:
-        raise ValueError(f"branch_share={branch_share!r} must be between 0 and 1")
+        raise ArgumentError(f"branch_share={branch_share!r} must be between 0 and 1")
     kernels = _listed(inputs)
     cheap = _cheap_theory(network, kernels)
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from criticality.arguments import Depth, Positive, Size, Whole, checked
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError
 from criticality.measurement import measure
 from criticality.measurement.points import Points, points_asked_for
 from criticality.models.patterns import matches
@@ -118,7 +118,7 @@ def tune(
     depth = len(asked) - 1
     wanted = power_law(depth, target) if isinstance(target, (int, float)) else np.asarray(target, dtype=float)
     if wanted.shape != (depth,) or not np.all(np.isfinite(wanted) & (wanted > 0)):
-        raise ValueError(
+        raise ArgumentError(
             f"target={target!r} must be a log J, or a log susceptibility above 0 for each of {depth} blocks"
         )
     nodes = [point.node for point in asked]
@@ -143,7 +143,7 @@ def tune(
     strange = sorted({*moved} - {name for block in levers.rules for name in block})
     if strange:
         levers.put_back()
-        raise CriticalityError(
+        raise ArgumentError(
             f"parameter {strange[0]!r} must stay as it was, and moved while {type(model).__name__} was tuned"
         )
     return Tuning(
@@ -254,7 +254,7 @@ class _Levers:
         for number, block_rules in enumerate(rules):
             if not block_rules:
                 why = f" ({reasons[number][0]})" if reasons[number] else ""
-                raise CriticalityError(
+                raise ArgumentError(
                     f"block {number} of {type(handles.model).__name__} must have a weight that scales its branch, and none was"
                     f" found{why}; for others give layers=['name in block', ...]"
                 )
@@ -274,9 +274,9 @@ class _Levers:
             tensors = [getattr(module, part, None) for module in modules for part in ("weight", "bias")]
             rules.append({whole[id(one)]: Scaled(0.0) for one in tensors if isinstance(one, Tensor)})
             if not rules[-1]:
-                raise CriticalityError(f"block {number} must have a layer with a weight among {layers!r}, and has none")
+                raise ArgumentError(f"block {number} must have a layer with a weight among {layers!r}, and has none")
         if len(rules) != len(names):
-            raise CriticalityError(f"blocks must be {len(names)}, one between any two points, and are {len(rules)}")
+            raise ArgumentError(f"blocks must be {len(names)}, one between any two points, and are {len(rules)}")
         return cls(model, rules)
 
 
@@ -285,7 +285,7 @@ def _modules(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     modules = dict(model.named_modules())
     missing = [name for name in names if name not in modules]
     if missing:
-        raise CriticalityError(
+        raise ArgumentError(
             f"point {missing[0]!r} must be the output of a module for layers to be found in it: give blocks=[module, ...], too"
         )
     return [modules[name] for name in names]
@@ -295,7 +295,7 @@ def _named(block: nn.Module, patterns: Sequence[str], number: int) -> list[nn.Mo
     named = [(name, module) for name, module in block.named_modules() if name]
     for pattern in patterns:
         if not any(matches(pattern, name) for name, _ in named):
-            raise CriticalityError(
+            raise ArgumentError(
                 f"block {number} ({type(block).__name__}) must have a layer named {pattern!r}, and has"
                 f" {', '.join(repr(name) for name, _ in named)}"
             )

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from criticality.arguments import Finite, Samples, Seed, Size, checked
-from criticality.errors import CriticalityError, UndescribedError
+from criticality.errors import ArgumentError, CriticalityError, UndescribedError
 from criticality.measurement import measure_ensemble
 from criticality.models import ModelDescription, describe_model
 from criticality.phases import classify
@@ -154,7 +154,7 @@ def _layer_norm_reference(model: str, description: ModelDescription, seeds: int,
         changed: Any = replace(description, norm="ln", alpha=None)  # type: ignore[type-var]
         return float(_profile(changed, seeds, seed).log_apjn[0])
     except CriticalityError as refusal:
-        raise CriticalityError(
+        raise ArgumentError(
             f"largest log J of {model!r} must be given by --budget (budget=), as its own with LayerNorm is not to be had: {refusal}"
         ) from refusal
 

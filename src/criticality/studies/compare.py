@@ -18,7 +18,7 @@ import xarray as xr
 from criticality import __version__
 from criticality.arguments import Depth, Positive, Samples, Seed, Size, check_fields, checked
 from criticality.devices import torch_device
-from criticality.errors import TokensNotEquivalentError, UndescribedError
+from criticality.errors import ArgumentError, TokensNotEquivalentError, UndescribedError
 from criticality.measurement import measure_ensemble, output_kernels
 from criticality.measurement.ends import input_stream, kernels_of
 from criticality.models import ModelDescription, describe_model
@@ -75,7 +75,7 @@ class Comparison:
         check_fields(self)
         for name in ("norms", "alphas", "inits"):
             if not getattr(self, name):
-                raise ValueError(f"{name}=() must hold at least one value")
+                raise ArgumentError(f"{name}=() must hold at least one value")
         check_probe(self.probe)
         torch_device(self.device)
         self.cases()

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from criticality.arguments import checked
-from criticality.errors import UndescribedError
+from criticality.errors import ArgumentError, UndescribedError
 from criticality.lazy import lazy_module
 from criticality.measurement import output_kernels
 from criticality.models import ModelDescription
@@ -110,5 +110,5 @@ def predict(model: str | nn.Module | Factory, inputs: Any = None, seeds: int = 4
 
         return predict_description(describe_model(model), seeds=seeds, **settings)
     if inputs is None:
-        raise ValueError("inputs=None must be a batch for a model that is not given by name")
+        raise ArgumentError("inputs=None must be a batch for a model that is not given by name")
     return predict_sampled(model, inputs, seeds, **settings)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from criticality.errors import raised
+from criticality.errors import ArgumentError, raised
 from criticality.sweeps.study import Cell, Values
 
 _LOSS_WINDOW = 10
@@ -84,7 +84,7 @@ def _named(found: Any, cell: Cell) -> dict[str, Any]:
             or name.startswith((".", "__"))
             or name in (*RESERVED, *cell)
         ):
-            raise ValueError(
+            raise ArgumentError(
                 f"returned a value named {name!r}, which must be text without '/' and none of {', '.join((*RESERVED, *cell))}"
             )
     return found
@@ -101,7 +101,7 @@ def _limited(memory_gb: float | None) -> Iterator[None]:
     except ImportError:  # only Unix has it
         resource = None  # type: ignore[assignment]
     if resource is None or sys.platform != "linux":
-        raise ValueError(f"memory_gb={memory_gb!r} must be left out on {sys.platform}, where it cannot be kept to")
+        raise ArgumentError(f"memory_gb={memory_gb!r} must be left out on {sys.platform}, where it cannot be kept to")
 
     with open("/proc/self/status") as status:
         now = next(int(line.split()[1]) for line in status if line.startswith("VmData")) * 1024

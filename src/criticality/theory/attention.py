@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from criticality.arguments import Finite, NotNegative, Samples, Seed, Size, check_fields, checked
+from criticality.errors import ArgumentError
 from criticality.theory.kernels import Numbers
 
 Matrix = Float[np.ndarray, "tokens tokens"]
@@ -65,7 +66,7 @@ class Rotary:
     def __post_init__(self) -> None:
         check_fields(self)
         if bool(self.frequencies) == (self.positions is not None):
-            raise ValueError("Rotary must have either frequencies or positions")
+            raise ArgumentError("Rotary must have either frequencies or positions")
 
     @classmethod
     @checked
@@ -73,7 +74,7 @@ class Rotary:
         """``frequencies = base^(-2i / r)`` over the first ``r = fraction head_dim`` channels (arXiv:2104.09864)."""
         turned = int(fraction * head_dim) // 2 * 2
         if not (turned >= 2 and base > 0):
-            raise ValueError(
+            raise ArgumentError(
                 f"base={base!r}, fraction={fraction!r} of Rotary must be above 0 and turn a pair of head_dim={head_dim!r}"
             )
         return cls(tuple(float(base ** (-i / turned)) for i in range(0, turned, 2)))
@@ -92,7 +93,7 @@ class Rotary:
         if self.positions is None:
             return np.outer(np.arange(tokens), self.frequencies)
         if len(self.positions) != tokens:
-            raise ValueError(f"positions of Rotary must be of {tokens} tokens, but are of {len(self.positions)}")
+            raise ArgumentError(f"positions of Rotary must be of {tokens} tokens, but are of {len(self.positions)}")
         return self.positions
 
 

@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 import numpy as np
 
 from criticality.arguments import Finite, Positive, Scale, Size, check_fields
-from criticality.errors import TokensNotEquivalentError
+from criticality.errors import ArgumentError, TokensNotEquivalentError
 from criticality.moved import renamed_fields
 from criticality.pointwise import Pointwise
 from criticality.theory.attention import (
@@ -143,7 +143,7 @@ class Parallel:
     def __post_init__(self) -> None:
         check_fields(self)
         if not self.branches:
-            raise ValueError("branches=() of Parallel must hold at least one branch")
+            raise ArgumentError("branches=() of Parallel must hold at least one branch")
 
     def forward(self, kernel: K, sampling: ScoreSampling) -> K:
         first, *others = (branch.forward(kernel, sampling) for branch in self.branches)
@@ -209,14 +209,16 @@ class Attention:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.key_value_heads is not None and self.heads % self.key_value_heads:
-            raise ValueError(f"key_value_heads={self.key_value_heads!r} of Attention must divide heads={self.heads!r}")
+            raise ArgumentError(
+                f"key_value_heads={self.key_value_heads!r} of Attention must divide heads={self.heads!r}"
+            )
         if self.window is not None and not self.causal:
-            raise ValueError(f"window={self.window!r} of Attention must come with causal=True")
+            raise ArgumentError(f"window={self.window!r} of Attention must come with causal=True")
         for name in ("rotary", "query_norm", "key_norm"):
             if getattr(self, name) is not None and self.head_dim is None:
-                raise ValueError(f"{name} of Attention must come with head_dim")
+                raise ArgumentError(f"{name} of Attention must come with head_dim")
         if self.rotary is not None and self.head_dim is not None and 2 * self.rotary.pairs > self.head_dim:
-            raise ValueError(f"rotary of Attention must turn no more than head_dim={self.head_dim!r} channels")
+            raise ArgumentError(f"rotary of Attention must turn no more than head_dim={self.head_dim!r} channels")
 
     @property
     def score_variance(self) -> float:

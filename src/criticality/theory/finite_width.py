@@ -19,6 +19,7 @@ from itertools import islice
 import numpy as np
 
 from criticality.arguments import Count, Depth, Positive, Seed, Size, checked
+from criticality.errors import ArgumentError
 from criticality.pointwise import Pointwise
 from criticality.theory.layer import Layer
 from criticality.theory.norms import PointwiseNorm
@@ -50,7 +51,7 @@ class LogVariance:
             ValueError: an ``error`` that is not positive.
         """
         if not error > 0:
-            raise ValueError(f"error={error!r} must be above 0")
+            raise ArgumentError(f"error={error!r} must be above 0")
         return max(1, math.ceil(self.total / error**2))
 
 

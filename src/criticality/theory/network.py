@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, cast
 import numpy as np
 
 from criticality.arguments import Count, Depth, Finite, Positive, Scale, check_fields, checked, shown
-from criticality.errors import UndescribedError
+from criticality.errors import ArgumentError, UndescribedError
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.branches import Branch, Linear
 from criticality.theory.norms import K, NoNorm, Norm
@@ -38,7 +38,7 @@ class Sublayer:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.skip_scale != 1.0 and self.placement != "post":
-            raise ValueError(f"skip_scale={self.skip_scale!r} of Sublayer must come with placement='post'")
+            raise ArgumentError(f"skip_scale={self.skip_scale!r} of Sublayer must come with placement='post'")
 
     @property
     def in_flow(self) -> tuple[str, ...]:
@@ -101,9 +101,9 @@ class Network:
     def __post_init__(self) -> None:
         check_fields(self)
         if not self.sublayers:
-            raise ValueError("sublayers=() of Network must hold at least one Sublayer")
+            raise ArgumentError("sublayers=() of Network must hold at least one Sublayer")
         if len(self.sublayers) % self.sublayers_per_block:
-            raise ValueError(
+            raise ArgumentError(
                 f"sublayers_per_block={self.sublayers_per_block!r} of Network must divide its"
                 f" {len(self.sublayers)} sublayers"
             )

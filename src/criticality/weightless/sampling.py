@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from criticality.errors import UnknownLawError
 from criticality.stream.opened import composite, opened
 from criticality.stream.recording import memory_of, tensors_in
 from criticality.stream.sharded import is_sharded
@@ -187,7 +188,7 @@ class WeightsIntegratedOut(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if args and self.find(args[0]) and (name == "__setitem__" or name.rstrip("_") + "_" == name):
             shape = tuple(args[0].shape)
-            raise ValueError(
+            raise UnknownLawError(
                 f"{name} changes a random weight of shape {shape} in place: initialize the model first, then run it"
             )
         drawn: dict[int, tuple[Root, Tensor, int]] = {}

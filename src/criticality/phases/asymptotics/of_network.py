@@ -59,7 +59,7 @@ def _of_function(step: ResidualStep, pointwise: Pointwise, q0: float) -> Law | N
 def _crossover(pointwise: Pointwise, weight: float, q0: float) -> float:
     try:
         return crossover_depth(pointwise.phi, pointwise.alpha, weight, q0)
-    except ValueError:  # no linear regime
+    except ArgumentError:  # no linear regime
         return math.nan
 
 
