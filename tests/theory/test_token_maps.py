@@ -28,9 +28,10 @@ def test_gradients_through_scores_are_their_definition(head_dim, common):
     )
     values, by_output = 1.3 * kernel.entries, 0.8 * gradient.entries
     heads, total = attention._heads(kernel, sampling), np.zeros((tokens, tokens))
-    for chunk in heads.attention():
-        for number, pair in enumerate(chunk):
-            query, key = (side[min(number, len(side) - 1)] for side in (heads.query, heads.key))
+    for chunk in heads.drawn():
+        for number, pair in enumerate(chunk.attention):
+            sides = (chunk.query.channels, chunk.key.channels)
+            query, key = (side[min(number, len(side) - 1)] for side in sides)
             for a in pair:
                 p = np.array([np.diag(row) - np.outer(row, row) for row in a])
                 spread = np.einsum("abi,ij,cjd->acbd", p, values, p)
