@@ -1,7 +1,7 @@
 """The article's studies of trainings on one card, all runs of a study in a few stacks: see README.md.
 
-``python examples/gpu/trainings.py --out FOLDER --minutes 9 factorial_64:260 plane:300 ...``: a study of docs/studies/training, and how
-many runs are trained at once.  Each is packed into FOLDER when it ends; one that fails is reported and the next one begun.
+``python examples/gpu/trainings.py --out FOLDER --minutes 9 factorial_64:260 plane:300 ...``: a study of docs/studies/training, and
+how many runs are trained at once.  Each is packed into FOLDER when it ends; one that fails is reported and the next one begun.
 """
 
 from __future__ import annotations
