@@ -15,7 +15,7 @@ from criticality.measurement.statistics import Axes
 from criticality.pointwise import Pointwise
 from criticality.prescription import Monitor
 from criticality.probes import check_probe, probe_kernel
-from criticality.studies.compare import TOLERANCE
+from criticality.studies.agreement import LARGEST_TOLERANCE
 from criticality.theory import (
     MLP,
     Attention,
@@ -92,7 +92,7 @@ def test_coherence_is_why_gradients_exceed_the_apjn():
     for probe, start in (("normal", "normal"), ("pooled", "pooled"), ("loss", "pooled")):
         found = measure_ensemble(lambda _: Vision(384, 24, "mean"), x, range(6), probe=probe)
         measured, error = float(found.log_apjn[0]), float(found.log_apjn_se[0])
-        assert abs(measured - theory(24, 64, 0.4, start)) < TOLERANCE["fan-in"] + 3 * error
+        assert abs(measured - theory(24, 64, 0.4, start)) < LARGEST_TOLERANCE + 3 * error
         assert probe == "normal" or measured - apart > 0.5 + 3 * error
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from criticality.errors import ArgumentError
-from criticality.models import ViTDescription, replace_norms
+from criticality.models import ViTSpec, replace_norms
 from criticality.prescription import apply_edits, apply_prescription, prescribe
 from criticality.prescription.tune import tune
 from criticality.theory import (
@@ -19,7 +19,7 @@ from criticality.theory import (
     write_edits,
 )
 
-SMALL = ViTDescription("vit_tiny_patch16_224", norm="dyt", depth=2, width=48, image_size=32, init="fan-in")
+SMALL = ViTSpec("vit_tiny_patch16_224", norm="dyt", depth=2, width=48, image_size=32, init="fan-in")
 
 
 def build():
@@ -39,11 +39,11 @@ def test_a_model_and_its_description_are_edited_alike():
     edits = [Alpha(0.4), Alpha(0.7, 2), BranchGain(0.5, 1), WeightGain(1.2)]
     model, before = build(), state(build())
     applied = apply_edits(edits, model, SMALL.inputs(0))
-    network = edited(SMALL.describe(0)[0], edits)
+    network = edited(SMALL.read(0)[0], edits)
     norms = [norm for block in model.blocks for norm in (block.norm1, block.norm2)]
     assert [float(norm.alpha) for norm in norms] == pytest.approx(alphas_of(network))
     assert float(model.norm.alpha) == pytest.approx(0.4)
-    plain = SMALL.describe(0)[0].sublayers[1].branch
+    plain = SMALL.read(0)[0].sublayers[1].branch
     edited_branch = network.sublayers[1]
     for name, described, factor in (
         ("blocks.0.mlp.fc1.weight", edited_branch.branch.up.weight_variance / plain.up.weight_variance, 1.0),
@@ -75,7 +75,7 @@ def test_norms_and_schedules_are_edits_and_are_undone():
 
 
 def test_a_prescription_is_applied_elsewhere_from_its_file(tmp_path):
-    found = prescribe(*SMALL.describe(0), target=0.5, kind="schedule", samples=4)
+    found = prescribe(*SMALL.read(0), target=0.5, kind="schedule", samples=4)
     kept = read_edits(write_edits(found.edits, tmp_path / "edits.json"))
     assert kept == found.edits
     one, other = build(), build()

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from criticality.measurement import measure
-from criticality.models import describe_model
+from criticality.models import model_spec
 from criticality.prescription import WriteError, apply_prescription, planned_changes, schedule_from_data
 from criticality.prescription import scaling as scaling_module
 from criticality.prescription.apply import block_norms, final_norms
@@ -231,7 +231,7 @@ FAMILIES = {
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_branch_of_a_family_has_a_handle(name):
     torch.manual_seed(0)
-    model = describe_model(name, **FAMILIES[name]).create().eval()
+    model = model_spec(name, **FAMILIES[name]).create().eval()
     before = state(model)
     handles = Handles(model)
     rules = handles.scalings(handles.branches)

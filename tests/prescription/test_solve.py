@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from criticality.measurement import measure_ensemble
-from criticality.models import ViTDescription
+from criticality.models import ViTSpec
 from criticality.pointwise import Pointwise
 from criticality.prescription import apply_prescription, least_amplification, prescribe, trade_off
 from criticality.prescription.kinds import KINDS
@@ -120,10 +120,10 @@ def test_bad_input_is_refused(call, message):
 @pytest.mark.parametrize("init", ["own", "fan-in"])
 @pytest.mark.parametrize("norm", ["dyt", "derf"])
 def test_prescribed_vits_measure_what_was_prescribed(norm, init, depth):
-    description = ViTDescription(
+    description = ViTSpec(
         "vit_base_patch16_224", norm=norm, alpha=1.0, depth=depth, width=256, image_size=64, init=init
     )
-    found = prescribe(*description.describe(0), "preln", "schedule")
+    found = prescribe(*description.read(0), "preln", "schedule")
 
     def build(seed):
         model = description.build()

@@ -15,7 +15,7 @@ from torch import nn
 from claim.drawing import Data, line, points, width_axis
 from claim.outcome import Breaker, Claim, Outcome
 from criticality.measurement import measure_between, measure_forward
-from criticality.models import ResidualNetwork, ViTDescription, gaussian_inputs
+from criticality.models import ResidualNetwork, ViTSpec, gaussian_inputs
 from criticality.phases import ZOO, BlockStep, amplification
 from criticality.pointwise import Pointwise, PointwiseFunction
 from criticality.theory import MLP, Attention, Linear, SymmetricKernel, make_norm, propagate, transformer
@@ -105,7 +105,7 @@ def _susceptibility_difference(width: int, seed: int) -> np.ndarray:
 
 def _modes_deviation(seed: int) -> tuple[float, float]:
     """Forward- minus reverse-mode ``log J(0→L)`` of one ViT, with its standard error over probes."""
-    description = ViTDescription(
+    description = ViTSpec(
         "vit_tiny_patch16_224", norm="dyt", alpha=0.7, depth=4, width=64, image_size=64, init="fan-in"
     )
     with torch.random.fork_rng():

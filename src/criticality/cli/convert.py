@@ -39,7 +39,7 @@ def convert(
     """
     import torch
 
-    from criticality.models import describe_model, replace_norms, write_weights
+    from criticality.models import model_spec, replace_norms, write_weights
     from criticality.prescription import apply_edits
     from criticality.theory import read_edits
 
@@ -47,7 +47,7 @@ def convert(
         raise ArgumentError(f"--edits {edits} must come with --norm where --alpha or --with-head-norms is given")
     read = () if edits is None else read_edits(edits)
     torch.manual_seed(seed)
-    description = describe_model(model, **changes)
+    description = model_spec(model, **changes)
     built = description.build()
     norm = norm or ("dyt" if edits is None else None)
     replaced = [] if norm is None else [replace_norms(built, norm, alpha, keep=() if with_head_norms else None)]

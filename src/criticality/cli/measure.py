@@ -47,9 +47,9 @@ def measure(
 
     from criticality.devices import torch_device
     from criticality.measurement import measure_between, measure_ensemble, measure_forward_ensemble
-    from criticality.models import describe_model
+    from criticality.models import model_spec
 
-    description = describe_model(model, **options)
+    description = model_spec(model, **options)
     inputs = description.inputs(seed)
     settings: dict[str, Any] = {"device": torch_device(device), "dtype": getattr(torch, dtype)}
     if probe != "normal" and (between or source is not None):

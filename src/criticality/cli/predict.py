@@ -88,13 +88,13 @@ def predict(
             raise ArgumentError(f"probe={probe!r} must be 'normal' for resnet, whose inputs do not mix")
         dataset = _resnet(**options)
     else:
-        from criticality.models import describe_model
+        from criticality.models import model_spec
         from criticality.studies.predict import predict_description
 
         left_out("predict MODEL")
         if way != "auto":
             left_out(f"--way {way}")
-        description = describe_model(model, **{key: options[key] for key in _CHANGES})
+        description = model_spec(model, **{key: options[key] for key in _CHANGES})
         with working(f"predict {model}"), bar(seeds, "seeds") as advance:
             dataset = predict_description(
                 description,
@@ -142,10 +142,10 @@ def _forward(
     if model == "resnet":
         network, inputs = _resnet_of(**options)
     else:
-        from criticality.models import describe_model
+        from criticality.models import model_spec
 
-        description = describe_model(model, **{key: options[key] for key in _CHANGES})
-        network, inputs = description.describe(seed)
+        description = model_spec(model, **{key: options[key] for key in _CHANGES})
+        network, inputs = description.read(seed)
     dataset = propagate_between(network, inputs, start=source, samples=samples, seed=seed)
     record = {"model": model, "from": source, **forward_record(dataset)}
     save(dataset, out)

@@ -29,7 +29,7 @@ from criticality.prescription.kinds import KINDS, Kind
 if TYPE_CHECKING:
     import torch
 
-    from criticality.models import ModelDescription
+    from criticality.models import ModelSpec
     from criticality.prescription.apply import Change
     from criticality.prescription.sampled import SampledPrescription
     from criticality.prescription.solve import Prescription
@@ -90,7 +90,7 @@ def prescribe(
     import torch
 
     from criticality.measurement import measure_ensemble
-    from criticality.models import describe_model, write_weights
+    from criticality.models import model_spec, write_weights
     from criticality.prescription.solve import least_amplification, trade_off
     from criticality.prescription.solve import prescribe as solve
 
@@ -98,10 +98,10 @@ def prescribe(
         raise ArgumentError(f"kind={kind!r} must be 'schedule' with --from-data")
     if way != "auto":
         left_out(f"--way {way}")
-    description = describe_model(model, **changes)
+    description = model_spec(model, **changes)
     try:
         with working("read the model"):
-            described = None if way == "sampled" else description.describe(seed)
+            described = None if way == "sampled" else description.read(seed)
     except UndescribedError:
         if way == "exact":
             raise
@@ -165,7 +165,7 @@ def _share(target: str) -> float:
         raise ArgumentError(f"target={target!r} must be share= and a number between 0 and 1") from None
 
 
-def _sampled(description: ModelDescription, target: str, kind: Kind, seeds: int, seed: int) -> SampledPrescription:
+def _sampled(description: ModelSpec, target: str, kind: Kind, seeds: int, seed: int) -> SampledPrescription:
     """Without weights; the target ``preln`` is the same model with LayerNorm, its tokens as they are."""
     from criticality.prescription.sampled import prescribe_sampled
     from criticality.prescription.solve import PRE_LAYER_NORM, PRE_LAYER_NORM_TOKENS

@@ -27,7 +27,7 @@ SEQUENCES = 2
 
 
 @dataclass(frozen=True)
-class HuggingFaceDescription:
+class HuggingFaceSpec:
     """A Hugging Face model by config, with what is changed of it; ``None`` keeps the config's own value.
 
     The table of token embeddings is cut to the 256 bytes that inputs are made of: its other rows are never read.
@@ -131,7 +131,7 @@ class HuggingFaceDescription:
         """Read a model that ``build`` made."""
         return read_network(model, self.inputs())
 
-    def describe(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
+    def read(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
         """The network and the expected kernels at its start; allocates no weight.
 
         Raises:

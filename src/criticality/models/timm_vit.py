@@ -22,7 +22,7 @@ timm = require("timm")
 
 
 @dataclass(frozen=True)
-class ViTDescription:
+class ViTSpec:
     """A timm model by name, with what is changed of it; ``None`` keeps the model's own value.
 
     Attributes:
@@ -117,7 +117,7 @@ class ViTDescription:
         """Read a model that ``build`` made."""
         return read_network(model, self.inputs())
 
-    def describe(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
+    def read(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
         """The network and the expected kernels at its input; allocates no weight.
 
         Raises:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         scheduled_log_apjn,
         trade_off,
     )
-    from criticality.prescription.tune import Tuning, power_law
+    from criticality.prescription.tune import Tuning, power_law, tune
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -44,7 +44,7 @@ __getattr__, __dir__ = lazy_names(
         "monitor": ("CriticalityWarning", "Monitor", "to_tensorboard"),
         "scaling": ("WriteError",),
         "solve": ("Prescription", "least_amplification", "prescribe", "scheduled_log_apjn", "trade_off"),
-        "tune": ("Tuning", "power_law"),
+        "tune": ("Tuning", "power_law", "tune"),
     },
 )
 
@@ -69,4 +69,5 @@ __all__ = [
     "to_tensorboard",
     "trade_off",
     "trainer_callback",
+    "tune",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -21,21 +21,20 @@ from criticality.devices import torch_device
 from criticality.errors import ArgumentError, TokensNotEquivalentError, UndescribedError
 from criticality.measurement import measure_ensemble, output_kernels
 from criticality.measurement.ends import input_stream, kernels_of
-from criticality.models import ModelDescription, describe_model
+from criticality.models import ModelSpec, model_spec
 from criticality.probes import Probe, check_probe
 from criticality.schema import SCHEMA, plain, read_dataset, source_digest, write_dataset, write_text
+from criticality.studies.agreement import fold_errors, standard_errors, tolerance_of, verdict
 from criticality.studies.predict import predict_description
-from criticality.theory import Attention, Network, Sublayer, SymmetricKernel, TokenKernel, propagate
+from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
 from criticality.theory.network import mean_network
 from criticality.theory.norms import takes_alpha
-from criticality.theory.parts import DESCEND, rebuilt
 
 OWN_NORM = "own"
 """The norms that a model has."""
 
-LARGEST_TOLERANCE = 0.10
-_OF_WIDTH, _OF_SCORES = 0.48, 1.12
-"""0.03 and 0.10 at 24 blocks of width 384, without scores and with scores of order one, where they were found (docs/theory, 9)."""
+_APART = 100_003
+"""Between the seeds of a measurement and those of a sampled prediction, which must not be the same."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Comparison:
     """What is compared: one model, and the grid of norms, alphas and initializations.
 
     Attributes:
-        model: as ``criticality.models.describe_model`` takes it.
+        model: as ``criticality.models.model_spec`` takes it.
         norms: names of norms; pointwise ones are crossed with ``alphas``, the others appear once.
         inits: ``own``, ``fan-in`` or both.
         depth, width, image_size, tokens, text: changes to the model; ``None`` keeps its own.
@@ -80,7 +79,7 @@ class Comparison:
         torch_device(self.device)
         self.cases()
 
-    def cases(self) -> list[ModelDescription]:
+    def cases(self) -> list[ModelSpec]:
         """Every model of the comparison.
 
         Raises:
@@ -88,16 +87,11 @@ class Comparison:
         """
         changes = {name: getattr(self, name) for name in ("depth", "width", "image_size", "tokens", "text")}
         return [
-            describe_model(self.model, norm=None if norm == OWN_NORM else norm, alpha=alpha, init=init, **changes)
+            model_spec(self.model, norm=None if norm == OWN_NORM else norm, alpha=alpha, init=init, **changes)
             for init in dict.fromkeys(self.inits)
             for norm in dict.fromkeys(self.norms)
             for alpha in (dict.fromkeys(self.alphas) if norm != OWN_NORM and takes_alpha(norm) else (None,))
         ]
-
-
-_WEAK = 0.5
-_APART = 100_003
-"""Between the seeds of a measurement and those of a sampled prediction, which must not be the same."""
 
 
 @checked
@@ -137,7 +131,7 @@ def steps_per_case(comparison: Comparison) -> int:
     return comparison.seeds + 1
 
 
-def case_label(case: ModelDescription) -> str:
+def case_label(case: ModelSpec) -> str:
     """Short name of a case: ``dyt alpha=0.5 timm``."""
     alpha = f" alpha={case.alpha:g}" if case.alpha is not None else ""
     return f"{case.norm or OWN_NORM}{alpha} {case.init}"
@@ -150,7 +144,7 @@ def _installed(package: str) -> str:
         return "none"
 
 
-def _key(comparison: Comparison, case: ModelDescription) -> str:
+def _key(comparison: Comparison, case: ModelSpec) -> str:
     settings = {name: getattr(comparison, name) for name in ("seeds", "seed", "probes", "samples", "probe")}
     made_by = {
         "criticality": __version__,
@@ -163,39 +157,7 @@ def _key(comparison: Comparison, case: ModelDescription) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def tolerance_of(network: Network | None, width: int, blocks: int) -> float:
-    """Largest ``|log J predicted - measured|`` beyond three standard errors that counts as agreement.
-
-    What the limit of wide networks leaves out is of order depth over width, and more where scores are not small.
-
-    Args:
-        network: as it was read; of ``None`` scores are taken for of order one.
-        width, blocks: of the stream.
-    """
-    scores = 1.0 if network is None else max(map(_score_variance, network.sublayers), default=0.0)
-    return min(LARGEST_TOLERANCE, blocks / width * (_OF_WIDTH + _OF_SCORES * min(scores, 1.0)))
-
-
-def _score_variance(part: Sublayer) -> float:
-    """The largest variance of a score between tokens at unit variance in a sub-layer; 0 without attention."""
-    found = [0.0]
-
-    def visit(one: object) -> object:
-        if isinstance(one, Attention) and one.scores == "gaussian":
-            sides = [
-                norm.gamma**2 if norm else side.weight_variance + side.bias_variance
-                for side, norm in ((one.query, one.query_norm), (one.key, one.key_norm))
-            ]
-            found.append(math.prod(sides) * one.score_scale**2)
-        return DESCEND
-
-    rebuilt(visit, part)
-    return max(found)
-
-
-def run_case(
-    comparison: Comparison, case: ModelDescription, progress: Callable[[str, int], None] | None = None
-) -> xr.Dataset:
+def run_case(comparison: Comparison, case: ModelSpec, progress: Callable[[str, int], None] | None = None) -> xr.Dataset:
     """Build, measure and predict one case (see ``compare``)."""
     label = case_label(case)
     networks: list[Network] = []
@@ -262,7 +224,7 @@ def _equivalent_tokens(network: Network, inputs: Sequence[TokenKernel], probe: P
 
 
 def _case_dataset(
-    case: ModelDescription,
+    case: ModelSpec,
     measured: xr.Dataset,
     predicted: xr.Dataset,
     again: xr.Dataset | None,
@@ -307,11 +269,12 @@ def gather(cases: Sequence[xr.Dataset], comparison: Comparison) -> xr.Dataset:
     """All cases in one dataset, with ``deviation``, what is ``allowed`` and whether they ``agree``.
 
     ``log_apjn_symmetric`` is the theory of equivalent tokens, for contrast; ``allowed`` is ``tolerance_of`` the
-    case and three standard errors of measurement and prediction together.
+    case and ``standard_errors`` of measurement and prediction together.
     """
     result = xr.concat(list(cases), "case", combine_attrs="override")
     result["deviation"] = abs(result.log_apjn_predicted - result.log_apjn_measured)
-    result["allowed"] = result.tolerance + 3 * np.hypot(result.log_apjn_se, result.log_apjn_predicted_se)
+    error = np.hypot(result.log_apjn_se, result.log_apjn_predicted_se)
+    result["allowed"] = result.tolerance + standard_errors(comparison.seeds) * error
     settings = {key: json.dumps(value) for key, value in asdict(comparison).items()}
     return result.assign_attrs(source="comparison", schema=SCHEMA, version=__version__, **settings)
 
@@ -345,53 +308,6 @@ def summary(result: xr.Dataset) -> dict[str, Any]:
     return {"criticality": __version__, **settings, "cases": cases}
 
 
-THIRDS = ("shallow", "middle", "deep")
-
-
-def fold_errors(case: xr.Dataset) -> dict[str, Any]:
-    """Geometric mean fold error ``GMFE = exp(mean |log J measured - log J predicted|)`` over the blocks before the last.
-
-    Returns:
-        ``gmfe``; ``gmfe_thirds``, of each third of the depth (near-equal split; ``None`` where there is no block); and
-        ``gmfe_thirds_of_noise``, what it would come to if the theory were exact: ``exp(sqrt(2 / pi) mean SE)``, for normal errors
-        of the standard errors that are known.
-    """
-    distance = abs(case.log_apjn_measured - case.log_apjn_predicted).values[:-1]
-    noise = math.sqrt(2 / math.pi) * case.log_apjn_se.values[:-1]
-    thirds = dict(zip(THIRDS, np.array_split(np.arange(len(distance)), 3), strict=True))
-
-    def mean(values: np.ndarray) -> float | None:
-        return float(np.exp(values.mean())) if len(values) and np.all(np.isfinite(values)) else None
-
-    return {
-        "gmfe": mean(distance),
-        "gmfe_thirds": {name: mean(distance[third]) for name, third in thirds.items()},
-        "gmfe_thirds_of_noise": {name: mean(noise[third]) for name, third in thirds.items()},
-    }
-
-
 def asdict_keys(result: xr.Dataset) -> list[str]:
     """Names of the comparison's settings among the attributes of a gathered dataset."""
     return [name for name in Comparison.__dataclass_fields__ if name in result.attrs]
-
-
-def weak_agreement(record: Mapping[str, Any]) -> str:
-    """A sentence where few seeds leave so large an error that agreement says little, from ``summary``; else nothing."""
-    widest = max(
-        (case["largest_allowed"] or 0.0 for case in record["cases"] if case["verdict"] == "agrees"), default=0.0
-    )
-    if widest <= _WEAK:
-        return ""
-    return (
-        f"'agrees' is weak here: with {record['seeds']} seeds a deviation of log J up to {widest:.2f} would not be seen"
-        f" (tolerance and three standard errors); more --seeds make it sharper."
-    )
-
-
-def verdict(excess: np.ndarray) -> str:
-    """``agrees`` when no layer deviates by more than is allowed, ``deviates`` when one does, ``unknown`` when the
-    standard error is not known (one seed)."""
-    known = excess[np.isfinite(excess)]
-    if len(known) < len(excess):
-        return "unknown"
-    return "agrees" if np.all(known <= 0) else "deviates"

@@ -131,11 +131,11 @@ def _predict(cell: Cell) -> dict[str, Any]:
         network = resnet(norm, cell["depth"], cell.get("sigma_w", 1.0) ** 2, cell.get("sigma_b", 0.0) ** 2)
         profile = propagate(network, SymmetricKernel.of(cell.get("q0", 1.0)))
     else:
-        from criticality.models import describe_model
+        from criticality.models import model_spec
 
         seed = cell.get("seed", 0)
-        described = describe_model(**{key: value for key, value in cell.items() if key not in ("seed", "samples")})
-        profile = propagate(*described.describe(seed), samples=cell.get("samples", 8), seed=seed)
+        described = model_spec(**{key: value for key, value in cell.items() if key not in ("seed", "samples")})
+        profile = propagate(*described.read(seed), samples=cell.get("samples", 8), seed=seed)
     return {"log_apjn": float(profile.log_apjn[0]), "q_final": float(profile.q[-1])}
 
 
@@ -143,10 +143,10 @@ def _measure(cell: Cell) -> dict[str, Any]:
     import torch
 
     from criticality.measurement import measure
-    from criticality.models import describe_model
+    from criticality.models import model_spec
 
     seed = cell.get("seed", 0)
-    described = describe_model(**{key: value for key, value in cell.items() if key not in ("seed", "probes")})
+    described = model_spec(**{key: value for key, value in cell.items() if key not in ("seed", "probes")})
     torch.manual_seed(seed)
     profile = measure(
         described.build(), described.inputs(), points=described.points, seed=seed, probes=cell.get("probes", 1)

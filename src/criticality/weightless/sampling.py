@@ -162,7 +162,7 @@ class WeightsIntegratedOut(TorchFunctionMode):
                 self._last = rows.detach(), rows._version, Span.of(flat)
         return self._last[2]
 
-    def describe(self, tree: Any) -> Any:
+    def read(self, tree: Any) -> Any:
         """``tree`` with each random weight replaced by a tensor of its shape, precision and device that takes no memory."""
 
         def stand_in(tensor: Tensor) -> Tensor:
@@ -177,7 +177,7 @@ class WeightsIntegratedOut(TorchFunctionMode):
 
     def described(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """A call that reads no entry of a random weight."""
-        return func(*self.describe(args), **self.describe(kwargs))
+        return func(*self.read(args), **self.read(kwargs))
 
     def with_drawn(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """A call with its random weights drawn; what autograd would save of them is drawn again in the backward pass.
