@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from criticality.errors import ArgumentError
+
 LARGEST = 2**18
 """Entries of a parameter; a module with a larger one is not probed."""
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from criticality.arguments import Positive, Scale, checked
+from criticality.errors import CriticalityError
 from criticality.phases.classification import DEPTHS, classify
 from criticality.phases.depth import ResidualStep
 from criticality.pointwise import ZOO, Pointwise, PointwiseFunction, get_function

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from criticality.arguments import LARGEST_VARIANCE, Samples, Seed, checked
-from criticality.errors import ArgumentError, NotFiniteError
+from criticality.errors import ArgumentError, CriticalityError, NotFiniteError
 from criticality.lazy import lazy_module
 from criticality.probes import Probe, probe_kernel, probe_name
 from criticality.schema import SCHEMA, profile_dataset

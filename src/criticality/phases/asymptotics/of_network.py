@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from criticality.errors import ArgumentError
 from criticality.phases.asymptotics.blocks import power_law, stretched_law
 from criticality.phases.asymptotics.laws import ExponentialLaw, Law, PowerLaw, StretchedLaw
 from criticality.phases.asymptotics.one_branch import crossover_depth, stretched_growth
