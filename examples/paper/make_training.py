@@ -202,7 +202,7 @@ def layer_norm_against(study: Trainings) -> str:
     )
 
 
-ARTICLE = {
+ARTICLE: dict[str, dict[str, tuple[str, str | None]]] = {
     "accuracy": {
         "log J": ("log_apjn", None),
         "log J at equal α": ("log_apjn", "log_alpha"),

@@ -1,6 +1,6 @@
 """Trainings of the small FashionMNIST ViT (``fashion_vit``), many runs at once in one stack, as a card does as fast as one.
 
-The model is timm's, its parameters by its names with the axis of runs in front (``tests/laboratory/test_together.py`` compares them).
+The model is timm's: parameters by its names, the axis of runs in front (``tests/laboratory/test_together.py`` compares them).
 """
 
 from __future__ import annotations
@@ -216,13 +216,13 @@ class VitRecords:
     def note_change(self, step: int, before: Mapping[str, Tensor], stream: Tensor) -> None:
         """What the update of a step changed, of weights ``before`` and of the last point of the stream."""
         with torch.no_grad():
-            size = sum(w.square().sum((1, 2)) for w in before.values())
-            changed = sum((self.stack.p[name] - w).square().sum((1, 2)) for name, w in before.items())
+            size = torch.stack([w.square().sum((1, 2)) for w in before.values()]).sum(0)
+            changes = [(self.stack.p[name] - w).square().sum((1, 2)) for name, w in before.items()]
             x = self.stack.embedded(self.pixels)
             for number in range(self.stack.depth):
                 x = self.stack.block(number, x)
             moved = (x - stream).flatten(1).norm(dim=1) / stream.flatten(1).norm(dim=1)
-        self._note(step, "update", [(changed / size).sqrt()])  # type: ignore[operator]
+        self._note(step, "update", [(torch.stack(changes).sum(0) / size).sqrt()])
         self._note(step, "stream_change", [moved])
 
     def _note(self, step: int, name: str, values: list[Tensor]) -> None:

@@ -157,7 +157,8 @@ def _measure(cell: Cell) -> dict[str, Any]:
 def _train(cell: Cell) -> dict[str, Any]:
     import torch
 
-    from criticality.laboratory.stacked import STACKED, ResidualRun, train_stacked
+    from criticality.laboratory.residual_run import STACKED, ResidualRun
+    from criticality.laboratory.stacked import train_stacked
     from criticality.laboratory.train import Run, train
 
     torch.set_num_threads(1)
@@ -188,7 +189,7 @@ def _train(cell: Cell) -> dict[str, Any]:
 def _initial(cell: Cell) -> dict[str, Any]:
     """A stacked task at initialization (``laboratory.initial``), by seed; ``log_apjn`` is the mean."""
     from criticality.laboratory.initial import initial_values
-    from criticality.laboratory.stacked import ResidualRun
+    from criticality.laboratory.residual_run import ResidualRun
 
     found = initial_values(ResidualRun(**cell))
     return {**found, "log_apjn_by_run": found["log_apjn"], "log_apjn": float(found["log_apjn"].mean())}

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from criticality.arguments import Count, checked
+from criticality.devices import torch_device
 from criticality.errors import ArgumentError, FileError, UnreachableError
 from criticality.extras import require
 from criticality.sweeps.compute import compute_cells
@@ -70,13 +71,16 @@ def run_study(
         retry: compute cells again that failed, returned nan, exceeded their memory or are damaged.
 
     Raises:
-        ValueError: as ``Store``; a study with ``search`` and ``workers`` other than 0, or with ``search`` and damaged cells; no
+        ValueError: as ``Store``; ``together`` of a study that is not one of such trainings, or a device that is not there; a study
+            with ``search`` and ``workers`` other than 0, or with ``search`` and damaged cells; no
             file of the study's own function; worker processes on a machine whose loopback interface is down.
     """
     _check_own_file(study)
     if together is None and device != "cpu":
         raise ArgumentError(f"device={device!r} must come with together, how many runs are trained at once")
-    if study.search and workers != 0 and together is None:
+    if together is not None:
+        torch_device(device)
+    elif study.search and workers != 0:
         raise ArgumentError(
             f"workers={workers!r} must be 0 for a study that searches {study.search!r}, one cell after another"
         )
