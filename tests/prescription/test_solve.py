@@ -105,7 +105,7 @@ def test_token_kernels_and_causal_networks():
         (lambda: prescribe(network(), TOKENS, -1.0), "target=-1.0 must be a log J above 0"),
         (lambda: prescribe(network(), TOKENS, "ln"), "target='ln' must be a log J above 0, 'preln' or 'preln-tokens'"),
         (lambda: prescribe(network(), TOKENS, 1.0, "nope"), "kind='nope' must be one of"),
-        (lambda: prescribe(network("ln"), TOKENS, 1.0, "constant"), "must be used with pointwise norms"),
+        (lambda: prescribe(network("ln"), TOKENS, 1.0, "constant"), "must have pointwise norms for an alpha to be set"),
         (lambda: prescribe(network(), TOKENS, 1e9, "constant"), "must be within reach of kind='constant'"),
         (lambda: least_amplification(network(), TOKENS, 1.5), "branch_share=1.5 must be between 0 and 1"),
     ],

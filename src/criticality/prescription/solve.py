@@ -222,7 +222,7 @@ def changed_network(network: Network, inputs: Sequence[Kernel], kind: Kind, valu
     try:
         return edited(network, edits_of_kind(kind, value), inputs)
     except UndescribedError as error:
-        raise UndescribedError(f"kind={kind!r} is of no use here: {error}") from None
+        raise UndescribedError(f"kind={kind!r} must fit the network: {error}") from None
 
 
 @dataclass(frozen=True)
