@@ -25,7 +25,17 @@ from criticality.phases import (
 )
 from criticality.pointwise import Pointwise, get_function
 from criticality.reports import COLOURS, DASHES, NORM_NAMES, STYLE
-from criticality.theory import MLP, Attention, LayerNorm, SymmetricKernel, make_norm, propagate, resnet, transformer
+from criticality.theory import (
+    MLP,
+    Attention,
+    LayerNorm,
+    Linear,
+    SymmetricKernel,
+    make_norm,
+    propagate,
+    resnet,
+    transformer,
+)
 
 Settings = Mapping[str, Any]
 Values = dict[str, Any]
@@ -216,8 +226,8 @@ def powers_curve(settings: Settings, seed: int) -> Values:
     near = [round(POWER_DEPTH * factor) for factor in (0.9, 1.1)]
     local = []
     for m in STRENGTHS**2:
-        attention = Attention(output_variance=s, scores="uniform")
-        block = transformer(LayerNorm(epsilon=0.0), attention, MLP(Pointwise("relu"), out_variance=m), 1)
+        attention = Attention(output=Linear(s), scores="uniform")
+        block = transformer(LayerNorm(epsilon=0.0), attention, MLP(Pointwise("relu"), down=Linear(m)), 1)
         log_apjn = amplification(BlockStep(block, POWER_TOKENS, 0.2), near)
         local.append(float(np.diff(log_apjn)[0] / math.log(near[1] / near[0])))
     return {

@@ -148,7 +148,7 @@ def test_the_window_shows_what_passes(site, browser):
 def test_the_block_shows_what_the_library_computes(site, browser):
     from criticality.phases import BlockStep, amplification
     from criticality.pointwise import Pointwise
-    from criticality.theory import MLP, Attention, make_norm, transformer
+    from criticality.theory import MLP, Attention, Linear, make_norm, transformer
 
     page, errors, _ = opened(browser.new_context(viewport=DESKTOP), site / "article.html")
     figure = page.locator('.explorer[data-explorer="block"]')
@@ -157,7 +157,7 @@ def test_the_block_shows_what_the_library_computes(site, browser):
         page.keyboard.press(key)  # alpha 1/2, gain sqrt 2, 64 tokens
     lines = figure.locator(".explorer-readout").inner_text().splitlines()
     block = transformer(
-        make_norm("dyt", 0.5), Attention(output_variance=2.0), MLP(Pointwise("gelu"), out_variance=4.0), 1
+        make_norm("dyt", 0.5), Attention(output=Linear(2.0)), MLP(Pointwise("gelu"), down=Linear(4.0)), 1
     )
     expected = amplification(BlockStep(block, 64, 0.3), [48])[0]
     dyt = next(text for text in lines if text.startswith("DyT:"))

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from criticality.laboratory.stacked import ResidualRun, train_stacked, train_together
+from criticality.laboratory.residual_run import ResidualRun
+from criticality.laboratory.stacked import train_stacked, train_together
 from criticality.laboratory.stacked_vit import VitStack, diverges_at, start_of, train_vits
 from criticality.laboratory.steps import RateByRun, corrections_at
 from criticality.laboratory.tasks import task
@@ -37,25 +38,25 @@ SMALL = {"depth": 3, "width": 16, "steps": 31, "batch": 16, "seeds": 2}
         ],
     ],
 )
-def test_a_run_does_together_what_it_does_alone(root, runs):
-    found = train_together(runs, data_root=root)
+def test_a_run_does_together_what_it_does_alone(fashion_root, runs):
+    found = train_together(runs, data_root=fashion_root)
     for run, together in zip(runs, found, strict=True):
-        alone = train_stacked(run, data_root=root)
+        alone = train_stacked(run, data_root=fashion_root)
         assert set(together) == set(alone)
         for name in ("loss", "log_apjn", "log_q", "update", "gradient_norm", "validation_loss", "largest_spike"):
             np.testing.assert_allclose(together[name], alone[name], rtol=2e-3, atol=2e-3, err_msg=name)
         np.testing.assert_allclose(together.test_accuracy, alone.test_accuracy, atol=0.02)
 
 
-def test_what_cannot_be_in_one_stack_is_refused(root):
+def test_what_cannot_be_in_one_stack_is_refused(fashion_root):
     with pytest.raises(
         ValueError, match="must agree in norm to be trained together, and have norm='ln' and norm='rms'"
     ):
-        train_together([ResidualRun(norm="ln", **SMALL), ResidualRun(norm="rms", **SMALL)], data_root=root)
+        train_together([ResidualRun(norm="ln", **SMALL), ResidualRun(norm="rms", **SMALL)], data_root=fashion_root)
     with pytest.raises(ValueError, match="must agree in depth to be trained together, and have 12 and 13"):
-        start_of([Run(task="fashion-vit", depth=12), Run(task="fashion-vit", depth=13)], root)
+        start_of([Run(task="fashion-vit", depth=12), Run(task="fashion-vit", depth=13)], fashion_root)
     with pytest.raises(ValueError, match="must be of fashion-vit in float32 by AdamW"):
-        start_of([Run(task="fashion-vit", clip=1.0)], root)
+        start_of([Run(task="fashion-vit", clip=1.0)], fashion_root)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -96,20 +97,20 @@ VIT = {"task": "fashion-vit", "depth": 2, "width": 32, "steps": 12, "batch": 8, 
 
 
 @pytest.mark.parametrize(("norm", "alpha"), [("ln", None), ("dyt", 0.7), ("derf", 0.4)])
-def test_stacked_vits_are_timms(root, norm, alpha):
+def test_stacked_vits_are_timms(fashion_root, norm, alpha):
     runs = [
         Run(norm=norm, alpha=alpha, seed=1, learning_rate=1e-2, decay="cosine", warm_up=3, **VIT),
         Run(norm=norm, alpha=alpha and 2 * alpha, seed=2, mlp_gain=2.0, learning_rate=1e-3, **VIT),
     ]
-    found = train_vits(runs, data_root=root)
-    stack = VitStack(start_of(runs, root), torch.device("cpu"))
+    found = train_vits(runs, data_root=fashion_root)
+    stack = VitStack(start_of(runs, fashion_root), torch.device("cpu"))
     x = torch.randn(64, 784, generator=torch.Generator().manual_seed(3))
     for place, run in enumerate(runs):
-        model = initial_model(run, task("fashion-vit", root)).eval()
+        model = initial_model(run, task("fashion-vit", fashion_root)).eval()
         torch.testing.assert_close(
             stack.logits(x.expand(2, -1, -1))[place], model(x.view(-1, 1, 28, 28)), rtol=1e-4, atol=1e-4
         )
-        alone = train(run, data_root=root)
+        alone = train(run, data_root=fashion_root)
         losses = np.append(alone.loss.values, np.full(8, np.nan)).reshape(2, 10)
         np.testing.assert_allclose(found["loss_series"][place, 0], losses[0].mean(), rtol=2e-3)
         np.testing.assert_allclose(found["update_series"][place], alone.recorded_update, rtol=2e-2)
@@ -122,17 +123,17 @@ def test_stacked_vits_are_timms(root, norm, alpha):
                 np.testing.assert_allclose(found[f"{name}_series"][place], theirs, atol=0.35, err_msg=name)
 
 
-def test_profiles_of_a_stack_are_those_that_are_measured(root):
+def test_profiles_of_a_stack_are_those_that_are_measured(fashion_root):
     from criticality.laboratory.data import fashion_mnist
     from criticality.laboratory.stacked_vit import PROBES, VitRecords
 
     runs = [Run(norm="dyt", alpha=0.7, seed=seed, **{**VIT, "depth": 4}) for seed in (1, 2)]
-    data = fashion_mnist(root)
+    data = fashion_mnist(fashion_root)
     shown = data.standardized(data.validation)[:PROBES]
-    records = VitRecords(VitStack(start_of(runs, root), torch.device("cpu")), shown, [0])
+    records = VitRecords(VitStack(start_of(runs, fashion_root), torch.device("cpu")), shown, [0])
     records.record(0)
     for place, run in enumerate(runs):
-        model = initial_model(run, task("fashion-vit", root))
+        model = initial_model(run, task("fashion-vit", fashion_root))
         measured = measure(model, shown.view(-1, 1, 28, 28), probes=2)
         error = float(np.max(measured.log_apjn_se)) if "log_apjn_se" in measured else 0.03
         np.testing.assert_allclose(

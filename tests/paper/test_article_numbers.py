@@ -24,6 +24,7 @@ from criticality.theory import (
     MLP,
     Attention,
     LayerNorm,
+    Linear,
     Network,
     NoNorm,
     PointwiseNorm,
@@ -106,7 +107,7 @@ def test_what_the_leading_order_leaves_out():
 
 
 def test_layer_norms_power_is_late():
-    block = transformer(LayerNorm(epsilon=0.0), Attention(), MLP(Pointwise("gelu"), out_variance=2.0), 1)
+    block = transformer(LayerNorm(epsilon=0.0), Attention(), MLP(Pointwise("gelu"), down=Linear(2.0)), 1)
     for depth, exponent in ((12, 0.59), (1000, 0.72), (400_000, 1.0)):
         low, high = round(0.9 * depth), round(1.1 * depth)
         log_j = amplification(BlockStep(block, 197, 0.3), [low, high])
@@ -180,8 +181,8 @@ def test_equal_amplification_wants_alpha_inverse_to_width():
 
     def excess(log_alpha, width):
         variance = 4e-4 * width
-        attention = Attention(variance, variance, variance, variance, scores="uniform")
-        mlp = MLP(Pointwise("relu"), variance, 4 * variance)
+        attention = Attention(*[Linear(variance)] * 4, scores="uniform")
+        mlp = MLP(Pointwise("relu"), Linear(variance), Linear(4 * variance))
         block = transformer(make_norm("dyt", math.exp(log_alpha)), attention, mlp, 1)
         return float(amplification(BlockStep(block, 512, 0.0), [32], q0=4e-4)[0]) - 4
 
@@ -195,8 +196,8 @@ def test_blocks_of_the_explorer():
     table = block_explorer(("ln", "dyt"), (0.5, 2.0), (0.5, 1.0), (16,), (0, 5))
     for norm, alpha, gain in (("ln", 2.0, 0.5), ("dyt", 0.5, 0.5), ("dyt", 2.0, 1.0)):
         made = LayerNorm(epsilon=0.0) if norm == "ln" else make_norm(norm, alpha)
-        mlp = MLP(Pointwise("gelu"), out_variance=2 * gain**2)
-        network = transformer(made, Attention(output_variance=gain**2), mlp, 5)
+        mlp = MLP(Pointwise("gelu"), down=Linear(2 * gain**2))
+        network = transformer(made, Attention(output=Linear(gain**2)), mlp, 5)
         profile = propagate(network, SymmetricKernel.of(1.0, 0.3, 16)).sel(block=[0, 5])
         one = table.sel(norm=norm, alpha=alpha, gain=gain, tokens=16)
         assert float(one.log_apjn[1]) == pytest.approx(float(profile.log_apjn[0]), rel=1e-9)

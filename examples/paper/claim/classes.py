@@ -11,7 +11,7 @@ from claim.drawing import Data, line
 from claim.outcome import Breaker, Claim, Outcome, Verdict
 from criticality.phases import BlockStep, ResidualStep, amplification, classify
 from criticality.pointwise import Pointwise
-from criticality.theory import MLP, Attention, LayerNorm, Network, Norm, make_norm, transformer
+from criticality.theory import MLP, Attention, LayerNorm, Linear, Network, Norm, make_norm, transformer
 
 CORRELATION, TOKENS = 0.3, (16, 197, 4096)
 
@@ -68,7 +68,7 @@ def decide(seed: int, replacements: Mapping[str, Norm] | None = None) -> Outcome
 
 
 def _block(norm: Norm) -> Network:
-    return transformer(norm, Attention(), MLP(Pointwise("gelu"), out_variance=2.0), 1)
+    return transformer(norm, Attention(), MLP(Pointwise("gelu"), down=Linear(2.0)), 1)
 
 
 def local_exponent(step: ResidualStep | BlockStep, depths: Sequence[float] | np.ndarray) -> list[float]:

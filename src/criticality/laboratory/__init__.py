@@ -9,14 +9,16 @@ from criticality.lazy import lazy_names
 if TYPE_CHECKING:
     from criticality.laboratory.data import FashionMNIST, Images, fashion_mnist
     from criticality.laboratory.records import geometric_steps
-    from criticality.laboratory.stacked import ResidualRun, train_stacked, train_together
+    from criticality.laboratory.residual_run import ResidualRun
+    from criticality.laboratory.stacked import train_stacked, train_together
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "data": ("FashionMNIST", "Images", "fashion_mnist"),
         "records": ("geometric_steps",),
-        "stacked": ("ResidualRun", "train_stacked", "train_together"),
+        "residual_run": ("ResidualRun",),
+        "stacked": ("train_stacked", "train_together"),
     },
 )
 

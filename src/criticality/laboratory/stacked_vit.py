@@ -1,6 +1,6 @@
 """Trainings of the small FashionMNIST ViT (``fashion_vit``), many runs at once in one stack, as a card does as fast as one.
 
-The model is timm's, its parameters by its names with the axis of runs in front (``tests/laboratory/test_together.py`` compares them).
+The model is timm's: parameters by its names, the axis of runs in front (``tests/laboratory/test_together.py`` compares them).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from criticality.devices import torch_device
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError
 from criticality.laboratory.data import fashion_mnist
 from criticality.laboratory.fashion_vit import PATCH
 from criticality.laboratory.records import SATURATED, geometric_steps
@@ -62,13 +62,13 @@ def start_of(runs: Sequence[Run], data_root: str | os.PathLike[str] | None = Non
             or run.dtype != "float32"
             or run.beta2 != 0.999
         ):
-            raise CriticalityError(
+            raise ArgumentError(
                 f"run {run!r} must be of fashion-vit in float32 by AdamW (beta2 0.999, no clipping) to be trained in a stack"
             )
         apart = [name for name, value in asdict(run).items() if name not in APART and value != getattr(first, name)]
         if apart:
             name = apart[0]
-            raise CriticalityError(
+            raise ArgumentError(
                 f"runs must agree in {name} to be trained together, and have {getattr(first, name)!r} and {getattr(run, name)!r}"
             )
     made, states, known = task(first.task, data_root), [], {}
@@ -216,13 +216,13 @@ class VitRecords:
     def note_change(self, step: int, before: Mapping[str, Tensor], stream: Tensor) -> None:
         """What the update of a step changed, of weights ``before`` and of the last point of the stream."""
         with torch.no_grad():
-            size = sum(w.square().sum((1, 2)) for w in before.values())
-            changed = sum((self.stack.p[name] - w).square().sum((1, 2)) for name, w in before.items())
+            size = torch.stack([w.square().sum((1, 2)) for w in before.values()]).sum(0)
+            changes = [(self.stack.p[name] - w).square().sum((1, 2)) for name, w in before.items()]
             x = self.stack.embedded(self.pixels)
             for number in range(self.stack.depth):
                 x = self.stack.block(number, x)
             moved = (x - stream).flatten(1).norm(dim=1) / stream.flatten(1).norm(dim=1)
-        self._note(step, "update", [(changed / size).sqrt()])  # type: ignore[operator]
+        self._note(step, "update", [(torch.stack(changes).sum(0) / size).sqrt()])
         self._note(step, "stream_change", [moved])
 
     def _note(self, step: int, name: str, values: list[Tensor]) -> None:

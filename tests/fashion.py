@@ -3,7 +3,6 @@
 import gzip
 
 import numpy as np
-import pytest
 
 from criticality.laboratory.data import VALIDATION
 
@@ -15,10 +14,9 @@ def idx(array):
     return header + array.astype(np.uint8).tobytes()
 
 
-@pytest.fixture(scope="session")
-def root(tmp_path_factory):
+def made_up_fashion(folder):
     """Ten classes that differ in which rows are bright."""
-    folder, rng = tmp_path_factory.mktemp("fashion"), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for images, labels, count in ((*NAMES[:2], VALIDATION + 400), (*NAMES[2:], 300)):
         names = rng.integers(0, 10, count)
         pictures = rng.integers(0, 60, (count, 28, 28))
