@@ -88,9 +88,8 @@ def _case(
     within = bool(np.all(deviation <= 0.10 + 3 * measured.log_apjn_se.values))
     shape = _rank_correlation(alone.log_apjn.values, measured.log_apjn.values)
     uniform = float(propagate(_without_scores(network), inputs, seed=seed).log_apjn[0])
-    at_input = (float(profile.log_apjn[0]) for profile in (measured, predicted, alone))
-    numbers = (*at_input, within, shape, uniform)
-    return numbers, {
+    at_input = (float(measured.log_apjn[0]), float(predicted.log_apjn[0]), float(alone.log_apjn[0]))
+    return (*at_input, within, shape, uniform), {
         "measured": measured.log_apjn.values.tolist(),
         "measured_se": measured.log_apjn_se.values.tolist(),
         "predicted": predicted.log_apjn.values.tolist(),
