@@ -18,7 +18,7 @@ class Axes(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """How large the stream is at a point, and how alike its tokens are: ``q``, ``p`` and ``correlation`` of ``criticality.schema``."""
+    """How large the stream is and how alike its tokens are: ``q``, ``p`` and ``correlation`` of ``criticality.schema``."""
 
     q: float
     p: float
