@@ -1,4 +1,4 @@
-"""The one result schema: what theory and measurement both return, and its files.
+"""What every prediction and every measurement returns: one table of numbers along the depth of a network, and its files.
 
 A profile is an ``xarray.Dataset`` over the dimension ``block``: the position of each point of the residual stream in
 blocks (``0`` is the input of the first block, ``depth`` the output of the last, halves are between attention and MLP).

@@ -199,7 +199,7 @@ def test_prescribe_on_the_command_line(tmp_path):
         ([*command[:-1], "nope"], "target='nope' must be a log J above 0"),
         ([*command[:-1], "share=x"], "target='share=x' must be share="),
         ([*command, "--kind", "gain", "--from-data"], "kind='gain' must be 'schedule' with --from-data"),
-        (["prescribe", "timm:vit_base_patch16_224", *SMALL, "--kind", "constant"], "must be used with pointwise norms"),
+        (["prescribe", "timm:vit_base_patch16_224", *SMALL, "--kind", "constant"], "must have pointwise norms"),
     ]:
         refused = run(*arguments)
         assert refused.exit_code == 2

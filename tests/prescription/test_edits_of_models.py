@@ -1,8 +1,12 @@
 """The same edits of a model and of its description; what they do is undone bit for bit, and is the same elsewhere from a file."""
 
+import json
+
 import pytest
 import torch
+from click.testing import CliRunner
 
+from criticality.cli.main import main
 from criticality.errors import ArgumentError
 from criticality.models import ViTSpec, replace_norms
 from criticality.prescription import apply_edits, apply_prescription, prescribe
@@ -99,3 +103,18 @@ def test_tuning_and_conversion_speak_in_edits():
     apply_edits(edits, other, batch)
     assert same(state(converted), state(other))
     assert len(edits) == 2
+
+
+def test_the_command_line_applies_what_it_prescribed(tmp_path):
+    model = ["timm:vit_tiny_patch16_224", "--depth", "2", "--width", "48", "--image-size", "32", "--init", "fan-in"]
+    kept = tmp_path / "prescription.json"
+    asked = ["--norm", "dyt", "--target", "0.5", "--samples", "4", "--json", "--out", str(kept)]
+    found = CliRunner().invoke(main, ["prescribe", *model, *asked])
+    assert found.exit_code == 0, found.output
+    made = CliRunner().invoke(main, ["convert", *model, "--norm", "dyt", "--edits", str(kept), "--json"])
+    assert made.exit_code == 0, made.output
+    alphas = [change["after"] for change in json.loads(made.stdout)["changes"]]
+    assert alphas == pytest.approx([*json.loads(found.stdout)["alphas"], json.loads(found.stdout)["final_alpha"]])
+    refused = CliRunner().invoke(main, ["convert", *model, "--edits", str(kept)])
+    assert refused.exit_code == 2
+    assert "must have pointwise norms" in refused.output

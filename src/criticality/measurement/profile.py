@@ -22,7 +22,7 @@ from criticality.probes import Probe
 from criticality.stream import Call, Point, Trace, trace
 from criticality.stream.find import watch
 from criticality.stream.points import ADDITIONS, OPAQUE
-from criticality.stream.recording import memory_of
+from criticality.stream.tensors import memory_of
 from criticality.stream.untouched import fresh_batch_norms
 
 Under = Callable[[], AbstractContextManager[Any]]

@@ -18,7 +18,7 @@ class Axes(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """``q``, ``p`` and ``correlation`` of ``criticality.schema``."""
+    """How large the stream is and how alike its tokens are: ``q``, ``p`` and ``correlation`` of ``criticality.schema``."""
 
     q: float
     p: float
@@ -32,7 +32,7 @@ def by_token(stream: Float[Tensor, "..."], axes: Axes | None = None) -> Float[Te
 
 
 def stream_moments(stream: Float[Tensor, "..."], axes: Axes | None = None) -> Moments:
-    """Averaged over the batch; costs one pass over the tensor.
+    """How large a stream is and how alike its tokens are, averaged over the batch; costs one pass over the tensor.
 
     A stream with two axes, ``(batch, width)``, has one token: ``p`` and the correlation are nan.
 
@@ -60,7 +60,10 @@ def stream_moments(stream: Float[Tensor, "..."], axes: Axes | None = None) -> Mo
 def log_mean(
     log_values: Float[np.ndarray, "samples points"],
 ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
-    """``log mean_s exp(log_values)`` and its standard error by the delta method, nan for one sample."""
+    """The logarithm of the mean of numbers that are given by their logarithms, over the first axis, and its standard error.
+
+    ``log mean_s exp(log_values)``, the error by the delta method, nan for one sample.
+    """
     peak = log_values.max(axis=0)
     values = np.exp(log_values - peak)
     mean = values.mean(axis=0)
@@ -68,7 +71,7 @@ def log_mean(
 
 
 def standard_error(values: Float[np.ndarray, "samples ..."]) -> Float[np.ndarray, "..."]:
-    """Of the mean over the first axis; nan for one sample."""
+    """The standard error of the mean over the first axis; nan for one sample."""
     if len(values) == 1:
         return np.full_like(values[0], np.nan)
     return values.std(axis=0, ddof=1) / np.sqrt(len(values))

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from criticality.lazy import lazy_module
-from criticality.pointwise import closed_forms
+from criticality.pointwise import closed_forms, erf_mixtures
 from criticality.pointwise.function import PointwiseFunction
 
 special = lazy_module("scipy.special")
@@ -36,32 +36,32 @@ def _gelu_tanh_derivative(x: np.ndarray) -> np.ndarray:
 
 
 _ENTRIES = (
-    PointwiseFunction("tanh", np.tanh, _sech2, formula=closed_forms.tanh_formula()),
+    PointwiseFunction("tanh", np.tanh, _sech2, formula=erf_mixtures.tanh_formula()),
     PointwiseFunction(
         "erf",
         lambda x: special.erf(x),
         lambda x: 2 / np.sqrt(np.pi) * np.exp(-x * x),
-        formula=closed_forms.erf_formula(),
+        formula=erf_mixtures.erf_formula(),
     ),
-    PointwiseFunction("arctan", np.arctan, lambda x: 1 / (1 + x * x), formula=closed_forms.arctan_formula()),
+    PointwiseFunction("arctan", np.arctan, lambda x: 1 / (1 + x * x), formula=erf_mixtures.arctan_formula()),
     PointwiseFunction(
         "isru",
         lambda x: x / np.sqrt(1 + x * x),
         lambda x: (1 + x * x) ** -1.5,
-        formula=closed_forms.isru_formula(),
+        formula=erf_mixtures.isru_formula(),
     ),
     PointwiseFunction(
         "gelu",
         lambda x: x * special.ndtr(x),
         lambda x: special.ndtr(x) + x * np.exp(-x * x / 2) / np.sqrt(2 * np.pi),
-        formula=closed_forms.gelu_formula(),
+        formula=erf_mixtures.gelu_formula(),
     ),
     PointwiseFunction("gelu_tanh", _gelu_tanh, _gelu_tanh_derivative),
     PointwiseFunction(
         "silu",
         lambda x: x * special.expit(x),
         lambda x: special.expit(x) + x * _sech2(x / 2) / 4,
-        formula=closed_forms.silu_formula(),
+        formula=erf_mixtures.silu_formula(),
     ),
     PointwiseFunction(
         "relu",

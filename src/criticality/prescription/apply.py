@@ -32,8 +32,8 @@ from criticality.prescription.scaling import (
 from criticality.prescription.solve import Prescription
 from criticality.stream.find import eager
 from criticality.stream.inputs import arguments, call
-from criticality.stream.recording import tensors_in
 from criticality.stream.sharded import mean_over_processes
+from criticality.stream.tensors import tensors_in
 from criticality.stream.untouched import placed, untouched
 from criticality.theory.edits import Alpha, BranchGain, Edit, OtherNorm, Schedule, WeightGain
 

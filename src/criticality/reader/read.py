@@ -17,7 +17,7 @@ from criticality.reader.tape import PRODUCTS, Tape, Value
 from criticality.reader.terms import Seen, Stream, whole
 from criticality.stream import Chain, Trace, named_points, trace
 from criticality.stream.inputs import mapped
-from criticality.stream.recording import tensors_in
+from criticality.stream.tensors import tensors_in
 from criticality.stream.untouched import untouched
 from criticality.theory import Network, Sublayer, TokenKernel
 from criticality.weightless.copies import Copies

@@ -14,7 +14,7 @@ from criticality.errors import UnknownLawError
 from criticality.reader.shadow import Shadow
 from criticality.stream.inputs import mapped
 from criticality.stream.opened import composite, opened
-from criticality.stream.recording import tensors_in
+from criticality.stream.tensors import tensors_in
 from criticality.weightless.weight import RandomWeight
 
 

@@ -16,7 +16,7 @@ from criticality.errors import StreamNotFoundError
 from criticality.stream.find import Chain, Trace, original, watch
 from criticality.stream.inputs import mapped
 from criticality.stream.points import VIEWS, Layout
-from criticality.stream.recording import node_of, tensors_in
+from criticality.stream.tensors import node_of, tensors_in
 
 TraitOfParameter = Callable[[Tensor], Hashable]
 """What of a parameter, beside its shape, tells one block from another, such as the law that it is drawn from."""

@@ -19,7 +19,8 @@ from criticality.stream.flow import Flow, SideInput, hides_much, hold_side_input
 from criticality.stream.graph import graph_of
 from criticality.stream.inputs import call, differentiable
 from criticality.stream.points import ADDITIONS, Layout, Point, Step, additions_on_skip, points, steps, weighted_joins
-from criticality.stream.recording import Observe, Record, Recording, tensors_in
+from criticality.stream.recording import Observe, Record, Recording
+from criticality.stream.tensors import tensors_in
 from criticality.stream.untouched import at_the_end
 
 

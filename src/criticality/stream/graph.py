@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from criticality.stream.flow import Flow
-from criticality.stream.recording import node_of
+from criticality.stream.tensors import node_of
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ modules as they are entered and left, by way of the attribute under which torch 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +20,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from criticality.stream.opened import composite, opened
+from criticality.stream.tensors import (
+    address_of,
+    contracted_axes,
+    node_of,
+    nodes_in,
+    same_index,
+    tensors_in,
+)
 
 Observe = Callable[["Call", Tensor], Tensor | None]
 """Called with each new value that depends on the sources, as soon as it is made; what it returns takes its place.  A method
@@ -89,43 +97,8 @@ class Record:
             visit = self.visits[visit].parent
 
 
-def tensors_in(value: Any) -> list[Tensor]:
-    """Tensors of nested tuples, lists, mappings and dataclasses, in order."""
-    found: list[Tensor] = []
-    _collect(value, found)
-    return found
-
-
-def memory_of(tensor: Tensor) -> int | None:
-    """Which memory a tensor is in; ``None`` where it has none of its own, as inside ``vmap``. No mode sees the question."""
-    with torch._C.DisableTorchFunction():
-        try:
-            return tensor.untyped_storage()._cdata
-        except NotImplementedError:
-            return None
-
-
 PASSED_ON = "alias"
 """Function of a value that is the very one before it."""
-
-_ATOMS = frozenset((int, float, bool, str, type(None), slice, torch.dtype, torch.device, torch.Size))
-
-
-def _collect(value: Any, found: list[Tensor]) -> None:
-    kind = type(value)
-    if isinstance(value, Tensor):
-        found.append(value)
-    elif kind in _ATOMS:
-        return
-    elif isinstance(value, (tuple, list)):
-        for entry in value:
-            _collect(entry, found)
-    elif kind is dict or isinstance(value, Mapping):
-        for entry in value.values():
-            _collect(entry, found)
-    elif hasattr(value, "__dataclass_fields__") and not isinstance(value, type):
-        for name in value.__dataclass_fields__:
-            _collect(getattr(value, name, None), found)
 
 
 class Recording(TorchFunctionMode):
@@ -328,7 +301,7 @@ class Recording(TorchFunctionMode):
 
     def _is_token(self, index: Tensor) -> bool:
         computed = self._computed is not None and index in self._computed
-        return computed or any(_same(index, token) for token in self._tokens)
+        return computed or any(same_index(index, token) for token in self._tokens)
 
     def _is_computed(self, given: list[Tensor], output: Any) -> bool:
         """Whether integers of every place are made from token ids, and not only told from one another as a mask is."""
@@ -386,7 +359,7 @@ class Recording(TorchFunctionMode):
             output = run(*args, **kwargs)
             with torch._C.DisableTorchFunction():
                 self._unseen(output)
-                visit.left = _nodes(output)
+                visit.left = nodes_in(output)
         except BaseException:
             self.failed_in = self.failed_in or visit.name
             raise
@@ -396,25 +369,6 @@ class Recording(TorchFunctionMode):
 
 
 _ABSENT = object()
-
-
-def contracted_axes(function: str, weight: Tensor) -> tuple[int, ...]:
-    """Axes of a weight, as a parameter that is laid out row by row, that a product sums over; empty for what is no product."""
-    if weight.ndim < 2:
-        return ()
-    if function == "linear":
-        return (-1,)
-    if function.startswith("conv_transpose"):
-        return (0, *range(2, weight.ndim))
-    if function.startswith("conv"):
-        return tuple(range(1, weight.ndim))
-    if function in _MATRIX_PRODUCTS:
-        transposed = weight.stride(-2) == 1 and weight.stride(-1) != 1
-        return (-1,) if transposed else (-2,)
-    return ()
-
-
-_MATRIX_PRODUCTS = frozenset(("matmul", "__matmul__", "mm", "addmm", "bmm", "baddbmm"))
 
 
 _QUESTIONS = frozenset(
@@ -440,37 +394,3 @@ _WRITING = frozenset(("__setitem__", "__iadd__", "__isub__", "__imul__", "__itru
 
 def _writes(name: str) -> bool:
     return name in _WRITING or (name.endswith("_") and not name.endswith("__"))
-
-
-def node_of(tensor: Tensor) -> Node | None:
-    """The node of a tensor that depends on the sources; of a source the node that its gradient goes to.
-
-    ``None`` inside a function of somebody's own, where nothing is recorded.
-    """
-    if tensor.grad_fn is not None:
-        return tensor.grad_fn
-    if not tensor.requires_grad or not torch.is_grad_enabled():
-        return None
-    return torch.autograd.graph.get_gradient_edge(tensor).node
-
-
-def address_of(tensor: Tensor) -> int:
-    """Of its first entry; 0 where it has none."""
-    try:
-        return tensor.data_ptr()
-    except RuntimeError:  # as of fake tensors
-        return 0
-
-
-def _nodes(value: Any) -> tuple[Node, ...]:
-    return tuple([node for tensor in tensors_in(value) if (node := node_of(tensor)) is not None])
-
-
-def _same(index: Tensor, token: Tensor) -> bool:
-    if index is token:
-        return True
-    return (
-        index.numel() == token.numel()
-        and index.device == token.device
-        and bool((index.flatten() == token.flatten()).all())
-    )

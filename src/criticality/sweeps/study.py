@@ -1,4 +1,4 @@
-"""A study: a grid of cells and what is computed in each."""
+"""A study says which networks are looked at and what is computed of each; a cell is one network of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Values = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Study:
-    """What is computed over which grid.
+    """A list of networks, every combination of some parameters, and what is computed of each of them.
 
     Attributes:
         name: of the study.

@@ -88,12 +88,8 @@ def propagate(
     log_apjn = np.array(profiles)
     peak = log_apjn.max(axis=0)
     averaged = peak + np.log(np.average(np.exp(log_apjn - peak), axis=0, weights=shares))
-    matrices = {}
-    if keep_kernels and backwards:
-        matrices = {
-            "kernel": _mean_entries(forwards),
-            "backward_kernel": _mean_entries(backwards),
-        }
+    stored = bool(keep_kernels and backwards)
+    matrices = {"kernel": _mean_entries(forwards), "backward_kernel": _mean_entries(backwards)} if stored else {}
     return profile_dataset(
         block=network.block_of_boundary,
         log_apjn=averaged,

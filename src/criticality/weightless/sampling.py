@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_map_only
 
 from criticality.errors import UnknownLawError
 from criticality.stream.opened import composite, opened
-from criticality.stream.recording import memory_of, tensors_in
 from criticality.stream.sharded import is_sharded
+from criticality.stream.tensors import memory_of, tensors_in
 from criticality.weightless import products, views  # noqa: F401  (they fill the table of rules)
 from criticality.weightless.copies import Copies
 from criticality.weightless.law import Law
