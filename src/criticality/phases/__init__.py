@@ -21,12 +21,12 @@ from criticality.phases.classification import Classification, classify
 from criticality.phases.depth import BlockStep, ResidualStep, amplification
 from criticality.phases.maps import (
     FixedPoint,
-    amplification_map,
     collapse_map,
     critical_line,
     fixed_point_of,
     transformer_map,
 )
+from criticality.phases.planes import Plane, amplification_map
 from criticality.phases.tails import Tail, tail_of
 from criticality.phases.zoo import ZOO, zoo_function, zoo_table
 
@@ -36,6 +36,7 @@ __all__ = [
     "Classification",
     "ExponentialLaw",
     "FixedPoint",
+    "Plane",
     "PowerLaw",
     "ResidualStep",
     "StretchedGrowth",

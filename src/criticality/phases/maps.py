@@ -1,9 +1,4 @@
-"""Phase diagrams: many networks of one function at once, and the critical line by root finding.
-
-One layer of a network without norm is ``x <- skip x + W phi(alpha x) + b``: ``q <- skip^2 q + sigma_w^2 V(alpha^2 q) +
-sigma_b^2`` and ``chi = skip^2 + sigma_w^2 alpha^2 D(alpha^2 q)``; ``skip = 0`` is a plain MLP seen at its preactivations
-(Poole et al. 2016, Schoenholz et al. 2017), ``skip = 1`` a residual network.
-"""
+"""Fixed points and critical lines of plain networks (Poole et al. 2016, Schoenholz et al. 2017), and maps of transformers."""
 
 from __future__ import annotations
 
@@ -27,173 +22,14 @@ from criticality.arguments import (
     checked,
     numbers_within,
 )
-from criticality.errors import CriticalityError
 from criticality.lazy import lazy_module
+from criticality.phases.chebyshev import Chebyshev
 from criticality.phases.depth import BlockStep
 from criticality.pointwise import Pointwise, PointwiseFunction
 from criticality.theory.network import Network, scale_weights
-from criticality.theory.norms import LayerNorm, PointwiseNorm
+from criticality.theory.norms import PointwiseNorm
 
 optimize = lazy_module("scipy.optimize")
-
-_STEP = 1 / 24
-_CHUNK = 1 << 14
-_LOWEST, _HIGHEST = -60.0, 60.0
-
-
-class MomentTable:
-    """``V`` and ``D`` of ``phi`` on a grid in ``log q``, with cubic Hermite interpolation between.
-
-    The error, relative to the value, is below 1e-9 for functions whose moments vary over a factor of e or more; it is
-    measured, not assumed: ``error()``.
-    """
-
-    def __init__(self, function: PointwiseFunction, low: float, high: float):
-        if not _LOWEST <= low <= high <= _HIGHEST:
-            ends = f"exp({_LOWEST:g}) and exp({_HIGHEST:g})"
-            raise ValueError(f"variances between exp({low:g}) and exp({high:g}) must lie within {ends}")
-        self.pointwise = Pointwise(function)
-        self.start = math.floor(low / _STEP) * _STEP - 2 * _STEP
-        self.nodes = math.ceil((high - self.start) / _STEP) + 4
-        grid = self.start + _STEP * np.arange(-2, self.nodes + 2)
-        self._cubics = [
-            self._coefficients(np.log(moment(np.exp(grid)))) for moment in (self.pointwise.V, self.pointwise.D)
-        ]
-
-    @staticmethod
-    def _coefficients(y: np.ndarray) -> np.ndarray:
-        """Powers of the place within each interval, from fourth-order slopes at the nodes; shape ``(nodes - 1, 4)``."""
-        slope = (y[:-4] - 8 * y[1:-3] + 8 * y[3:-1] - y[4:]) / 12
-        left, right, a, b = y[2:-3], y[3:-2], slope[:-1], slope[1:]
-        rise = right - left
-        return np.stack([left, a, 3 * rise - 2 * a - b, a + b - 2 * rise], axis=1)
-
-    def both(self, log_q: Float[np.ndarray, " points"]) -> tuple[np.ndarray, np.ndarray]:
-        """``V`` and ``D`` at ``exp(log_q)``, clipped to the range of the table."""
-        place = np.clip((log_q - self.start) / _STEP, 0.0, self.nodes - 2.0)
-        index = place.astype(np.intp)
-        place -= index
-        value, slope = (np.exp(_cubic(table, index, place)) for table in self._cubics)
-        return value, slope
-
-    def error(self) -> float:
-        """The largest relative error of ``V`` and ``D``, seen half-way between nodes."""
-        middle = self.start + _STEP * (np.arange(3, self.nodes - 4, 7) + 0.5)
-        found = self.both(middle)
-        exact = self.pointwise.V(np.exp(middle)), self.pointwise.D(np.exp(middle))
-        return float(max(np.max(np.abs(a / b - 1)) for a, b in zip(found, exact, strict=True)))
-
-
-class NormTable:
-    """``MomentTable`` of LayerNorm or RMSNorm, where both are known: ``V = q / (q + epsilon)``, ``D = 1 / (q + epsilon)``."""
-
-    def __init__(self, norm: LayerNorm):
-        self.norm = norm
-
-    def both(self, log_q: Float[np.ndarray, " points"]) -> tuple[np.ndarray, np.ndarray]:
-        q = np.exp(log_q)
-        slope = self.norm.gamma**2 / (q + self.norm.epsilon)
-        return q * slope + self.norm.beta**2, slope
-
-
-def _cubic(table: np.ndarray, index: np.ndarray, place: np.ndarray) -> np.ndarray:
-    c = table[index]
-    value: np.ndarray = ((c[:, 3] * place + c[:, 2]) * place + c[:, 1]) * place + c[:, 0]
-    return value
-
-
-_KINDS = {
-    "weight_variance": Number(low=0),
-    "bias_variance": Number(low=0),
-    "alpha": Number(low=1e-12, above=True),
-    "skip": Number(low=0),
-    "q0": Number(low=1e-24, above=True),
-}
-
-
-@checked
-def amplification_map(
-    function: PointwiseFunction | LayerNorm,
-    depth: Depth,
-    *,
-    weight_variance: ArrayLike = 1.0,
-    bias_variance: ArrayLike = 0.0,
-    alpha: ArrayLike = 1.0,
-    skip: ArrayLike = 1.0,
-    q0: ArrayLike = 1.0,
-    threads: Threads = 2,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``log J(0 -> depth)``, the last variance ``q`` and the last ``log chi`` of every network of a grid.
-
-    Args:
-        function: ``phi``, whose derivative must not vanish everywhere, or LayerNorm.
-        depth: layers.
-        weight_variance, bias_variance, alpha, skip, q0: arrays that broadcast, of the shape of the results.
-        threads: how many share the work.
-
-    Raises:
-        ValueError: a depth below 1, negative variances, ``alpha`` or ``q0`` not positive, or variances that leave the
-            range from exp(-60) to exp(60).
-    """
-    given = {"weight_variance": weight_variance, "bias_variance": bias_variance, "alpha": alpha, "skip": skip, "q0": q0}
-    try:
-        arrays = np.broadcast_arrays(*(numbers_within(_KINDS[name], name, array) for name, array in given.items()))
-    except ValueError as error:
-        if isinstance(error, CriticalityError):
-            raise
-        raise CriticalityError(f"{', '.join(given)} must broadcast: {error}") from None
-    flat = [array.ravel() for array in arrays]
-    table = (
-        NormTable(function)
-        if isinstance(function, LayerNorm)
-        else MomentTable(function, *_range(function, depth, *flat))
-    )
-    pieces = [[array[i : i + _CHUNK] for array in flat] for i in range(0, flat[0].size, _CHUNK)]
-    with ThreadPoolExecutor(threads) as pool:
-        done = list(pool.map(lambda piece: _run(table, depth, *piece), pieces))
-    log_j, q, log_chi = (np.concatenate(part).reshape(arrays[0].shape) for part in zip(*done, strict=True))
-    return log_j, q, log_chi
-
-
-def _range(function: PointwiseFunction, depth: int, *arrays: np.ndarray) -> tuple[float, float]:
-    """Logarithms between which ``alpha^2 q`` stays: by the recursion of the smallest and of the largest network."""
-    pointwise = Pointwise(function)
-    ends = []
-    for pick in (np.min, np.max):
-        w, b, a, s, q = (float(pick(array)) for array in arrays)
-        path = [a * a * q]
-        for _ in range(depth):
-            q = s * s * q + w * float(pointwise.equal(a * a * q, 1.0, False)[0]) + b
-            if q < 1e-26 or a * a * q > 1e26:
-                break
-            path.append(a * a * q)
-        ends += [min(path), max(path)]
-    return max(math.log(min(ends)) - 1, _LOWEST), min(math.log(max(ends)) + 1, _HIGHEST)
-
-
-def _run(
-    table: MomentTable | NormTable,
-    depth: int,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    alpha: np.ndarray,
-    skip: np.ndarray,
-    q0: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    q, total = q0.copy(), np.zeros_like(q0)
-    keep, gain, shift = skip * skip, weight * alpha * alpha, 2 * np.log(alpha)
-    product = np.ones_like(q)
-    chi = product
-    for layer in range(depth):
-        value, slope = table.both(np.log(q) + shift)
-        chi = keep + gain * slope
-        product = product * chi
-        if layer % 8 == 7:  # a logarithm now and then
-            total += np.log(product)
-            product = np.ones_like(q)
-        q = np.maximum(keep * q + weight * value + bias, 1e-30)
-    with np.errstate(divide="ignore"):
-        return total + np.log(product), q, np.log(chi)
 
 
 @checked
@@ -360,17 +196,20 @@ def transformer_map(
                 kept[layer if every else 0] = state[-1]
         return kept
 
-    along = _Chebyshev("alpha", alpha, nodes)
-    if gain is None:
-        return profile(np.asarray(alpha, dtype=float), 1.0, True), 0.0
-    across = _Chebyshev("gain", gain, nodes)
+    places, gains = _logarithms("alpha", alpha), None if gain is None else _logarithms("gain", gain)
+    if gains is None:
+        return profile(np.exp(places), 1.0, True), 0.0
+    along, across = (Chebyshev(values[0], values[-1], nodes) for values in (places, gains))
     with ThreadPoolExecutor(threads) as pool:
-        rows = list(pool.map(lambda g: profile(along.points, float(g), False)[0], across.points))
-    exact = np.array(rows)
-    check, gains = along.between(), across.between()[:: max(1, nodes // 6)]
-    direct = np.concatenate([profile(check, float(g), False) for g in gains])
-    error = _relative(across.at(along.at(exact, check).T, gains).T, direct)
-    return across.at(along.at(exact, alpha).T, gain).T, error
+        rows = list(pool.map(lambda g: profile(np.exp(along.points), float(g), False)[0], np.exp(across.points)))
+
+    def between(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+        found: np.ndarray = across.matrix(others) @ np.array(rows) @ along.matrix(some).T
+        return found
+
+    check, few = along.between(), across.between()[:: max(1, nodes // 6)]
+    direct = np.concatenate([profile(np.exp(check), float(g), False) for g in np.exp(few)])
+    return between(places, gains), _relative(between(check, few), direct)
 
 
 def collapse_map(
@@ -413,28 +252,9 @@ def _relative(found: np.ndarray, exact: np.ndarray) -> float:
     return float(np.max(np.abs(found - exact) / (1 + np.abs(exact))))
 
 
-class _Chebyshev:
-    """Polynomial interpolation in the logarithm of a parameter, along the last axis."""
-
-    def __init__(self, name: str, values: Float[np.ndarray, " values"], nodes: int):
-        values = numbers_within(Number(low=0, above=True), name, values)
-        if values.ndim != 1 or len(values) < 2 or not np.all(values > 0) or not np.all(np.diff(values) > 0):
-            raise ValueError(f"{name} must be two or more positive, increasing numbers")
-        self.low, self.high = math.log(values[0]), math.log(values[-1])
-        self.unit = np.cos(np.pi * (np.arange(nodes) + 0.5) / nodes)
-        self._inverse = np.linalg.inv(np.polynomial.chebyshev.chebvander(self.unit, nodes - 1))
-        self.points = self._from_unit(self.unit)
-
-    def _from_unit(self, unit: np.ndarray) -> np.ndarray:
-        logarithms: np.ndarray = (self.low + self.high) / 2 + (self.high - self.low) / 2 * unit
-        return np.exp(logarithms)
-
-    def between(self) -> np.ndarray:
-        """Half-way between the nodes."""
-        return self._from_unit(np.cos(np.pi * np.arange(1, len(self.unit)) / len(self.unit)))
-
-    def at(self, values: Float[np.ndarray, "... nodes"], places: Float[np.ndarray, " places"]) -> np.ndarray:
-        unit = (2 * np.log(places) - self.low - self.high) / (self.high - self.low)
-        table = np.polynomial.chebyshev.chebvander(unit, len(self.unit) - 1) @ self._inverse
-        result: np.ndarray = values @ table.T
-        return result
+def _logarithms(name: str, values: Float[np.ndarray, " values"]) -> Float[np.ndarray, " values"]:
+    values = numbers_within(Number(low=0, above=True), name, values)
+    if values.ndim != 1 or len(values) < 2 or not np.all(values > 0) or not np.all(np.diff(values) > 0):
+        raise ValueError(f"{name} must be two or more positive, increasing numbers")
+    logarithms: np.ndarray = np.log(values)
+    return logarithms
