@@ -114,9 +114,9 @@ def amplification_map(
         return run(**{x.name: x.values(x_places), y.name: y.values(y_places)})
 
     plane, interpolated = _interpolated(at, x.places, y.places)
-    error = _deviation(at, plane[0], x.places, y.places) if interpolated else 0.0
+    deviation = _deviation(at, plane[0], x.places, y.places) if interpolated else 0.0
     log_j, log_q, log_chi = plane[:, y.index, x.index].reshape(3, *shape)
-    return Plane(log_j, np.exp(log_q), log_chi, error)
+    return Plane(log_j, np.exp(log_q), log_chi, deviation)
 
 
 class _Axis:

@@ -19,7 +19,7 @@ from criticality import __version__
 from criticality.arguments import Depth, Positive, Samples, Seed, Size, check_fields, checked
 from criticality.devices import torch_device
 from criticality.errors import TokensNotEquivalentError, UndescribedError
-from criticality.measurement import input_kernels, measure_ensemble, output_kernels
+from criticality.measurement import ensemble_dataset, ensemble_profiles, output_kernels
 from criticality.models import ModelDescription, describe_model
 from criticality.probes import Probe, check_probe
 from criticality.schema import SCHEMA, plain, read_dataset, source_digest, write_dataset, write_text
@@ -166,7 +166,6 @@ def run_case(
     """Build, measure and predict one case (see ``compare``)."""
     label = case_label(case)
     networks: list[Network] = []
-    kernels: list[np.ndarray] = []
     sent_back: list[np.ndarray] = []
     batch = case.inputs(comparison.seed)
     described = True
@@ -177,7 +176,6 @@ def run_case(
         try:
             if described:
                 networks.append(case.network(model))
-                kernels.append(input_kernels(model, batch, points=case.points))
                 if comparison.probe == "loss":
                     sent_back.append(output_kernels(model, batch, points=case.points, seed=seed))
         except UndescribedError:
@@ -185,15 +183,19 @@ def run_case(
         return model
 
     seeds = range(comparison.seed, comparison.seed + comparison.seeds)
-    measured = measure_ensemble(
+    profiles = ensemble_profiles(
         build,
         batch,
         seeds,
-        points=case.points,
-        probes=comparison.probes,
-        probe=comparison.probe,
+        case.points,
+        comparison.probes,
+        comparison.probe,
         device=comparison.device,
         progress=None if progress is None else lambda seed: progress(label, 1),
+        kernels=True,
+    )
+    measured = ensemble_dataset(
+        profiles, probes=comparison.probes, probe=comparison.probe, seeds=comparison.seeds, seed=comparison.seed
     )
     if not described:
         predicted = predict_description(
@@ -203,7 +205,9 @@ def run_case(
             progress(label, 1)
         return _case_dataset(case, measured, predicted, None, None)
     network = mean_description(networks)
-    inputs = [TokenKernel.of(kernel) for kernel in np.mean(kernels, axis=0)]
+    inputs = [
+        TokenKernel.of(kernel) for kernel in np.mean([one.start for one in profiles if one.start is not None], axis=0)
+    ]
     start: Probe = np.mean(sent_back, axis=0) if sent_back else comparison.probe
     seeds_of_scores = (comparison.seed, comparison.seed + 1_000_003)
     predicted, again = (
