@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from criticality.measurement import measure_ensemble
+from criticality.models import ViTDescription
 from criticality.schema import read_dataset, write_dataset
 from criticality.studies.compare import Comparison, compare, steps_per_case, summary
 from criticality.theory import Attention, Network, propagate
@@ -50,23 +52,15 @@ def test_the_class_token_makes_the_step_at_the_input_of_layer_norm(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_scatter_between_seeds_falls_as_one_over_the_root_of_the_width(tmp_path):
+def test_the_scatter_between_seeds_falls_as_one_over_the_root_of_the_width():
     """The theory is of infinite width: log J of one network differs from it by O(1/sqrt(width))."""
 
     def scatter(width):
-        comparison = Comparison(
-            "timm:vit_base_patch16_224",
-            norms=("dyt",),
-            alphas=(2.0,),
-            inits=("fan-in",),
-            depth=6,
-            width=width,
-            image_size=64,
-            seeds=40,
-            samples=4,
+        description = ViTDescription(
+            "vit_base_patch16_224", norm="dyt", alpha=2.0, init="fan-in", depth=6, width=width, image_size=64
         )
-        case = compare(comparison, tmp_path / str(width)).isel(case=0)
-        return float(case.log_apjn_se[0]) * np.sqrt(40)
+        measured = measure_ensemble(lambda _: description.build(), description.inputs(), range(40))
+        return float(measured.log_apjn_se[0]) * np.sqrt(40)
 
     assert 1.4 < scatter(64) / scatter(256) < 2.8
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -210,9 +211,10 @@ def run_case(
     ]
     start: Probe = np.mean(sent_back, axis=0) if sent_back else comparison.probe
     seeds_of_scores = (comparison.seed, comparison.seed + 1_000_003)
-    predicted, again = (
-        propagate(network, inputs, samples=comparison.samples, seed=one, probe=start) for one in seeds_of_scores
-    )
+    with ThreadPoolExecutor(2) as pool:
+        predicted, again = pool.map(
+            lambda one: propagate(network, inputs, samples=comparison.samples, seed=one, probe=start), seeds_of_scores
+        )
     symmetric = _equivalent_tokens(network, inputs, np.mean(sent_back, axis=(0, 1)) if sent_back else comparison.probe)
     if progress is not None:
         progress(label, 1)
