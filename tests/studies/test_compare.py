@@ -1,6 +1,7 @@
 """Theory over measurement for real vision transformers: the main job."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -70,11 +71,18 @@ def _run(folder, progress=None, **changes):
     return compare(Comparison(**settings), folder, progress)
 
 
-def test_files_are_complete_and_readable(tmp_path):
-    result = _run(tmp_path)
-    stored = read_dataset(tmp_path / "result.nc")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A small comparison and its folder, which tests that change it copy."""
+    folder = tmp_path_factory.mktemp("comparison")
+    return folder, _run(folder)
+
+
+def test_files_are_complete_and_readable(finished):
+    folder, result = finished
+    stored = read_dataset(folder / "result.nc")
     xr.testing.assert_equal(stored, result)
-    record = json.loads((tmp_path / "summary.json").read_text())
+    record = json.loads((folder / "summary.json").read_text())
     assert [(c["norm"], c["alpha"], c["init"]) for c in record["cases"]] == [
         ("ln", None, "own"),
         ("dyt", 0.5, "own"),
@@ -100,7 +108,7 @@ class _Interrupt:
             raise KeyboardInterrupt
 
 
-def test_an_interrupt_keeps_finished_cases_and_a_rerun_resumes(tmp_path):
+def test_an_interrupt_keeps_finished_cases_and_a_rerun_resumes(tmp_path, finished):
     per_case = TINY["seeds"] + 1
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path, _Interrupt(per_case + 2))
@@ -111,28 +119,30 @@ def test_an_interrupt_keeps_finished_cases_and_a_rerun_resumes(tmp_path):
     resumed = _run(tmp_path, lambda label, count: steps.append((label, count)))
     assert steps[0] == ("ln own", per_case)  # taken over, not computed
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in files.items())
-    xr.testing.assert_identical(resumed, _run(tmp_path / "fresh"))
+    xr.testing.assert_identical(resumed, finished[1])
 
 
-def test_other_settings_are_other_cases(tmp_path):
-    _run(tmp_path)
-    _run(tmp_path, seed=5)
+def test_one_seed_leaves_the_verdict_open_and_is_another_case(tmp_path, finished):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    result = _run(tmp_path, seeds=1)
+    assert {case["verdict"] for case in summary(result)["cases"]} == {"unknown"}
     assert len(list((tmp_path / "cases").glob("*.nc"))) == 6
 
 
-def test_one_seed_leaves_the_verdict_open(tmp_path):
-    result = _run(tmp_path, seeds=1)
-    assert {case["verdict"] for case in summary(result)["cases"]} == {"unknown"}
+def test_other_seeds_are_other_cases(tmp_path, finished):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    _run(tmp_path, norms=("ln",), seed=5)
+    assert len(list((tmp_path / "cases").glob("*.nc"))) == 4
 
 
-def test_a_wrong_theory_is_found_out(tmp_path):
-    result = _run(tmp_path)
+def test_a_wrong_theory_is_found_out(finished):
+    result = finished[1]
     shifted = result.assign(deviation=result.deviation + 5.0)
     assert {case["verdict"] for case in summary(shifted)["cases"]} == {"deviates"}
 
 
-def test_a_corrupt_file_is_named_and_kept(tmp_path):
-    _run(tmp_path)
+def test_a_corrupt_file_is_named_and_kept(tmp_path, finished):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     path = next((tmp_path / "cases").glob("ln*.nc"))
     path.write_bytes(b"not a result")
     with pytest.raises(ValueError, match=r"result file .*ln.* must be a NetCDF file of criticality"):
