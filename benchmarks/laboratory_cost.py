@@ -1,8 +1,8 @@
 """What does a training step of the laboratory cost with each norm, in time and in memory, beside LayerNorm?
 
 Whole steps (forward, backward, AdamW) of the ViT on digits, at the width of the stability study and at a larger one; norms take
-turns.  Memory: bytes of distinct tensors that autograd keeps for the backward pass.  ``--out FILE`` writes the table as JSON, from
-which the article's last figure is drawn.  Its numbers and those in the README were taken with a kernel in C that is gone.
+turns, in processor time of one thread.  Memory: bytes of distinct tensors that autograd keeps for the backward pass.  ``--out
+FILE`` writes the table as JSON, from which the article's last figure is drawn (``examples/paper/data/cost.json``).
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ class Trainer:
         self.batch = self.made.batch(batch, torch.Generator().manual_seed(0))
 
     def step(self) -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         _step(self.run, self.made, self.model, self.optimizers, self.batch, 1e-5, "cpu")
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     def saved_bytes(self) -> int:
         return saved_bytes(lambda: self.made.loss(self.model, self.batch))

@@ -82,7 +82,7 @@ def last_log_chi(
         function = get_function(activation)
         return amplification_map(
             function, depth, weight_variance=weight_variance, bias_variance=bias_variance, skip=mu, q0=q, threads=1
-        )[2]
+        ).log_chi
     if norm != "ln":
         raise ValueError(f"norm={norm!r} must be 'none' or 'ln'")
     moments = Pointwise(get_function(activation))

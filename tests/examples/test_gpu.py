@@ -1,7 +1,6 @@
 """The protocol for a card, at toy size on the CPU."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,9 +14,10 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "gpu" / "protocol.py"
 
 @pytest.mark.slow
 @pytest.mark.skipif(not DATA_ROOT.exists(), reason="FashionMNIST is not installed")
-def test_toy_size_on_cpu_goes_on_where_it_stopped(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--toy", "--device", "cpu", "--minutes", "0.005", "--out", str(tmp_path)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+def test_toy_size_on_cpu_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    command = [str(SCRIPT), "--toy", "--device", "cpu", "--minutes", "0.005", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", command)
+    load_file(str(SCRIPT), "script").main()
     results = json.loads((tmp_path / "results.json").read_text())
     assert [row["setting"]["norm"] for row in results["runs"]] == ["ln", "dyt"]
     assert all("error" not in row for row in results["runs"]), results["runs"]
@@ -25,7 +25,7 @@ def test_toy_size_on_cpu_goes_on_where_it_stopped(tmp_path):
     assert results["benchmarks"]["step_ln"] == 1.0
     results["runs"] = [results["runs"][0], {"setting": results["runs"][1]["setting"], "kept": True}]
     (tmp_path / "results.json").write_text(json.dumps(results))
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    load_file(str(SCRIPT), "script").main()
     assert json.loads((tmp_path / "results.json").read_text()) == results
 
 

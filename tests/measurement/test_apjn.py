@@ -86,9 +86,7 @@ def test_forward_mode_and_all_pairs_agree_with_full_jacobians():
     forward = measure_forward(model, _inputs(), start=1, tangents=2000)
     assert np.isnan(forward.log_apjn[0])
     np.testing.assert_allclose(forward.log_apjn[1:], exact[1, 1:], atol=0.04)
-    tables = np.array([measure_between(model, _inputs(), seed=seed).log_apjn for seed in range(400)])
-    mean = np.log(np.mean(np.exp(tables), axis=0))
-    np.testing.assert_allclose(mean, exact, atol=0.08)
+    np.testing.assert_allclose(measure_between(model, _inputs(), probes=400).log_apjn, exact, atol=0.08)
 
 
 def test_duality_of_reverse_and_forward_mode_on_a_vision_transformer():

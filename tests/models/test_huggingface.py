@@ -2,16 +2,16 @@
 
 import json
 import re
-import resource
-import subprocess
-import sys
+import time
 from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig
 
+from criticality.cli.main import main
 from criticality.measurement import input_kernels
 from criticality.models import model_spec, random_tokens, source_bytes
 from criticality.reader import read_network
@@ -72,11 +72,11 @@ def test_a_llama_of_70_billion_is_predicted_in_seconds_and_a_gigabyte(tmp_path):
     config = {"model_type": "llama", "hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64,
               "num_key_value_heads": 8, "intermediate_size": 28672}  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
-    command = [sys.executable, "-m", "criticality.cli.main", "predict", f"hf:{tmp_path}", "--samples", "8", "--json"]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    start = time.process_time()
+    result = CliRunner().invoke(main, ["predict", f"hf:{tmp_path}", "--samples", "8", "--json"])
+    assert result.exit_code == 0, result.output
     assert len(json.loads(result.stdout)["log_apjn_profile"]) == 81
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 60  # a guard, not the claim: see benchmarks
+    assert time.process_time() - start < 60  # a guard, not the claim: see benchmarks
 
 
 def test_text_is_real_and_reproducible():

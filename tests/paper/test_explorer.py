@@ -32,7 +32,7 @@ def test_plain_networks_are_those_of_the_phase_maps():
     table = mlp_explorer(sigmas_w=(0.8, 1.7), sigmas_b=(0.2,), correlations=(0.5,), depths=(0, 30, 300))
     mapped = amplification_map(
         get_function("tanh"), 30, weight_variance=np.array([0.8, 1.7]) ** 2, bias_variance=0.04, skip=0.0
-    )[0]
+    ).log_apjn
     assert np.allclose(table.log_apjn[:, 0, 1], mapped, rtol=1e-6)
     for i, sigma_w in enumerate((0.8, 1.7)):
         point = fixed_point_of(get_function("tanh"), sigma_w**2, 0.04)

@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from paper import main
 
 PAPER = Path(__file__).parents[2] / "examples" / "paper"
 
 
-def run(*arguments, script=PAPER / "paper.py"):
-    return subprocess.run([sys.executable, str(script), *arguments], capture_output=True, text=True)
+def run(*arguments):
+    return CliRunner().invoke(main, arguments)
 
 
 @pytest.mark.slow
@@ -30,7 +33,7 @@ def test_figures_are_drawn_from_stored_results(tmp_path):
         "orthogonality",
     }
     drawn = run(*names, "--out", str(tmp_path))
-    assert drawn.returncode == 0, drawn.stderr
+    assert drawn.exit_code == 0, drawn.stderr
     assert {path.stem for path in tmp_path.iterdir()} == names
 
 
@@ -38,7 +41,7 @@ def test_figures_are_drawn_from_stored_results(tmp_path):
 def test_random_results_come_out_as_stored():
     """The suite's own share of what ``make figures`` checks."""
     checked = run("growth", "phases", "alpha", "--check", "5", "--seed", "3")
-    assert checked.returncode == 0, checked.stderr
+    assert checked.exit_code == 0, checked.stderr
     assert checked.stderr.count(": as stored") == 5
 
 
@@ -53,12 +56,13 @@ def test_another_value_is_seen(tmp_path):
     for curve in stored["curves"]:
         curve["values"]["log_apjn"][7] *= 1.001
     path.write_text(json.dumps(stored))
-    checked = run("growth", "--check", "1", script=copy / "paper.py")
+    command = [sys.executable, str(copy / "paper.py"), "growth", "--check", "1"]
+    checked = subprocess.run(command, capture_output=True, text=True)
     assert checked.returncode == 1
     assert "NOT as stored" in checked.stderr
 
 
 def test_unknown_figures_are_refused():
     refused = run("nope")
-    assert refused.returncode == 2
+    assert refused.exit_code == 2
     assert "name 'nope' must be one of growth" in refused.stderr

@@ -17,7 +17,7 @@ from criticality.phases import (
     transformer_map,
     zoo_function,
 )
-from criticality.phases.interpolation import MomentTable
+from criticality.phases.tables import MomentTable
 from criticality.pointwise import FUNCTIONS, Pointwise
 from criticality.theory import MLP, Attention, LayerNorm, Linear, SymmetricKernel, make_norm, propagate, transformer
 from criticality.theory.network import scale_weights
@@ -30,7 +30,7 @@ def test_tables_are_good_to_1e8(name):
 
 def test_a_map_of_residual_networks_is_those_networks():
     alphas, weights = np.array([0.05, 0.7, 3.0]), np.array([0.25, 1.0, 4.0])
-    log_j, q, _ = amplification_map(
+    log_j, q, _, _ = amplification_map(
         FUNCTIONS["tanh"], 500, weight_variance=weights[:, None], alpha=alphas[None, :], bias_variance=0.1
     )
     for i, weight in enumerate(weights):
@@ -45,16 +45,46 @@ def test_a_map_of_residual_networks_is_those_networks():
             assert log_j[i, j] == pytest.approx(float(amplification(step, [500])[0]), rel=1e-6)
 
 
+@pytest.mark.parametrize("across_a_critical_line", [False, True])
+def test_a_plane_is_the_networks_at_its_places(across_a_critical_line):
+    """Interpolated between nodes, and halved where it bends, against networks at scattered places, which are run one by one."""
+    rows, columns = np.random.default_rng(0).integers(90, size=(2, 200))
+    x, y = np.geomspace(0.4, 3, 90), np.geomspace(0.05, 1.5, 90)
+    given = {"weight_variance": x**2, "alpha": y[:, None]}
+    if across_a_critical_line:
+        given = {"weight_variance": x**2, "bias_variance": y[:, None] ** 2, "skip": 0.0}
+    plane = amplification_map(FUNCTIONS["tanh"], 300, **given)
+    scattered = {name: np.broadcast_to(values, (90, 90))[rows, columns] for name, values in given.items()}
+    alone = amplification_map(FUNCTIONS["tanh"], 300, **scattered)
+    assert alone.error == 0
+    assert 0 < plane.error < 1e-8
+    distance = np.abs(plane.log_apjn[rows, columns] - alone.log_apjn) / (1 + np.abs(alone.log_apjn))
+    assert distance.max() < 5e-8
+    np.testing.assert_allclose(plane.q[rows, columns], alone.q, rtol=1e-8)
+    np.testing.assert_allclose(plane.log_chi[rows, columns], alone.log_chi, atol=1e-8)
+
+
+def test_one_parameter_that_varies_is_interpolated_along_a_line():
+    """Of ReLU in closed form: ``q = J = (1 + sigma_w^2 / 2)^depth``, far beyond the table of its moments."""
+    weight = (np.linspace(0.5, 3, 70) * np.linspace(0.1, 1, 70)[:, None]) ** 2
+    plane = amplification_map(FUNCTIONS["relu"], 200, weight_variance=weight)
+    assert 0 < plane.error < 1e-10
+    np.testing.assert_allclose(plane.log_apjn, 200 * np.log1p(weight / 2), rtol=1e-9)
+    np.testing.assert_allclose(np.log(plane.q), 200 * np.log1p(weight / 2), rtol=1e-9)
+
+
 def test_plain_networks_settle_at_their_fixed_points():
     """Ordered below, chaotic above the line: chi at the fixed point crosses one there."""
     bias = np.array([0.1, 0.3, 0.6])
     line = critical_line(FUNCTIONS["tanh"], bias)
     for factor, sign in ((0.9, -1), (1.1, 1)):
-        _, _, log_chi = amplification_map(
+        log_chi = amplification_map(
             FUNCTIONS["tanh"], 400, weight_variance=(factor * line) ** 2, bias_variance=bias**2, skip=0.0
-        )
+        ).log_chi
         assert np.all(np.sign(log_chi) == sign)
-    _, _, at_line = amplification_map(FUNCTIONS["tanh"], 4000, weight_variance=line**2, bias_variance=bias**2, skip=0.0)
+    at_line = amplification_map(
+        FUNCTIONS["tanh"], 4000, weight_variance=line**2, bias_variance=bias**2, skip=0.0
+    ).log_chi
     np.testing.assert_allclose(at_line, 0.0, atol=2e-3)
 
 
@@ -184,7 +214,7 @@ def test_fixed_points():
 
 
 def test_layer_norm_has_maps_too():
-    log_j, _, _ = amplification_map(LayerNorm(epsilon=0.0), 100, weight_variance=np.array([0.5, 2.0]), skip=1.0)
+    log_j = amplification_map(LayerNorm(epsilon=0.0), 100, weight_variance=np.array([0.5, 2.0])).log_apjn
     np.testing.assert_allclose(log_j, np.log1p(100 * np.array([0.5, 2.0])), rtol=1e-10)
 
 

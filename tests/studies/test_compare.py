@@ -1,12 +1,15 @@
 """Theory over measurement for real vision transformers: the main job."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import xarray as xr
 
+from criticality.measurement import measure_ensemble
+from criticality.models import ViTSpec
 from criticality.pointwise import Pointwise
 from criticality.schema import read_dataset, write_dataset
 from criticality.studies.agreement import LARGEST_TOLERANCE, standard_errors, tolerance_of
@@ -53,23 +56,15 @@ def test_the_class_token_makes_the_step_at_the_input_of_layer_norm(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_scatter_between_seeds_falls_as_one_over_the_root_of_the_width(tmp_path):
+def test_the_scatter_between_seeds_falls_as_one_over_the_root_of_the_width():
     """The theory is of infinite width: log J of one network differs from it by O(1/sqrt(width))."""
 
     def scatter(width):
-        comparison = Comparison(
-            "timm:vit_base_patch16_224",
-            norms=("dyt",),
-            alphas=(2.0,),
-            inits=("fan-in",),
-            depth=6,
-            width=width,
-            image_size=64,
-            seeds=40,
-            samples=4,
+        description = ViTSpec(
+            "vit_base_patch16_224", norm="dyt", alpha=2.0, init="fan-in", depth=6, width=width, image_size=64
         )
-        case = compare(comparison, tmp_path / str(width)).isel(case=0)
-        return float(case.log_apjn_se[0]) * np.sqrt(40)
+        measured = measure_ensemble(lambda _: description.build(), description.inputs(), range(40))
+        return float(measured.log_apjn_se[0]) * np.sqrt(40)
 
     assert 1.4 < scatter(64) / scatter(256) < 2.8
 
@@ -79,11 +74,18 @@ def _run(folder, progress=None, **changes):
     return compare(Comparison(**settings), folder, progress)
 
 
-def test_files_are_complete_and_readable(tmp_path):
-    result = _run(tmp_path)
-    stored = read_dataset(tmp_path / "result.nc")
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A small comparison and its folder, which tests that change it copy."""
+    folder = tmp_path_factory.mktemp("comparison")
+    return folder, _run(folder)
+
+
+def test_files_are_complete_and_readable(finished):
+    folder, result = finished
+    stored = read_dataset(folder / "result.nc")
     xr.testing.assert_equal(stored, result)
-    record = json.loads((tmp_path / "summary.json").read_text())
+    record = json.loads((folder / "summary.json").read_text())
     assert [(c["norm"], c["alpha"], c["init"]) for c in record["cases"]] == [
         ("ln", None, "own"),
         ("dyt", 0.5, "own"),
@@ -109,7 +111,7 @@ class _Interrupt:
             raise KeyboardInterrupt
 
 
-def test_an_interrupt_keeps_finished_cases_and_a_rerun_resumes(tmp_path):
+def test_an_interrupt_keeps_finished_cases_and_a_rerun_resumes(tmp_path, finished):
     per_case = TINY["seeds"] + 1
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path, _Interrupt(per_case + 2))
@@ -120,28 +122,30 @@ def test_an_interrupt_keeps_finished_cases_and_a_rerun_resumes(tmp_path):
     resumed = _run(tmp_path, lambda label, count: steps.append((label, count)))
     assert steps[0] == ("ln own", per_case)  # taken over, not computed
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in files.items())
-    xr.testing.assert_identical(resumed, _run(tmp_path / "fresh"))
+    xr.testing.assert_identical(resumed, finished[1])
 
 
-def test_other_settings_are_other_cases(tmp_path):
-    _run(tmp_path)
-    _run(tmp_path, seed=5)
+def test_one_seed_leaves_the_verdict_open_and_is_another_case(tmp_path, finished):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    result = _run(tmp_path, seeds=1)
+    assert {case["verdict"] for case in summary(result)["cases"]} == {"unknown"}
     assert len(list((tmp_path / "cases").glob("*.nc"))) == 6
 
 
-def test_one_seed_leaves_the_verdict_open(tmp_path):
-    result = _run(tmp_path, seeds=1)
-    assert {case["verdict"] for case in summary(result)["cases"]} == {"unknown"}
+def test_other_seeds_are_other_cases(tmp_path, finished):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    _run(tmp_path, norms=("ln",), seed=5)
+    assert len(list((tmp_path / "cases").glob("*.nc"))) == 4
 
 
-def test_a_wrong_theory_is_found_out(tmp_path):
-    result = _run(tmp_path)
+def test_a_wrong_theory_is_found_out(finished):
+    result = finished[1]
     shifted = result.assign(deviation=result.deviation + 5.0)
     assert {case["verdict"] for case in summary(shifted)["cases"]} == {"deviates"}
 
 
-def test_a_corrupt_file_is_named_and_kept(tmp_path):
-    _run(tmp_path)
+def test_a_corrupt_file_is_named_and_kept(tmp_path, finished):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     path = next((tmp_path / "cases").glob("ln*.nc"))
     path.write_bytes(b"not a result")
     with pytest.raises(ValueError, match=r"result file .*ln.* must be a NetCDF file of criticality"):

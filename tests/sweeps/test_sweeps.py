@@ -83,14 +83,14 @@ def test_a_study_is_what_the_library_computes(tmp_path):
 
 def test_cells_that_fail_do_not_stop_the_rest(tmp_path, cells):
     study = Study("trouble", f"module:{cells}:troubled", {"x": [0, 1, 2, 3, 4]}, memory_gb=1.0)
-    report = run_study(study, tmp_path / "s.zarr")
+    report = run_study(study, tmp_path / "s.zarr", workers=1)
     assert report.counts == {"open": 0, "done": 2, "failed": 1, "nan": 1, "memory": 1}
     messages = Store(tmp_path / "s.zarr").messages()
     assert messages[1] == f"ZeroDivisionError: no way ({tmp_path / 'cells.py'}:16)"
     assert messages[2] == "value is nan"
     assert messages[3] == "needed more than memory_gb=1.0"
-    assert run_study(study, tmp_path / "s.zarr").computed == 0
-    assert run_study(study, tmp_path / "s.zarr", retry=True).computed == 3
+    assert run_study(study, tmp_path / "s.zarr", workers=1).computed == 0
+    assert run_study(study, tmp_path / "s.zarr", workers=1, retry=True).computed == 3
 
 
 def test_a_full_disk_loses_only_what_it_cannot_hold(tmp_path, cells, monkeypatch):
@@ -103,33 +103,33 @@ def test_a_full_disk_loses_only_what_it_cannot_hold(tmp_path, cells, monkeypatch
         real(self, run)
 
     monkeypatch.setattr(Store, "_write_run", write)
-    report = run_study(study, tmp_path / "s.zarr")
+    report = run_study(study, tmp_path / "s.zarr", workers=0)
     assert (report.counts["done"], report.counts["open"], report.not_written) == (4, 2, 2)
     broken.clear()
-    assert run_study(study, tmp_path / "s.zarr").computed == 2
+    assert run_study(study, tmp_path / "s.zarr", workers=0).computed == 2
 
 
 def test_two_drivers_do_not_write_to_one_store(tmp_path):
     first = Store(tmp_path / "s.zarr", theory(), write=True)
     with pytest.raises(ValueError, match="must not be in use, but another process writes to it"):
-        run_study(theory(), tmp_path / "s.zarr")
+        run_study(theory(), tmp_path / "s.zarr", workers=0)
     assert Store(tmp_path / "s.zarr").counts()["open"] == 8  # reading is free
     first.close()
-    assert run_study(theory(), tmp_path / "s.zarr").counts["done"] == 8
+    assert run_study(theory(), tmp_path / "s.zarr", workers=0).counts["done"] == 8
 
 
 def test_foreign_and_broken_stores_are_refused(tmp_path, cells):
-    run_study(theory(), tmp_path / "s.zarr")
+    run_study(theory(), tmp_path / "s.zarr", workers=0)
     other = Study("theory", "predict", {"norm": ["dyt"], "depth": [3]})
     with pytest.raises(ValueError, match="must be of this study, code and version"):
-        run_study(other, tmp_path / "s.zarr")
+        run_study(other, tmp_path / "s.zarr", workers=0)
     (tmp_path / "folder.zarr").mkdir()
     with pytest.raises(ValueError, match="must be a whole store of a criticality study"):
         Store(tmp_path / "folder.zarr")
     metadata = tmp_path / "s.zarr" / "zarr.json"
     metadata.write_text(metadata.read_text()[:40])
     with pytest.raises(ValueError, match="must be a whole store of a criticality study"):
-        run_study(theory(), tmp_path / "s.zarr")
+        run_study(theory(), tmp_path / "s.zarr", workers=0)
     first = Study("own", f"module:{cells}:counted", {"x": [1]}, {"log": str(tmp_path / "log")})
     key = first.key()
     cells.write_text(CELLS + "\n# changed\n")
@@ -228,7 +228,7 @@ def test_command_line(tmp_path):
     def run(*arguments):
         return CliRunner().invoke(main, ["sweep", *map(str, arguments)])
 
-    record = json.loads(run("run", path, "--out", store, "--json").stdout)
+    record = json.loads(run("run", path, "--out", store, "--workers", "0", "--json").stdout)
     assert (record["done"], record["computed"]) == (2, 2)
     assert json.loads(run("status", store, "--json").stdout)["done"] == 2
     assert json.loads(run("resume", store, "--json").stdout)["computed"] == 0

@@ -70,28 +70,29 @@ def _mlp(function: PointwiseFunction | LayerNorm, depth: int, points: int) -> Ma
     if isinstance(function, norms.LayerNorm):
         raise ArgumentError("function='ln' of mlp must be a pointwise function: with LayerNorm chi is 1 everywhere")
     x, y = np.linspace(0.3, 3.0, points), np.linspace(0.02, 1.5, points)
-    _, _, values = maps.amplification_map(
+    plane = maps.amplification_map(
         function, depth, weight_variance=x[None, :] ** 2, bias_variance=y[:, None] ** 2, skip=0.0
     )
-    return Map("sigma_w", "sigma_b", "log_chi", x, y, values, line=maps.critical_line(function, y))
+    line = maps.critical_line(function, y)
+    return Map("sigma_w", "sigma_b", "log_chi", x, y, plane.log_chi, line=line, error=plane.error)
 
 
 def _resnet_alpha(function: PointwiseFunction | LayerNorm, depth: int, points: int) -> Map:
     x, y = np.logspace(-1.5, 0.7, points), np.linspace(0.1, 3.0, points)
-    values, _, _ = maps.amplification_map(function, depth, weight_variance=y[:, None] ** 2, alpha=x[None, :])
-    return Map("alpha", "sigma_w", "log_apjn", x, y, values, log_x=True)
+    plane = maps.amplification_map(function, depth, weight_variance=y[:, None] ** 2, alpha=x[None, :])
+    return Map("alpha", "sigma_w", "log_apjn", x, y, plane.log_apjn, log_x=True, error=plane.error)
 
 
 def _resnet_skip(function: PointwiseFunction | LayerNorm, depth: int, points: int) -> Map:
     x, y = np.linspace(0.1, 3.0, points), np.linspace(0.5, 1.0, points)
-    values, _, _ = maps.amplification_map(function, depth, weight_variance=x[None, :] ** 2, skip=y[:, None])
-    return Map("sigma_w", "skip", "log_apjn", x, y, values)
+    plane = maps.amplification_map(function, depth, weight_variance=x[None, :] ** 2, skip=y[:, None])
+    return Map("sigma_w", "skip", "log_apjn", x, y, plane.log_apjn, error=plane.error)
 
 
 def _resnet_scale(function: PointwiseFunction | LayerNorm, depth: int, points: int) -> Map:
     x, y = np.linspace(0.1, 3.0, points), np.logspace(-2, 0, points)
-    values, _, _ = maps.amplification_map(function, depth, weight_variance=(x[None, :] * y[:, None]) ** 2)
-    return Map("sigma_w", "scale", "log_apjn", x, y, values, log_y=True)
+    plane = maps.amplification_map(function, depth, weight_variance=(x[None, :] * y[:, None]) ** 2)
+    return Map("sigma_w", "scale", "log_apjn", x, y, plane.log_apjn, log_y=True, error=plane.error)
 
 
 def _transformer(function: PointwiseFunction | LayerNorm, depth: int, points: int, over_gain: bool) -> Map:

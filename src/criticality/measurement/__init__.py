@@ -1,6 +1,6 @@
 """Measurement on real PyTorch models; knows nothing of the theory or of the command line."""
 
-from criticality.measurement.apjn import ensemble_dataset, measure, measure_chains, measure_ensemble
+from criticality.measurement.apjn import ensemble_dataset, ensemble_profiles, measure, measure_chains, measure_ensemble
 from criticality.measurement.between import measure_between, measure_forward, measure_forward_ensemble
 from criticality.measurement.ends import input_kernels, output_kernels
 from criticality.measurement.points import Points
@@ -10,6 +10,7 @@ __all__ = [
     "Points",
     "Profile",
     "ensemble_dataset",
+    "ensemble_profiles",
     "input_kernels",
     "measure",
     "measure_between",

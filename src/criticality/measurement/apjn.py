@@ -109,18 +109,41 @@ def measure_ensemble(
     Raises:
         ValueError: no seeds, or as ``measure``.
     """
-    profiles: list[Profile] = []
     chosen = list(seeds)
     if not chosen:
         raise ArgumentError("seeds=[] must hold at least one seed")
-    for seed in chosen:
+    profiles = ensemble_profiles(
+        build, inputs, chosen, points, probes, probe, chain=chain, device=device, dtype=dtype, progress=progress
+    )
+    return ensemble_dataset(profiles, probes=probes, probe=probe_name(probe), seeds=len(chosen), seed=chosen[0])
+
+
+def ensemble_profiles(
+    build: Callable[[int], nn.Module],
+    inputs: Any,
+    seeds: Iterable[int],
+    points: Points,
+    probes: int,
+    probe: Probe,
+    *,
+    chain: str | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    progress: Callable[[int], None] | None = None,
+    kernels: bool = False,
+) -> list[Profile]:
+    """Of each seed, as ``measure_ensemble``; with ``kernels`` those over tokens at the first point, too."""
+    profiles: list[Profile] = []
+    for seed in seeds:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = _built(build, seed)
-        profiles.append(_profile(model, inputs, points, chain, probes, probe, seed, device, dtype))
+        profiles.append(_profile(model, inputs, points, chain, probes, probe, seed, device, dtype, kernels))
         if progress is not None:
             progress(seed)
-    return ensemble_dataset(profiles, probes=probes, probe=probe_name(probe), seeds=len(chosen), seed=chosen[0])
+    if not profiles:
+        raise ValueError("seeds=[] must hold at least one seed")
+    return profiles
 
 
 def _built(build: Callable[[int], nn.Module], seed: int) -> nn.Module:
@@ -198,7 +221,8 @@ def _profile(
     seed: int,
     device: torch.device | str | None,
     dtype: torch.dtype | None,
+    kernels: bool = False,
 ) -> Profile:
     check_probe(probe)
     with placed(model, inputs, device, dtype) as ready, untouched(model):
-        return profile(model, ready, points, chain, probes, seed, probe=probe)
+        return profile(model, ready, points, chain, probes, seed, probe=probe, kernels=kernels)

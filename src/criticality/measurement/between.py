@@ -35,14 +35,15 @@ def measure_between(
     inputs: Any,
     *,
     points: Points = None,
+    probes: Size = 1,
     seed: Seed = 0,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> xr.Dataset:
-    """``log J(l -> m)`` for every pair ``l <= m``: one forward pass and one backward pass from each ``m``.
+    """``log J(l -> m)`` for every pair ``l <= m``: one forward pass, and from each ``m`` one backward pass for each probe.
 
     Returns:
-        Dataset with ``log_apjn`` of shape ``(block, target_block)``, nan for ``l > m``; one probe for each target.
+        Dataset with ``log_apjn`` of shape ``(block, target_block)``, nan for ``l > m``, the logarithm of the mean over probes.
 
     Raises:
         ValueError: as ``measure``.
@@ -55,8 +56,12 @@ def measure_between(
         values = np.full((size, size), np.nan)
         values[0, 0] = 0.0
         for target in range(1, size):
-            norms = gradient_norms(found, nodes[: target + 1], asked[: target + 1], seed, target, target + 1 < size)
-            values[: target + 1, target] = np.log(norms)
+            reached = nodes[: target + 1], asked[: target + 1]
+            norms = [
+                gradient_norms(found, *reached, seed, target + size * probe, (target, probe) != (size - 1, probes - 1))
+                for probe in range(probes)
+            ]
+            values[: target + 1, target] = np.log(np.mean(norms, axis=0))
     return _square_dataset(values, [point.position for point in asked], seed)
 
 

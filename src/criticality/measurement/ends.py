@@ -13,8 +13,9 @@ from torch.autograd.graph import GradientEdge
 from criticality.measurement.axes import stream_axes
 from criticality.measurement.points import Points, points_asked_for, resolved
 from criticality.measurement.profile import Under
+from criticality.measurement.seen import Seen
 from criticality.measurement.starts import loss_gradient
-from criticality.measurement.statistics import by_token
+from criticality.measurement.statistics import token_kernels
 from criticality.stream import Call, trace
 from criticality.stream.find import watch
 from criticality.stream.untouched import placed, untouched
@@ -28,30 +29,22 @@ def input_kernels(
     Raises:
         ValueError: as ``measure``.
     """
-    return kernels_of(input_stream(model, inputs, points=points, device=device))
-
-
-def input_stream(
-    model: nn.Module, inputs: Any, *, points: Points = None, device: torch.device | str | None = None
-) -> Float[Tensor, "batch tokens width"]:
-    """The first point of the stream.
-
-    Raises:
-        ValueError: as ``measure``.
-    """
     with placed(model, inputs, device, None) as ready, untouched(model):
-        found = trace(model, ready, required=resolved(model, points)[1])
+        seen = Seen()
+        found = trace(model, ready, seen, required=resolved(model, points)[1])
         asked, chain = points_asked_for(model, found, points)
-        call = found.layout.call(asked[0].node)
+        node, call = found.node(asked[0]), found.layout.call(asked[0].node)
         axes = stream_axes(model, ready, found, chain, asked, None)
-        streams: list[Tensor] = []
+        first = seen.value(node)
+        streams = [] if first is None else [first]
 
         def note(one: Call, tensor: Tensor) -> None:
             if call is not None and one.number == call.number:
                 streams.append(tensor.detach().clone())
 
-        watch(model, ready, note)
-    return by_token(streams[0], axes)
+        if first is None:
+            watch(model, ready, note)
+    return token_kernels(streams[0], axes)
 
 
 def output_kernels(
@@ -76,11 +69,4 @@ def output_kernels(
         axes = stream_axes(model, ready, found, chain, asked, under)
         edge = GradientEdge(found.node(asked[-1]), 0)
         (gradient,) = torch.autograd.grad(found.output, edge, loss_gradient(found.output, seed, 0))
-    return kernels_of(by_token(gradient, axes))
-
-
-def kernels_of(stream: Float[Tensor, "batch tokens width"]) -> Float[np.ndarray, "batch tokens tokens"]:
-    """``x_a . x_b / width`` of each input, float64."""
-    x = stream.detach().double()
-    kernels: np.ndarray = (x @ x.transpose(-1, -2) / x.shape[-1]).cpu().numpy()
-    return kernels
+    return token_kernels(gradient, axes)

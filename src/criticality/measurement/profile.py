@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
 from criticality.errors import ModelFailedError, NotFiniteError
-from criticality.measurement.axes import Moment, moment, moment_of, stream_axes
+from criticality.measurement.axes import Moment, moment, stream_axes
 from criticality.measurement.points import Points, points_asked_for, resolved
+from criticality.measurement.seen import Seen
 from criticality.measurement.starts import loss_gradient, token_probe
-from criticality.measurement.statistics import Axes
+from criticality.measurement.statistics import Axes, token_kernels
 from criticality.probes import Probe
 from criticality.stream import Call, Point, Trace, trace
 from criticality.stream.find import watch
-from criticality.stream.points import ADDITIONS, OPAQUE
-from criticality.stream.tensors import memory_of
+from criticality.stream.points import OPAQUE
 from criticality.stream.untouched import fresh_batch_norms
 
 Under = Callable[[], AbstractContextManager[Any]]
@@ -41,6 +41,8 @@ class Profile:
         side_inputs: held fixed along the depth.
         blocked: where values are added through which no gradient passes.
         batch_statistics: number of batch norms that used those of the batch, as they have seen no data.
+        width: channels of the stream at the first point.
+        start: kernels over tokens at the first point, ``(batch, tokens, tokens)``; ``None`` where they were not asked for.
     """
 
     chain: str
@@ -51,6 +53,8 @@ class Profile:
     side_inputs: tuple[str, ...]
     blocked: tuple[str, ...]
     batch_statistics: int
+    width: int
+    start: Float[np.ndarray, "batch tokens tokens"] | None = None
 
 
 def profile(
@@ -62,27 +66,37 @@ def profile(
     seed: int,
     under: Under | None = None,
     probe: Probe = "normal",
+    kernels: bool = False,
 ) -> Profile:
-    """Measure a model whose parameters are frozen, in the mode that it is in.
+    """Measure a model whose parameters are frozen, in the mode that it is in; ``kernels`` asks for those at the first point.
 
     Raises:
         StreamNotFoundError, InputsError, ModelFailedError: as ``trace``; a ``chain`` that is not there.
         NotFiniteError: a point or a gradient that is not finite, or a gradient that is 0.
     """
-    seen = _Seen()
+    seen = Seen()
     points, required = resolved(model, points)
     found = trace(model, inputs, seen, under() if under else None, required)
     asked, of_chain = points_asked_for(model, found, points, chain)
     nodes = [found.node(point) for point in asked]
     axes = stream_axes(model, inputs, found, of_chain, asked, under)
+    first = seen.value(nodes[0])
+    start = token_kernels(first, axes) if kernels and first is not None else None
     known = seen.moments(nodes, axes)
-    calls = {point.node: found.layout.call(point.node) for point in asked if found.node(point) not in known}
+    calls = {
+        point.node: found.layout.call(point.node)
+        for point in asked
+        if found.node(point) not in known or (kernels and start is None and point is asked[0])
+    }
     missing = {call.number: found.layout.graph.nodes[number] for number, call in calls.items() if call is not None}
     if missing:
 
         def note(call: Call, tensor: Tensor) -> None:
+            nonlocal start
             if call.number in missing:
-                known[missing[call.number]] = moment(tensor, axes)
+                node = missing[call.number]
+                known[node] = moment(tensor, axes)
+                start = token_kernels(tensor, axes) if kernels and node is nodes[0] else start
 
         watch(model, inputs, note, under() if under else None)
     moments = np.array([known.get(node, _UNKNOWN) for node in nodes]).T
@@ -101,58 +115,11 @@ def profile(
         side_inputs,
         blocked(found),
         len(fresh_batch_norms(model)),
+        asked[0].shape[-1 if axes is None else axes.channels],
+        start,
     )
 
 
-class _Seen:
-    """The values that can be points, sums and all that comes before the first of them, until it is known which are.
-
-    They are held, not copied: the norm or branch that takes a sum keeps it for the backward pass, too.  The moments of what is
-    about to be overwritten, or is much larger than the stream can be, are taken at once.
-    """
-
-    def __init__(self) -> None:
-        self._held: dict[Node, tuple[Tensor, int]] = {}
-        self._taken: dict[Node, dict[Axes | None, Moment]] = {}
-        self._in_memory: dict[int | None, list[Node]] = {}
-        self._smallest = 2**62
-        self._sums = 0
-
-    def __call__(self, call: Call, tensor: Tensor) -> None:
-        name = call.node.name()
-        adds = name.startswith(ADDITIONS) and sum(before is not None for before, _ in call.node.next_functions) > 1
-        self._sums += adds
-        if not (adds or name == OPAQUE or self._sums == 0) or len(call.shapes) != 1 or tensor.ndim < 2:
-            return
-        self._smallest = min(self._smallest, tensor.numel())
-        if tensor.numel() > _MUCH_LARGER * self._smallest:
-            self._taken[call.node] = moment_of(tensor)
-            return
-        self._held[call.node] = (tensor.detach(), tensor._version)
-        self._in_memory.setdefault(memory_of(tensor), []).append(call.node)
-
-    def before_write(self, tensor: Tensor) -> None:
-        """Take the moments of all values in the memory of a tensor."""
-        for node in self._in_memory.pop(memory_of(tensor), ()) if self._in_memory else ():
-            held, version = self._held.pop(node)
-            if held._version == version:
-                self._taken[node] = moment_of(held)
-
-    def moments(self, nodes: Sequence[Node], axes: Axes | None) -> dict[Node, Moment]:
-        """Of the nodes whose values were seen; everything that is held is forgotten."""
-        found: dict[Node, Moment] = {}
-        for node in nodes:
-            if node in self._taken:
-                of = self._taken[node]
-                found[node] = of.get(axes) or next(iter(of.values()))
-            elif node in self._held and self._held[node][0]._version == self._held[node][1]:
-                found[node] = moment(self._held[node][0], axes)
-        self._held.clear()
-        self._taken.clear()
-        return found
-
-
-_MUCH_LARGER = 4
 _UNKNOWN = Moment(float("nan"), float("nan"), float("nan"))
 
 

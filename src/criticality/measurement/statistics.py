@@ -31,6 +31,13 @@ def by_token(stream: Float[Tensor, "..."], axes: Axes | None = None) -> Float[Te
     return x[:, None] if x.ndim == 2 else x[None] if x.ndim < 2 else x.flatten(1, -2)
 
 
+def token_kernels(stream: Float[Tensor, "..."], axes: Axes | None) -> Float[np.ndarray, "batch tokens tokens"]:
+    """``x_a . x_b / width`` of the tokens of each sample, float64."""
+    x = by_token(stream.detach().double(), axes)
+    kernels: np.ndarray = (x @ x.transpose(-1, -2) / x.shape[-1]).cpu().numpy()
+    return kernels
+
+
 def stream_moments(stream: Float[Tensor, "..."], axes: Axes | None = None) -> Moments:
     """How large a stream is and how alike its tokens are, averaged over the batch; costs one pass over the tensor.
 

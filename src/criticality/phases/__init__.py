@@ -20,7 +20,8 @@ from criticality.phases.asymptotics import (
 from criticality.phases.classification import Classification, classify
 from criticality.phases.depth import BlockStep, ResidualStep, amplification
 from criticality.phases.fixed_points import FixedPoint, critical_line, fixed_point_of
-from criticality.phases.maps import amplification_map, collapse_map, transformer_map
+from criticality.phases.maps import collapse_map, transformer_map
+from criticality.phases.planes import Plane, amplification_map
 from criticality.phases.tails import Tail, tail_of
 from criticality.phases.zoo import ZOO, zoo_function, zoo_table
 
@@ -30,6 +31,7 @@ __all__ = [
     "Classification",
     "ExponentialLaw",
     "FixedPoint",
+    "Plane",
     "PowerLaw",
     "ResidualStep",
     "StretchedGrowth",

@@ -1,14 +1,8 @@
-"""Phase diagrams: many networks of one function at once.
-
-One layer of a network without norm is ``x <- skip x + W phi(alpha x) + b`` (``theory.Layer``); ``skip = 0`` is a plain MLP seen
-at its preactivations (Poole et al. 2016, Schoenholz et al. 2017), ``skip = 1`` a residual network.
-"""
+"""Phase diagrams of transformers, and of correlations, as maps of many networks at once."""
 
 from __future__ import annotations
 
-import math
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 
 import numpy as np
 from jaxtyping import Float
@@ -25,103 +19,11 @@ from criticality.arguments import (
     numbers_within,
 )
 from criticality.errors import ArgumentError
-from criticality.lazy import lazy_module
+from criticality.phases.chebyshev import Chebyshev
 from criticality.phases.depth import BlockStep
-from criticality.phases.interpolation import HIGHEST, LOWEST, Chebyshev, MomentTable
 from criticality.pointwise import Pointwise, PointwiseFunction
-from criticality.theory.kernels import Numbers
-from criticality.theory.layer import Layer
 from criticality.theory.network import Network, scale_weights
-from criticality.theory.norms import LayerNorm, Norm, PointwiseNorm
-
-optimize = lazy_module("scipy.optimize")
-
-_CHUNK = 1 << 14
-
-
-_KINDS = {
-    "weight_variance": Number(low=0),
-    "bias_variance": Number(low=0),
-    "alpha": Number(low=1e-12, above=True),
-    "skip": Number(low=0),
-    "q0": Number(low=1e-24, above=True),
-}
-
-
-@checked
-def amplification_map(
-    function: PointwiseFunction | LayerNorm,
-    depth: Depth,
-    *,
-    weight_variance: ArrayLike = 1.0,
-    bias_variance: ArrayLike = 0.0,
-    alpha: ArrayLike = 1.0,
-    skip: ArrayLike = 1.0,
-    q0: ArrayLike = 1.0,
-    threads: Threads = 2,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """``log J(0 -> depth)``, the last variance ``q`` and the last ``log chi`` of every network of a grid.
-
-    Args:
-        function: ``phi``, whose derivative must not vanish everywhere, or LayerNorm.
-        depth: layers.
-        weight_variance, bias_variance, alpha, skip, q0: arrays that broadcast, of the shape of the results.
-        threads: how many share the work.
-
-    Raises:
-        ValueError: a depth below 1, negative variances, ``alpha`` or ``q0`` not positive, or variances that leave the
-            range from exp(-60) to exp(60).
-    """
-    given = {"weight_variance": weight_variance, "bias_variance": bias_variance, "alpha": alpha, "skip": skip, "q0": q0}
-    numbers = [numbers_within(_KINDS[name], name, array) for name, array in given.items()]
-    try:
-        arrays = np.broadcast_arrays(*numbers)
-    except ValueError as error:
-        raise ArgumentError(f"{', '.join(given)} must broadcast: {error}") from None
-    flat = [array.ravel() for array in arrays]
-    moments = function if isinstance(function, LayerNorm) else MomentTable(function, *_range(function, depth, *flat))
-    pieces = [[array[i : i + _CHUNK] for array in flat] for i in range(0, flat[0].size, _CHUNK)]
-    with ThreadPoolExecutor(threads) as pool:
-        done = list(pool.map(lambda piece: _run(moments, depth, *piece), pieces))
-    log_j, q, log_chi = (np.concatenate(part).reshape(arrays[0].shape) for part in zip(*done, strict=True))
-    return log_j, q, log_chi
-
-
-def _range(function: PointwiseFunction, depth: int, *arrays: np.ndarray) -> tuple[float, float]:
-    """Logarithms between which ``alpha^2 q`` stays: by the recursion of the smallest and of the largest network."""
-    ends = []
-    for pick in (np.min, np.max):
-        *layer, q0 = (float(pick(array)) for array in arrays)
-        alpha = layer[2]
-        variances = (q for q, _ in _layer(PointwiseNorm(Pointwise(function)), *layer).states(q0))
-        path = [alpha**2 * q0]
-        for q in islice(variances, 1, depth + 1):
-            if q < 1e-26 or alpha**2 * q > 1e26:
-                break
-            path.append(alpha**2 * q)
-        ends += [min(path), max(path)]
-    return max(math.log(min(ends)) - 1, LOWEST), min(math.log(max(ends)) + 1, HIGHEST)
-
-
-def _layer(function: Norm | MomentTable, weight: Numbers, bias: Numbers, alpha: Numbers, skip: Numbers) -> Layer:
-    return Layer(function, weight, bias, skip, alpha)
-
-
-def _run(
-    function: MomentTable | LayerNorm, depth: int, *arrays: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    *layer, q = arrays
-    one = _layer(function, *layer)
-    total, product = np.zeros_like(q), np.ones_like(q)
-    for number in range(depth):
-        q, chi = one.step(q)
-        product = product * chi
-        if number % 8 == 7:  # a logarithm now and then
-            total += np.log(product)
-            product = np.ones_like(q)
-        q = np.maximum(q, 1e-30)
-    with np.errstate(divide="ignore"):
-        return total + np.log(product), q, np.log(chi)
+from criticality.theory.norms import PointwiseNorm
 
 
 @checked
@@ -177,17 +79,20 @@ def transformer_map(
                 kept[layer if every else 0] = state[-1]
         return kept
 
-    along = Chebyshev("alpha", alpha, nodes)
-    if gain is None:
-        return profile(np.asarray(alpha, dtype=float), 1.0, True), 0.0
-    across = Chebyshev("gain", gain, nodes)
+    places, gains = _logarithms("alpha", alpha), None if gain is None else _logarithms("gain", gain)
+    if gains is None:
+        return profile(np.exp(places), 1.0, True), 0.0
+    along, across = (Chebyshev(values[0], values[-1], nodes) for values in (places, gains))
     with ThreadPoolExecutor(threads) as pool:
-        rows = list(pool.map(lambda g: profile(along.points, float(g), False)[0], across.points))
-    exact = np.array(rows)
-    check, gains = along.between(), across.between()[:: max(1, nodes // 6)]
-    direct = np.concatenate([profile(check, float(g), False) for g in gains])
-    error = _relative(across.at(along.at(exact, check).T, gains).T, direct)
-    return across.at(along.at(exact, alpha).T, gain).T, error
+        rows = list(pool.map(lambda g: profile(np.exp(along.points), float(g), False)[0], np.exp(across.points)))
+
+    def between(some: np.ndarray, others: np.ndarray) -> np.ndarray:
+        found: np.ndarray = across.matrix(others) @ np.array(rows) @ along.matrix(some).T
+        return found
+
+    check, few = along.between(), across.between()[:: max(1, nodes // 6)]
+    direct = np.concatenate([profile(np.exp(check), float(g), False) for g in np.exp(few)])
+    return between(places, gains), _relative(between(check, few), direct)
 
 
 def collapse_map(
@@ -228,3 +133,11 @@ def collapse_map(
 
 def _relative(found: np.ndarray, exact: np.ndarray) -> float:
     return float(np.max(np.abs(found - exact) / (1 + np.abs(exact))))
+
+
+def _logarithms(name: str, values: Float[np.ndarray, " values"]) -> Float[np.ndarray, " values"]:
+    values = numbers_within(Number(low=0, above=True), name, values)
+    if values.ndim != 1 or len(values) < 2 or not np.all(values > 0) or not np.all(np.diff(values) > 0):
+        raise ArgumentError(f"{name} must be two or more positive, increasing numbers")
+    logarithms: np.ndarray = np.log(values)
+    return logarithms

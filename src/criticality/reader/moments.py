@@ -9,7 +9,7 @@ from torch import Tensor
 
 from criticality.errors import UndescribedError
 from criticality.reader.shadow import Shadow
-from criticality.weightless.laws import law_of, measured_law
+from criticality.weightless.laws import law_of, mean_square
 from criticality.weightless.weight import RandomWeight
 
 
@@ -54,7 +54,7 @@ def second_moment(tensor: Tensor, axis: int = 0, channels: Tensor | None = None)
     numbers = tensor.detach()
     if channels is not None:
         numbers = numbers.index_select(axis, channels)
-    return measured_law(numbers).second_moment if numbers.numel() > 2**22 else float(numbers.double().square().mean())
+    return mean_square(numbers)
 
 
 def _of_law(weight: RandomWeight, axis: int, channels: Tensor | None) -> float:

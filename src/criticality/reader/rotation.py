@@ -66,39 +66,54 @@ def _full(coefficient: float | Tensor, shape: torch.Size) -> Tensor:
 
 def _angles(parts: list[tuple[Tensor, Tensor]], order: Tensor) -> tuple[float, np.ndarray | None]:
     """Factor and angles of what one head does to its channels: ``x_c cos + x_partner sin``, for every token."""
-    length, width = parts[0][0].shape
+    width = parts[0][0].shape[-1]
     place = torch.full((int(order.max()) + 1,), -1)
     place[order] = torch.arange(width)
-    turn = torch.zeros(length, width, width, dtype=torch.float64)
     for channel, coefficient in parts:
         if not bool((channel <= order.max()).all()) or bool(((place[channel] < 0) & (coefficient != 0)).any()):
             raise UndescribedError("channels of a head must be turned among each other, and others are added")
-        turn.scatter_add_(2, place[channel].clamp_min(0)[..., None], coefficient[..., None])
-    diagonal = turn.diagonal(dim1=1, dim2=2)
-    rest = turn - torch.diag_embed(diagonal)
-    partner = rest.abs().amax(0).argmax(1)
-    sine = torch.gather(rest, 2, partner.expand(length, width)[..., None])[..., 0]
-    left = rest.scatter(2, partner.expand(length, width)[..., None], 0.0)
+    places = torch.stack([place[channel].clamp_min(0) for channel, _ in parts])
+    coefficients = torch.stack([coefficient for _, coefficient in parts])
+    own = places == torch.arange(width)
+    diagonal = coefficients.where(own, 0.0).sum(0)
+    rest = coefficients.where(~own, 0.0)
+    strongest = rest.abs().flatten(0, 1).argmax(0)
+    partner = places.flatten(0, 1)[strongest, torch.arange(width)]
+    sine = rest.where(places == partner, 0.0).sum(0)
+    left = rest.where(places != partner, 0.0)
     size = (diagonal.square() + sine.square()).sqrt()
     scale = float(size[0, 0])
-    turned = rest.abs().amax((0, 2)) > 0
-    alike = bool(torch.allclose(size, torch.full_like(size, scale), rtol=1e-5, atol=1e-7))
+    turned = rest.abs().amax((0, 1)) > 0
     pairs = [(int(a), int(partner[a])) for a in torch.nonzero(turned).flatten() if int(a) < int(partner[a])]
     ends = [end for pair in pairs for end in pair]
     paired = sorted(ends) == torch.nonzero(turned).flatten().tolist()
-    if not alike or bool(left.abs().amax() > 1e-7 * abs(scale)) or not paired:
-        raise UndescribedError("queries and keys must be turned in pairs of channels, and are mixed otherwise")
+    if not _alike(size) or bool(left.abs().amax() > 1e-7 * abs(scale)) or not paired:
+        raise UndescribedError(_MIXED)
     if not pairs:
-        if not bool((diagonal == diagonal[:1]).all()):
-            raise UndescribedError("queries and keys must be scaled alike for every token, and are not")
-        return scale, None
+        return _unturned(diagonal), None
     one, other = (torch.tensor(ends) for ends in zip(*pairs, strict=True))
     if not torch.allclose(sine[:, one], -sine[:, other], rtol=1e-5, atol=1e-6) or not torch.allclose(
         diagonal[:, one], diagonal[:, other], rtol=1e-5, atol=1e-6
     ):
-        raise UndescribedError("queries and keys must be turned in pairs of channels, and are mixed otherwise")
+        raise UndescribedError(_MIXED)
     scale = float(size[:, one].mean()) if abs(float(size.max() - size.min())) > 0 else scale
     return scale, torch.atan2(-sine[:, one], diagonal[:, one]).numpy()
+
+
+_MIXED = "queries and keys must be turned in pairs of channels, and are mixed otherwise"
+
+
+def _unturned(diagonal: Tensor) -> float:
+    """The one factor of all channels and tokens ``(tokens, channels)``."""
+    if not _alike(diagonal.abs()):
+        raise UndescribedError(_MIXED)
+    if not bool((diagonal == diagonal[:1]).all()):
+        raise UndescribedError("queries and keys must be scaled alike for every token, and are not")
+    return float(diagonal[0, 0].abs())
+
+
+def _alike(size: Tensor) -> bool:
+    return torch.allclose(size, size[0, 0].expand_as(size), rtol=1e-5, atol=1e-7)
 
 
 def rotary(query: np.ndarray | None, key: np.ndarray | None) -> Rotary | None:

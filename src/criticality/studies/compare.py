@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,8 +20,7 @@ from criticality import __version__
 from criticality.arguments import Depth, Positive, Samples, Seed, Size, check_fields, checked
 from criticality.devices import torch_device
 from criticality.errors import ArgumentError, TokensNotEquivalentError, UndescribedError
-from criticality.measurement import measure_ensemble, output_kernels
-from criticality.measurement.ends import input_stream, kernels_of
+from criticality.measurement import ensemble_dataset, ensemble_profiles, output_kernels
 from criticality.models import ModelSpec, model_spec
 from criticality.probes import Probe, check_probe
 from criticality.schema import SCHEMA, plain, read_dataset, source_digest, write_dataset, write_text
@@ -161,40 +161,38 @@ def run_case(comparison: Comparison, case: ModelSpec, progress: Callable[[str, i
     """Build, measure and predict one case (see ``compare``)."""
     label = case_label(case)
     networks: list[Network] = []
-    kernels: list[np.ndarray] = []
     sent_back: list[np.ndarray] = []
     batch = case.inputs(comparison.seed)
-    described, width = True, 0
+    described = True
 
     def build(seed: int) -> torch.nn.Module:
-        nonlocal described, width
+        nonlocal described
         model = case.build()
-        if not described:
-            return model
-        stream = input_stream(model, batch, points=case.points)
-        width = stream.shape[-1]
         try:
-            networks.append(case.network(model))
+            if described:
+                networks.append(case.network(model))
+                if comparison.probe == "loss":
+                    sent_back.append(output_kernels(model, batch, points=case.points, seed=seed))
         except UndescribedError:
             described = False
-            return model
-        kernels.append(kernels_of(stream))
-        if comparison.probe == "loss":
-            sent_back.append(output_kernels(model, batch, points=case.points, seed=seed))
         return model
 
     seeds = range(comparison.seed, comparison.seed + comparison.seeds)
-    measured = measure_ensemble(
+    profiles = ensemble_profiles(
         build,
         batch,
         seeds,
-        points=case.points,
-        probes=comparison.probes,
-        probe=comparison.probe,
+        case.points,
+        comparison.probes,
+        comparison.probe,
         device=comparison.device,
         progress=None if progress is None else lambda seed: progress(label, 1),
+        kernels=True,
     )
-    blocks = measured.sizes["block"] - 1
+    measured = ensemble_dataset(
+        profiles, probes=comparison.probes, probe=comparison.probe, seeds=comparison.seeds, seed=comparison.seed
+    )
+    blocks, width = measured.sizes["block"] - 1, profiles[0].width
     if not described:
         predicted = predict_description(
             case, way="sampled", seeds=comparison.seeds, seed=comparison.seed + _APART, probe=comparison.probe
@@ -203,12 +201,15 @@ def run_case(comparison: Comparison, case: ModelSpec, progress: Callable[[str, i
             progress(label, 1)
         return _case_dataset(case, measured, predicted, None, None, tolerance_of(None, width, blocks))
     network = mean_network(networks)
-    inputs = [TokenKernel.of(kernel) for kernel in np.mean(kernels, axis=0)]
+    inputs = [
+        TokenKernel.of(kernel) for kernel in np.mean([one.start for one in profiles if one.start is not None], axis=0)
+    ]
     start: Probe = np.mean(sent_back, axis=0) if sent_back else comparison.probe
     seeds_of_scores = (comparison.seed, comparison.seed + 1_000_003)
-    predicted, again = (
-        propagate(network, inputs, samples=comparison.samples, seed=one, probe=start) for one in seeds_of_scores
-    )
+    with ThreadPoolExecutor(2) as pool:
+        predicted, again = pool.map(
+            lambda one: propagate(network, inputs, samples=comparison.samples, seed=one, probe=start), seeds_of_scores
+        )
     symmetric = _equivalent_tokens(network, inputs, np.mean(sent_back, axis=(0, 1)) if sent_back else comparison.probe)
     if progress is not None:
         progress(label, 1)

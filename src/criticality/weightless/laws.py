@@ -18,8 +18,6 @@ from criticality.weightless.storage import Piece, origins_of
 PADDING = 0.01
 """A constant part of a weight up to this fraction is a padding row, which says nothing about the other rows."""
 
-_CHUNK = 2**22
-
 
 @checked
 def laws_of(model: nn.Module) -> dict[str, Law]:
@@ -70,17 +68,17 @@ def measured_law(weight: Tensor) -> Law:
     flat = weight.reshape(-1)
     if flat.numel() == 0:
         return Law(torch.full((1,), float("nan"), dtype=torch.float64))
-    first = second = 0.0
-    for part in flat.split(_CHUNK):
-        part = part.double()
-        first += part.sum().item()
-        second += part.square().sum().item()
-    moments = (first / flat.numel(), second / flat.numel())
+    moments = (flat.sum(dtype=torch.float64).item() / flat.numel(), mean_square(flat))
     orthogonal = is_orthogonal(weight)
     if flat.numel() > SAMPLE:
         index = torch.randint(flat.numel(), (SAMPLE,), generator=torch.Generator().manual_seed(0))
         flat = flat[index.to(flat.device)]
     return Law(flat.double().cpu(), orthogonal, moments, paired=True)
+
+
+def mean_square(weight: Tensor) -> float:
+    """Of all entries, summed in double precision without a copy in it."""
+    return torch.linalg.vector_norm(weight, dtype=torch.float64).item() ** 2 / weight.numel()
 
 
 def is_orthogonal(weight: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""Tables of moments and polynomials in the logarithm of a parameter, for maps of many networks."""
+"""Moments of a function by table, for recursions of many networks at once."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from criticality.arguments import Number, numbers_within
 from criticality.errors import ArgumentError
 from criticality.pointwise import Pointwise, PointwiseFunction
+from criticality.theory.norms import LayerNorm
 
 _STEP = 1 / 24
 LOWEST, HIGHEST = -60.0, 60.0
-"""Logarithms of the variances between which tables reach."""
 
 
 class MomentTable:
@@ -43,50 +42,40 @@ class MomentTable:
         rise = right - left
         return np.stack([left, a, 3 * rise - 2 * a - b, a + b - 2 * rise], axis=1)
 
-    def __call__(self, q: Float[np.ndarray, " points"]) -> tuple[np.ndarray, np.ndarray]:
-        """``V`` and ``D``, ``q`` clipped to the range of the table."""
-        place = np.clip((np.log(q) - self.start) / _STEP, 0.0, self.nodes - 2.0)
+    def both(self, log_q: Float[np.ndarray, " points"]) -> tuple[np.ndarray, np.ndarray]:
+        """``V`` and ``D`` at ``exp(log_q)``; beyond the table as powers of ``q``."""
+        asked = (log_q - self.start) / _STEP
+        place = np.clip(asked, 0.0, self.nodes - 2.0)
+        beyond = asked - place
         index = place.astype(np.intp)
         place -= index
-        value, slope = (np.exp(_cubic(table, index, place)) for table in self._cubics)
+        logarithms = [_cubic(table, index, place) for table in self._cubics]
+        if beyond.any():
+            logarithms = [y + beyond * table[index, 1] for y, table in zip(logarithms, self._cubics, strict=True)]
+        value, slope = (np.exp(logarithm) for logarithm in logarithms)
         return value, slope
 
     def error(self) -> float:
         """The largest relative error of ``V`` and ``D``, seen half-way between nodes."""
         middle = self.start + _STEP * (np.arange(3, self.nodes - 4, 7) + 0.5)
-        found = self(np.exp(middle))
+        found = self.both(middle)
         exact = self.pointwise.V(np.exp(middle)), self.pointwise.D(np.exp(middle))
         return float(max(np.max(np.abs(a / b - 1)) for a, b in zip(found, exact, strict=True)))
+
+
+class NormTable:
+    """``MomentTable`` of LayerNorm or RMSNorm, where both are known: ``V = q / (q + epsilon)``, ``D = 1 / (q + epsilon)``."""
+
+    def __init__(self, norm: LayerNorm):
+        self.norm = norm
+
+    def both(self, log_q: Float[np.ndarray, " points"]) -> tuple[np.ndarray, np.ndarray]:
+        q = np.exp(log_q)
+        slope = self.norm.gamma**2 / (q + self.norm.epsilon)
+        return q * slope + self.norm.beta**2, slope
 
 
 def _cubic(table: np.ndarray, index: np.ndarray, place: np.ndarray) -> np.ndarray:
     c = table[index]
     value: np.ndarray = ((c[:, 3] * place + c[:, 2]) * place + c[:, 1]) * place + c[:, 0]
     return value
-
-
-class Chebyshev:
-    """Polynomial interpolation in the logarithm of a parameter, along the last axis."""
-
-    def __init__(self, name: str, values: Float[np.ndarray, " values"], nodes: int):
-        values = numbers_within(Number(low=0, above=True), name, values)
-        if values.ndim != 1 or len(values) < 2 or not np.all(values > 0) or not np.all(np.diff(values) > 0):
-            raise ArgumentError(f"{name} must be two or more positive, increasing numbers")
-        self.low, self.high = math.log(values[0]), math.log(values[-1])
-        self.unit = np.cos(np.pi * (np.arange(nodes) + 0.5) / nodes)
-        self._inverse = np.linalg.inv(np.polynomial.chebyshev.chebvander(self.unit, nodes - 1))
-        self.points = self._from_unit(self.unit)
-
-    def _from_unit(self, unit: np.ndarray) -> np.ndarray:
-        logarithms: np.ndarray = (self.low + self.high) / 2 + (self.high - self.low) / 2 * unit
-        return np.exp(logarithms)
-
-    def between(self) -> np.ndarray:
-        """Half-way between the nodes."""
-        return self._from_unit(np.cos(np.pi * np.arange(1, len(self.unit)) / len(self.unit)))
-
-    def at(self, values: Float[np.ndarray, "... nodes"], places: Float[np.ndarray, " places"]) -> np.ndarray:
-        unit = (2 * np.log(places) - self.low - self.high) / (self.high - self.low)
-        table = np.polynomial.chebyshev.chebvander(unit, len(self.unit) - 1) @ self._inverse
-        result: np.ndarray = values @ table.T
-        return result
