@@ -19,6 +19,7 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from criticality.stream.inputs import ATOMS
 from criticality.stream.opened import composite, opened
 
 Observe = Callable[["Call", Tensor], Tensor | None]
@@ -108,14 +109,12 @@ def memory_of(tensor: Tensor) -> int | None:
 PASSED_ON = "alias"
 """Function of a value that is the very one before it."""
 
-_ATOMS = frozenset((int, float, bool, str, type(None), slice, torch.dtype, torch.device, torch.Size))
-
 
 def _collect(value: Any, found: list[Tensor]) -> None:
     kind = type(value)
     if isinstance(value, Tensor):
         found.append(value)
-    elif kind in _ATOMS:
+    elif kind in ATOMS:
         return
     elif isinstance(value, (tuple, list)):
         for entry in value:
