@@ -18,6 +18,7 @@ from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.example_inputs import transformers_inputs
 from criticality.models.initialization import check_init, initialize_branches
 from criticality.models.reading import described
+from criticality.models.sites import on_heads_by_flow
 from criticality.models.text import random_tokens, source_bytes
 from criticality.reader import read_network
 from criticality.theory import Network, TokenKernel
@@ -99,7 +100,7 @@ class HuggingFaceDescription:
                 f"model 'hf:{self.name}' must be built by transformers, which raised {raised(error)}"
             ) from error
         if self.norm is not None:
-            replace_norms(model, self.norm, self.alpha)
+            replace_norms(model, self.norm, self.alpha, keep=on_heads_by_flow(model, self))
         return model
 
     def build(self, device: torch.device | str | None = None) -> nn.Module:

@@ -15,6 +15,7 @@ from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.images import photographs
 from criticality.models.initialization import check_init, initialize, initialize_branches
 from criticality.models.reading import described
+from criticality.models.sites import on_heads_by_flow
 from criticality.reader import read_network
 from criticality.theory import Network, TokenKernel
 
@@ -83,7 +84,7 @@ class ViTDescription:
                 f"model 'timm:{self.name}' must accept {asked}, and timm says: {raised(error)}"
             ) from error
         if self.norm is not None:
-            replace_norms(model, self.norm, self.alpha)
+            replace_norms(model, self.norm, self.alpha, keep=on_heads_by_flow(model, self))
         return model
 
     def build(self, device: torch.device | str | None = None) -> nn.Module:
