@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from criticality.models.survey import survey
 from criticality.stream import Chain, Reader, Trace, trace
@@ -133,6 +134,7 @@ def _has_vectors_only(module: nn.Module) -> bool:
 
 @lru_cache(maxsize=16)
 def _on_heads(description: ModelDescription) -> tuple[str, ...]:
-    ready = prepared(description.create, description.inputs(), 0, init=description.init)
-    kinds = kinds_by_flow(ready.model, ready.inputs, survey(ready.model).norms, ready.under())
+    with _disable_current_modes():  # those of a model that is being built
+        ready = prepared(description.create, description.inputs(), 0, init=description.init)
+        kinds = kinds_by_flow(ready.model, ready.inputs, survey(ready.model).norms, ready.under())
     return tuple(name for name, kind in kinds.items() if kind == QK_NORM)
