@@ -84,7 +84,7 @@ def _summary(wide: Sequence[Row]) -> Iterator[str]:
 
 
 def _chance(wide: Sequence[Row]) -> Iterator[str]:
-    """Whether all deviations together are what chance makes, where each is a ``t`` of as many degrees of freedom as seeds less one."""
+    """Whether all deviations together are what chance makes, each a ``t`` of as many degrees of freedom as seeds less one."""
     tested = [row for row in wide if max(map(abs, row["exact"])) >= 1e-4]
     found = [np.array(deviations(row)) for row in tested]
     counts, freedom = [len(one) for one in found], wide[0]["seeds"] - 1
@@ -97,8 +97,8 @@ def _chance(wide: Sequence[Row]) -> Iterator[str]:
     shift, spread = means.mean(), means.std(ddof=1) / sqrt(len(means))
     low, high = sorted(float(np.mean(null >= square)) for null in (together, apart))
     yield (
-        f"A test of all of them: the mean square of the {sum(counts)} deviations of the {len(tested)} networks that test something is"
-        f" {square:.2f}, where chance alone gives {freedom}/{freedom - 2} = {freedom / (freedom - 2):.2f} (each is a t of {freedom}"
+        f"A test of all of them: the mean square of the {sum(counts)} deviations of the {len(tested)} networks that test something"
+        f" is {square:.2f}, where chance alone gives {freedom}/{freedom - 2} = {freedom / (freedom - 2):.2f} (each is a t of {freedom}"
         f" degrees of freedom). One as large or larger has probability {low:.2f} to {high:.2f}: if the points of one network are"
         " independent, or if they always move together, as they share their seeds. The mean of a network's deviations is"
         f" {shift:+.2f} ± {spread:.2f} over networks (p = {erfc(abs(shift) / spread / sqrt(2)):.2f} for none)."

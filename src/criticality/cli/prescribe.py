@@ -182,9 +182,7 @@ def _sampled(description: ModelDescription, target: str, kind: Kind, seeds: int,
         try:
             wanted = float(target)
         except ValueError:
-            raise ValueError(
-                f"target={target!r} must be a log J, 'preln', 'preln-tokens' or share=0.9"
-            ) from None
+            raise ValueError(f"target={target!r} must be a log J, 'preln', 'preln-tokens' or share=0.9") from None
     return prescribe_sampled(description.create, batch, wanted, kind, seeds, seed=seed, **settings)
 
 

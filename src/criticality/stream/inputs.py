@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from criticality.errors import CriticalityError, InputsError, ModelFailedError, raised
 
-
 ATOMS = frozenset((int, float, bool, str, type(None), slice, torch.dtype, torch.device, torch.Size))
 """Arguments that hold no tensor."""
 

@@ -106,7 +106,9 @@ def exact_profile(
     log_apjn, error = log_mean(np.array([one.log_apjn.values for one in found]))
     means = {name: np.mean([one[name].values for one in found], axis=0) for name in ("q", "p", "correlation")}
     attrs = {**found[0].attrs, "samples": _RUNS * each}
-    return profile_dataset(found[0].block.values.tolist(), log_apjn, attrs.pop("source"), attrs, log_apjn_se=error, **means)
+    return profile_dataset(
+        found[0].block.values.tolist(), log_apjn, attrs.pop("source"), attrs, log_apjn_se=error, **means
+    )
 
 
 def _sent_back(description: ModelDescription, seeds: int, seed: int) -> np.ndarray:

@@ -80,7 +80,7 @@ def run_deep(
         progress: called with the number of blocks that the forward pass has come on.
 
     Raises:
-        InputsError: another mode; a value before the blocks that is 0 and is to be scaled; depths that are not whole numbers, 1 or above.
+        InputsError: another mode; depths that are not whole numbers, 1 or above; ``q0`` for a value before the blocks that is 0.
         StreamNotFoundError: no block that can be repeated; as ``trace``.
         NotFiniteError: the stream is not finite before the first of the depths, or a gradient is 0.
     """
