@@ -87,6 +87,7 @@ PLAN = {
     "factorial_64": Progress(0, 182, 0, 28),
     "families_32": Progress(0, 221, 0, 34),
     "long_32": Progress(0, 42, 0, 14),
+    TASK: Progress(0, 72, 0, 11),
 }
 """Choices of the study files, and cells at 6.5 a search."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from criticality.cli.options import FILE, WORKERS, common
+from criticality.cli.options import COUNT, FILE, WORKERS, common
 from criticality.cli.output import emit, table
 from criticality.cli.progress import bar
 
@@ -33,6 +33,12 @@ def _running(function: F) -> F:
             show_default=True,
             help="Processes started here; 0: one cell after another in this one, as a study that searches needs.",
         ),
+        click.option(
+            "--together",
+            type=COUNT,
+            help="Train this many runs at once in one stack, in this process, as a card does as fast as one.",
+        ),
+        click.option("--device", default="cpu", show_default=True, help="Of torch, with --together."),
         click.option("--scheduler", help="Of a Dask cluster, tcp://HOST:PORT [default: processes on this machine]."),
     ):
         function = option(function)

@@ -20,7 +20,7 @@ from criticality.arguments import Count, Depth, NotNegative, Positive, Seed, Siz
 from criticality.devices import torch_device
 from criticality.errors import CriticalityError
 from criticality.laboratory.diagnostics import Diagnostics
-from criticality.laboratory.tasks import check_task
+from criticality.laboratory.tasks import Task, check_task
 from criticality.laboratory.tasks import task as task_named
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.normalizers import DynamicPointwise
@@ -139,9 +139,8 @@ def train(
         ValueError: a checkpoint of another run, or one that cannot be read.
     """
     made = task_named(run.task, data_root)
-    torch.manual_seed(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
-    model = _model(run, made).to(torch_device(device))
+    model = initial_model(run, made).to(torch_device(device))
     optimizers = _optimizers(run, model)
     monitor = Monitor(
         model,
@@ -186,7 +185,9 @@ def train(
     return _dataset(run, made, model, monitor, series, diverged_at, device).merge(diagnostics.dataset())
 
 
-def _model(run: Run, made: Any) -> nn.Module:
+def initial_model(run: Run, made: Task) -> nn.Module:
+    """What ``train`` starts from: the task's model with the run's norms, gains and prescription, by its seed."""
+    torch.manual_seed(run.seed)
     model: nn.Module = made.build(run.depth, run.width)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

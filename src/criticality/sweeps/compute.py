@@ -51,7 +51,7 @@ def compute_cell(compute: str, cell: Cell, memory_gb: float | None) -> Computed:
     try:
         with _limited(memory_gb):
             found = _function(compute)(dict(cell))
-            values = {name: _floating(value) for name, value in _named(found, cell).items()}
+            values = {name: as_floating(value) for name, value in _named(found, cell).items()}
     except MemoryError:
         return ended(OUT_OF_MEMORY, {}, f"needed more than memory_gb={memory_gb}")
     except Exception as error:
@@ -67,7 +67,7 @@ def compute_cells(compute: str, cells: Mapping[int, Cell], memory_gb: float | No
     return {number: compute_cell(compute, cell, memory_gb) for number, cell in cells.items()}
 
 
-def _floating(value: Any) -> np.ndarray:
+def as_floating(value: Any) -> np.ndarray:
     """Of the type that it has where that is a floating one: what is long and needs few digits may come as float16 or float32."""
     found = np.asarray(value)
     return found if found.dtype in (np.float16, np.float32) else found.astype(float)
@@ -157,7 +157,8 @@ def _measure(cell: Cell) -> dict[str, Any]:
 def _train(cell: Cell) -> dict[str, Any]:
     import torch
 
-    from criticality.laboratory.stacked import STACKED, ResidualRun, train_stacked
+    from criticality.laboratory.residual_run import STACKED, ResidualRun
+    from criticality.laboratory.stacked import train_stacked
     from criticality.laboratory.train import Run, train
 
     torch.set_num_threads(1)
@@ -188,7 +189,7 @@ def _train(cell: Cell) -> dict[str, Any]:
 def _initial(cell: Cell) -> dict[str, Any]:
     """A stacked task at initialization (``laboratory.initial``), by seed; ``log_apjn`` is the mean."""
     from criticality.laboratory.initial import initial_values
-    from criticality.laboratory.stacked import ResidualRun
+    from criticality.laboratory.residual_run import ResidualRun
 
     found = initial_values(ResidualRun(**cell))
     return {**found, "log_apjn_by_run": found["log_apjn"], "log_apjn": float(found["log_apjn"].mean())}
@@ -256,6 +257,22 @@ def _of_seed(result: Any, records: int) -> dict[str, np.ndarray]:
 
 
 _SCALARS = ("diverged", "diverged_at", "first_loss", "last_loss", "largest_loss", "largest_spike")
+
+
+def vit_values(found: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What a study keeps of the seeds of a cell, of ``stacked_vit.train_vits``: as ``seeds_values``."""
+    kept: dict[str, Any] = {name: values for name, values in found.items() if name != "step_seconds"}
+    with np.errstate(over="ignore"):
+        kept |= {
+            name: kept[name].astype(np.float16) for name in kept if name.endswith("_series") and kept[name].ndim > 2
+        }
+        kept["loss_series"] = kept["loss_series"].astype(np.float16)
+    return kept | {
+        "log_apjn": float(found["log_apjn_by_run"].mean()),
+        "log_q_last": float(found["log_q_series"][:, 0, -1].astype(float).mean()),
+        "score": float(found["test_accuracy"].mean()),
+        "step_seconds": float(found["step_seconds"].mean()),
+    }
 
 
 def stacked_values(result: Any) -> dict[str, Any]:
