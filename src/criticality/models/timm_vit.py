@@ -13,7 +13,7 @@ from criticality.errors import InputsError, ModelFailedError, UnknownNameError, 
 from criticality.extras import require
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.images import photographs
-from criticality.models.initialization import check_init, initialize, initialize_branches
+from criticality.models.initialization import check_init, initialize_branches
 from criticality.models.reading import described
 from criticality.models.sites import on_heads_by_flow
 from criticality.reader import read_network
@@ -94,9 +94,7 @@ class ViTDescription:
             ValueError: as ``create``; with ``fan-in`` a model whose residual stream is not found.
         """
         model = self.create(device)
-        if isinstance(model, (timm.models.VisionTransformer, timm.models.Eva)):
-            initialize(model.blocks, self.init)
-        elif self.init == "fan-in":
+        if self.init == "fan-in":
             initialize_branches(model, self.init, self.inputs())
         return model
 
