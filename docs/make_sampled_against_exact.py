@@ -99,8 +99,9 @@ def _chance(wide: Sequence[Row]) -> Iterator[str]:
     yield (
         f"A test of all of them: the mean square of the {sum(counts)} deviations of the {len(tested)} networks that test something"
         f" is {square:.2f}, where chance alone gives {freedom}/{freedom - 2} = {freedom / (freedom - 2):.2f} (each is a t of"
-        f" {freedom} degrees of freedom). One as large or larger has probability {low:.2f} to {high:.2f}: if the points of one network are"
-        " independent, or if they always move together, as they share their seeds. The mean of a network's deviations is"
+        f" {freedom} degrees of freedom). One as large or larger has probability {low:.2f} to {high:.2f}: if the points"
+        " of one network are independent, or if they always move together, as they share their seeds. The mean of a"
+        " network's deviations is"
         f" {shift:+.2f} ± {spread:.2f} over networks (p = {erfc(abs(shift) / spread / sqrt(2)):.2f} for none)."
     )
     yield ""

@@ -344,13 +344,15 @@ def plane() -> list[str]:
     if not path.exists():
         return ["## Doshi's plane", "Not begun: 0 of 1500 cells."]
     data = packed_dataset(path)
+    done = int((data.status.values == "done").sum())
+    if not any(np.isfinite(panel.accuracy).all() for panel in read_panels(data)):
+        return ["## Doshi's plane", f"{done} of {data.sizes['cell']} cells; no panel is whole at any rate yet."]
     save_figure(draw_training.draw_plane(data), FOLDER / "plane")[1].unlink()
     lines = ["| Network | rank correlation of accuracy and \\|log χ*\\| | range of log χ* |", "|---|---|---|"]
     for panel in read_panels(data):
         span = f"{panel.log_chi.min():+.3f} to {panel.log_chi.max():+.3f}"
         name = f"{panel.activation}, {'LayerNorm' if panel.norm == 'ln' else 'no norm'}, μ = {panel.mu:g}"
         lines.append(f"| {name} | {if_enough(panel.correlation)} | {span} |")
-    done = int((data.status.values == "done").sum())
     words = "χ* of the last layer by theory, and test accuracy at the best of the rates so far, over (σ_w², σ_b²)"
     return ["## Doshi's plane", f"{done} of {data.sizes['cell']} cells.", "\n".join(lines), f"![{words}](plane.png)"]
 

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_
 import numpy as np
 from numpy.typing import ArrayLike
 
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError, CriticalityError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -174,7 +174,7 @@ def check_fields(instance: Any) -> None:
             check(hint, name, getattr(instance, name))
         except CriticalityError as error:
             kind = type(instance).__name__
-            raise CriticalityError(str(error).replace(" must be ", f" of {kind} must be ", 1)) from None
+            raise ArgumentError(str(error).replace(" must be ", f" of {kind} must be ", 1)) from None
 
 
 @cache
@@ -235,7 +235,7 @@ def _check_container(origin: type, inner: tuple[Any, ...], name: str, value: Any
     entries: list[tuple[Any, Any]] = []
     if isinstance(value, Mapping) and len(inner) == 2:
         entries = [(inner[0], key) for key in value] + [(inner[1], entry) for entry in value.values()]
-    elif isinstance(value, tuple) and inner and inner[-1] is not Ellipsis:
+    elif origin is tuple and isinstance(value, tuple) and inner and inner[-1] is not Ellipsis:
         if len(inner) != len(value):
             raise _wrong(name, value, f"a tuple of {len(inner)} values")
         entries = list(zip(inner, value, strict=True))

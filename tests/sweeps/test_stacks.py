@@ -73,7 +73,7 @@ def test_what_fails_is_said_of_its_cells_alone(tmp_path):
     report = run_study(bad, tmp_path / "bad.zarr", together=8)
     assert (report.counts["done"], report.counts["failed"]) == (1, 1)
     assert list(Store(tmp_path / "bad.zarr").messages().values()) == [
-        "ValueError: alpha=None must be a number with norm='dyt'"
+        "ArgumentError: alpha=None must be a number with norm='dyt'"
     ]
 
 

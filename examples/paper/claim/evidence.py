@@ -164,6 +164,6 @@ def draw_estimates(axes: Sequence[Axes], data: Data) -> None:
             capsize=2,
         )
     panel.axvline(0, color="black", lw=0.8)
-    panel.set(xlim=(-1.05, 1.55), xlabel="Spearman's $\\rho$ of $\\log J$; error relative to the mean's")
+    panel.set(xlim=(-1.05, 1.55), xlabel="Spearman's $\\rho$ of $\\log J$\n(squares: error over the mean's)")
     panel.invert_yaxis()
     panel.set_yticks(range(len(estimates)), list(estimates))

@@ -11,6 +11,7 @@ import click
 from criticality.cli.options import COUNT, FILE, WORKERS, common
 from criticality.cli.output import emit, table
 from criticality.cli.progress import bar
+from criticality.errors import CriticalityError, FileError
 
 if TYPE_CHECKING:
     from criticality.sweeps.run import Report
@@ -107,12 +108,12 @@ def _emit(study: Study, store: Path, report: Report, as_json: bool) -> None:
     }
     emit(record, as_json, table([[key, value] for key, value in record.items()], ["", ""]))
     if report.not_written:
-        raise ValueError(f"store {str(store)!r} must have room, but {report.not_written} cells could not be written")
+        raise FileError(f"store {str(store)!r} must have room, but {report.not_written} cells could not be written")
     if report.damaged:
-        raise ValueError(report.damaged)
+        raise FileError(report.damaged)
     if not report.counts["done"] and not report.counts["open"]:
         index, why = next(iter(Store(store).messages().items()))
-        raise ValueError(
+        raise CriticalityError(
             f"study {study.name!r} must have cells that can be computed, but all {sum(report.counts.values())} failed;"
             f" the first ({Store(store).cells[index]}): {why}"
         )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from criticality.arguments import Count, Depth, NotNegative, Positive, Seed, Size, check_choice, check_fields
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError
 from criticality.laboratory.recursion import ALIASES, LAYER_NORMS, POINTWISE, Shape, Stack
 
 STACKED = ("fashion-resnet", "fashion-mlp")
@@ -72,11 +72,13 @@ class ResidualRun:
             check_choice(name, value, allowed)
         check_fields(self)
         if self.scaled and self.alpha is None:
-            raise ValueError(f"alpha=None must be a number with norm={self.norm!r}")
+            raise ArgumentError(f"alpha=None must be a number with norm={self.norm!r}")
         if not self.scaled and (self.alpha is not None or self.schedule):
-            raise ValueError(f"alpha={self.alpha!r} and schedule={self.schedule!r} must be left out with {self.norm!r}")
+            raise ArgumentError(
+                f"alpha={self.alpha!r} and schedule={self.schedule!r} must be left out with {self.norm!r}"
+            )
         if self.scaled and self.activation:
-            raise ValueError(f"activation={self.activation!r} must be '' with the pointwise norm {self.norm!r}")
+            raise ArgumentError(f"activation={self.activation!r} must be '' with the pointwise norm {self.norm!r}")
 
     @property
     def scaled(self) -> bool:
@@ -124,7 +126,7 @@ def stack_of(
     for run in runs[1:]:
         if apart := [name for name, value in _shared(run).items() if value != _shared(first)[name]]:
             name = apart[0]
-            raise CriticalityError(
+            raise ArgumentError(
                 f"runs must agree in {name} to be trained together, and have {name}={getattr(first, name)!r} and"
                 f" {name}={getattr(run, name)!r}"
             )

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from criticality.devices import torch_device
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError
 from criticality.laboratory.data import fashion_mnist
 from criticality.laboratory.fashion_vit import PATCH
 from criticality.laboratory.records import SATURATED, geometric_steps
@@ -62,13 +62,13 @@ def start_of(runs: Sequence[Run], data_root: str | os.PathLike[str] | None = Non
             or run.dtype != "float32"
             or run.beta2 != 0.999
         ):
-            raise CriticalityError(
+            raise ArgumentError(
                 f"run {run!r} must be of fashion-vit in float32 by AdamW (beta2 0.999, no clipping) to be trained in a stack"
             )
         apart = [name for name, value in asdict(run).items() if name not in APART and value != getattr(first, name)]
         if apart:
             name = apart[0]
-            raise CriticalityError(
+            raise ArgumentError(
                 f"runs must agree in {name} to be trained together, and have {getattr(first, name)!r} and {getattr(run, name)!r}"
             )
     made, states, known = task(first.task, data_root), [], {}

@@ -18,7 +18,7 @@ from criticality.stream.untouched import placed, untouched
 from criticality.weightless.prepared import prepared
 
 if TYPE_CHECKING:
-    from criticality.models.description import ModelDescription
+    from criticality.models.description import ModelSpec
 
 SiteKind = Literal["pre-norm", "output-norm", "final-norm", "inner-norm", "qk-norm", "outside"]
 
@@ -116,7 +116,7 @@ def open_by_shape(model: nn.Module, name: str) -> bool:
     return any(len(weight) in sizes for weight in weights)
 
 
-def on_heads_by_flow(model: nn.Module, description: ModelDescription) -> list[str] | None:
+def on_heads_by_flow(model: nn.Module, description: ModelSpec) -> list[str] | None:
     """Names of the norms of queries and keys in the data flow of a described model that is run without its weights.
 
     ``None`` where shapes tell all there is to know of ``model``, which the description has built and whose norms are its own.
@@ -133,7 +133,7 @@ def _has_vectors_only(module: nn.Module) -> bool:
 
 
 @lru_cache(maxsize=16)
-def _on_heads(description: ModelDescription) -> tuple[str, ...]:
+def _on_heads(description: ModelSpec) -> tuple[str, ...]:
     with _disable_current_modes():  # those of a model that is being built
         ready = prepared(description.create, description.inputs(), 0, init=description.init)
         kinds = kinds_by_flow(ready.model, ready.inputs, survey(ready.model).norms, ready.under())

@@ -11,9 +11,9 @@ import numpy as np
 import xarray as xr
 
 from criticality.arguments import Finite, Samples, Seed, Size, checked
-from criticality.errors import CriticalityError, UndescribedError
+from criticality.errors import ArgumentError, CriticalityError, UndescribedError
 from criticality.measurement import measure_ensemble
-from criticality.models import ModelDescription, describe_model
+from criticality.models import ModelSpec, model_spec
 from criticality.phases import classify
 from criticality.prescription.solve import PRE_LAYER_NORM, log_apjn_of_target, prescribe
 from criticality.theory import LayerNorm, Network, SymmetricKernel, TokenKernel, propagate
@@ -70,18 +70,18 @@ def check_up(
     """Check a model by name.
 
     Args:
-        model, changes: as ``describe_model`` takes them.
+        model, changes: as ``model_spec`` takes them.
         budget: largest ``log J(0 -> L)`` [default: that of the same network with LayerNorm, plus 0.5; a network with
             LayerNorm is its own reference].
         seeds: to measure a model with that the exact theory does not describe.
         samples, seed: of the theory, and of what is random.
 
     Raises:
-        ValueError: as ``describe_model`` and ``measure``; no budget where LayerNorm cannot take the place of the model's norms.
+        ValueError: as ``model_spec`` and ``measure``; no budget where LayerNorm cannot take the place of the model's norms.
     """
-    description = describe_model(model, **changes)
+    description = model_spec(model, **changes)
     try:
-        network, inputs = description.describe(seed)
+        network, inputs = description.read(seed)
     except UndescribedError:
         return _measured(model, description, budget, seeds, seed)
     profile = propagate(network, inputs, samples=samples, seed=seed)
@@ -108,7 +108,7 @@ def check_up(
     )
 
 
-def _measured(model: str, description: ModelDescription, budget: float | None, seeds: int, seed: int) -> CheckUp:
+def _measured(model: str, description: ModelSpec, budget: float | None, seeds: int, seed: int) -> CheckUp:
     """By measurement, for a model that the exact theory does not describe."""
     profile = _profile(description, seeds, seed)
     log_apjn, depth = float(profile.log_apjn[0]), profile.sizes["block"] - 1
@@ -134,7 +134,7 @@ def _measured(model: str, description: ModelDescription, budget: float | None, s
     )
 
 
-def _profile(description: ModelDescription, seeds: int, seed: int) -> xr.Dataset:
+def _profile(description: ModelSpec, seeds: int, seed: int) -> xr.Dataset:
     return measure_ensemble(
         lambda _: description.build(),
         description.inputs(seed),
@@ -144,7 +144,7 @@ def _profile(description: ModelDescription, seeds: int, seed: int) -> xr.Dataset
     )
 
 
-def _layer_norm_reference(model: str, description: ModelDescription, seeds: int, seed: int) -> float:
+def _layer_norm_reference(model: str, description: ModelSpec, seeds: int, seed: int) -> float:
     """``log J`` of the same model with LayerNorm.
 
     Raises:
@@ -154,7 +154,7 @@ def _layer_norm_reference(model: str, description: ModelDescription, seeds: int,
         changed: Any = replace(description, norm="ln", alpha=None)  # type: ignore[type-var]
         return float(_profile(changed, seeds, seed).log_apjn[0])
     except CriticalityError as refusal:
-        raise CriticalityError(
+        raise ArgumentError(
             f"largest log J of {model!r} must be given by --budget (budget=), as its own with LayerNorm is not to be had: {refusal}"
         ) from refusal
 
@@ -227,3 +227,7 @@ def _advice(
         span = f"{max(found.alphas):.3f} (first) to {min(found.alphas):.3f} (last)"
         return f"alpha_l = {found.value:.3f} / sqrt(K_l), {span}, gives log J = {found.log_apjn:.2f}: criticality prescribe"
     return f"branches x {found.value:.3f} give log J = {found.log_apjn:.2f}: criticality prescribe --kind branch-scale"
+
+
+check = check_up
+"""By the name of the verb, as ``criticality.check``."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from criticality.errors import raised
+from criticality.errors import ArgumentError, raised
 from criticality.sweeps.study import Cell, Values
 
 _LOSS_WINDOW = 10
@@ -84,7 +84,7 @@ def _named(found: Any, cell: Cell) -> dict[str, Any]:
             or name.startswith((".", "__"))
             or name in (*RESERVED, *cell)
         ):
-            raise ValueError(
+            raise ArgumentError(
                 f"returned a value named {name!r}, which must be text without '/' and none of {', '.join((*RESERVED, *cell))}"
             )
     return found
@@ -101,7 +101,7 @@ def _limited(memory_gb: float | None) -> Iterator[None]:
     except ImportError:  # only Unix has it
         resource = None  # type: ignore[assignment]
     if resource is None or sys.platform != "linux":
-        raise ValueError(f"memory_gb={memory_gb!r} must be left out on {sys.platform}, where it cannot be kept to")
+        raise ArgumentError(f"memory_gb={memory_gb!r} must be left out on {sys.platform}, where it cannot be kept to")
 
     with open("/proc/self/status") as status:
         now = next(int(line.split()[1]) for line in status if line.startswith("VmData")) * 1024
@@ -131,11 +131,11 @@ def _predict(cell: Cell) -> dict[str, Any]:
         network = resnet(norm, cell["depth"], cell.get("sigma_w", 1.0) ** 2, cell.get("sigma_b", 0.0) ** 2)
         profile = propagate(network, SymmetricKernel.of(cell.get("q0", 1.0)))
     else:
-        from criticality.models import describe_model
+        from criticality.models import model_spec
 
         seed = cell.get("seed", 0)
-        described = describe_model(**{key: value for key, value in cell.items() if key not in ("seed", "samples")})
-        profile = propagate(*described.describe(seed), samples=cell.get("samples", 8), seed=seed)
+        described = model_spec(**{key: value for key, value in cell.items() if key not in ("seed", "samples")})
+        profile = propagate(*described.read(seed), samples=cell.get("samples", 8), seed=seed)
     return {"log_apjn": float(profile.log_apjn[0]), "q_final": float(profile.q[-1])}
 
 
@@ -143,10 +143,10 @@ def _measure(cell: Cell) -> dict[str, Any]:
     import torch
 
     from criticality.measurement import measure
-    from criticality.models import describe_model
+    from criticality.models import model_spec
 
     seed = cell.get("seed", 0)
-    described = describe_model(**{key: value for key, value in cell.items() if key not in ("seed", "probes")})
+    described = model_spec(**{key: value for key, value in cell.items() if key not in ("seed", "probes")})
     torch.manual_seed(seed)
     profile = measure(
         described.build(), described.inputs(), points=described.points, seed=seed, probes=cell.get("probes", 1)

@@ -19,6 +19,7 @@ import numpy as np
 
 from criticality.arguments import Count, checked
 from criticality.devices import torch_device
+from criticality.errors import ArgumentError, FileError, UnreachableError
 from criticality.extras import require
 from criticality.sweeps.compute import compute_cells
 from criticality.sweeps.integrity import sentence
@@ -76,11 +77,11 @@ def run_study(
     """
     _check_own_file(study)
     if together is None and device != "cpu":
-        raise ValueError(f"device={device!r} must come with together, how many runs are trained at once")
+        raise ArgumentError(f"device={device!r} must come with together, how many runs are trained at once")
     if together is not None:
         torch_device(device)
     elif study.search and workers != 0:
-        raise ValueError(
+        raise ArgumentError(
             f"workers={workers!r} must be 0 for a study that searches {study.search!r}, one cell after another"
         )
     store = Store(path, study, write=True)
@@ -88,7 +89,7 @@ def run_study(
         with _finished_first():
             damaged = store.damage()
         if damaged and study.search and not retry:
-            raise ValueError(f"{sentence(store.where, damaged, store.cells)}; {REPAIR}")
+            raise FileError(f"{sentence(store.where, damaged, store.cells)}; {REPAIR}")
         if retry:
             store.forget_missing()
         if together is not None:
@@ -120,7 +121,7 @@ def run_study(
 def _check_own_file(study: Study) -> None:
     own = study.compute.removeprefix("module:").rpartition(":")
     if study.compute.startswith("module:") and not (own[2] and Path(own[0]).is_file()):
-        raise ValueError(
+        raise ArgumentError(
             f"compute={study.compute!r} must be 'module:PATH.py:FUNCTION' of a file that exists, from the folder {os.getcwd()!r}"
         )
 
@@ -175,7 +176,7 @@ def _check_loopback(workers: int) -> None:
         ):
             pass
     except OSError as error:
-        raise ValueError(
+        raise UnreachableError(
             f"workers={workers!r} must be 0 on this machine, as its loopback interface does not answer ({error.strerror or error})"
         ) from error
 
@@ -227,7 +228,7 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
             try:
                 client = Client(scheduler, timeout=30)
             except (OSError, TimeoutError, ValueError) as error:
-                raise ValueError(
+                raise UnreachableError(
                     f"scheduler={scheduler!r} must be the address of a Dask scheduler that answers: {error}"
                 ) from error
             with client:
@@ -300,4 +301,4 @@ def export_study(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> P
         with whole_or_absent(target) as file:
             flat.to_dataframe().to_csv(file)
         return target
-    raise ValueError(f"out={str(target)!r} must end in .nc or .csv")
+    raise ArgumentError(f"out={str(target)!r} must end in .nc or .csv")

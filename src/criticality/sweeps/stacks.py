@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from criticality.errors import raised
+from criticality.errors import ArgumentError, raised
 from criticality.sweeps.compute import DONE, FAILED, Computed, as_floating, stacked_values, vit_values
 from criticality.sweeps.study import Cell
 
@@ -29,7 +29,7 @@ def stacks_of(cells: Mapping[int, Cell], compute: str, most: int) -> list[dict[i
         task = cell.get("task")
         if compute != "train" or not (task in residual_run.STACKED or (task == "fashion-vit" and "seeds" in cell)):
             allowed = (*residual_run.STACKED, "fashion-vit (with seeds)")
-            raise ValueError(
+            raise ArgumentError(
                 f"together={most!r} must be left out but for compute='train' of {', '.join(allowed)}, and is given with"
                 f" compute={compute!r}, task={task!r}"
             )

@@ -225,7 +225,9 @@ def normalize(
 ) -> Seen:
     norm = size(reader, operation, x, p, dim, True)
     least = number_of(reader, eps)
-    found = over_its_size(x, _through(norm, lambda v: v.clamp_min(least)), True)
+    if least is None:
+        raise UndescribedError("normalize must have a least size that is one number, and has not")
+    found = over_its_size(x, composed(norm, lambda v: v.clamp_min(least)), True)
     if found is None:
         raise UndescribedError("normalize must act on the channels of each token, and does not")
     return found
