@@ -11,6 +11,8 @@ from math import erfc, hypot, sqrt
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 DOCS = Path(__file__).parent
 BEYOND = 2.0
 NORMS = {None: "own", "dyt": "DyT, α 0.7", "derf": "Derf, α 0.7"}
@@ -44,7 +46,7 @@ def page(store: Sequence[Row]) -> str:
     first, *_ = [row["width"] for row in store]
     wide = [row for row in store if row["width"] == first and "exact" in row]
     narrow = {(row["model"], row["norm"]): row for row in store if row["width"] != first and "exact" in row}
-    parts = [_opening(wide, first), _summary(wide), _table(wide), _misses(wide, narrow, first)]
+    parts = [_opening(wide, first), _summary(wide), _chance(wide), _table(wide), _misses(wide, narrow, first)]
     return "\n".join(line for part in parts for line in part) + "\n"
 
 
@@ -77,6 +79,30 @@ def _summary(wide: Sequence[Row]) -> Iterator[str]:
         " four digits (LayerScale), and test nothing."
         f" The mean of all deviations is {sum(every) / len(every):+.2f} standard errors; the median difference in log J"
         f" {relative[len(relative) // 2]:.4f}, the largest {relative[-1]:.3f}."
+    )
+    yield ""
+
+
+def _chance(wide: Sequence[Row]) -> Iterator[str]:
+    """Whether all deviations together are what chance makes, each a ``t`` of as many degrees of freedom as seeds less one."""
+    tested = [row for row in wide if max(map(abs, row["exact"])) >= 1e-4]
+    found = [np.array(deviations(row)) for row in tested]
+    counts, freedom = [len(one) for one in found], wide[0]["seeds"] - 1
+    square = float(np.mean(np.concatenate(found) ** 2))
+    drawn = np.random.default_rng(0).standard_t(freedom, (100_000, sum(counts)))
+    starts = np.cumsum([0, *counts[:-1]])
+    together = np.average(drawn[:, starts] ** 2, axis=1, weights=counts)
+    apart = np.mean(drawn**2, axis=1)
+    means = np.array([one.mean() for one in found])
+    shift, spread = means.mean(), means.std(ddof=1) / sqrt(len(means))
+    low, high = sorted(float(np.mean(null >= square)) for null in (together, apart))
+    yield (
+        f"A test of all of them: the mean square of the {sum(counts)} deviations of the {len(tested)} networks that test something"
+        f" is {square:.2f}, where chance alone gives {freedom}/{freedom - 2} = {freedom / (freedom - 2):.2f} (each is a t of"
+        f" {freedom} degrees of freedom). One as large or larger has probability {low:.2f} to {high:.2f}: if the points"
+        " of one network are independent, or if they always move together, as they share their seeds. The mean of a"
+        " network's deviations is"
+        f" {shift:+.2f} ± {spread:.2f} over networks (p = {erfc(abs(shift) / spread / sqrt(2)):.2f} for none)."
     )
     yield ""
 

@@ -7,7 +7,7 @@ blocks (``0`` is the input of the first block, ``depth`` the output of the last,
 variable                meaning
 ======================  =======================================================================================
 ``log_apjn``            natural log of the averaged partial Jacobian norm ``J(l -> L)`` from here to the last point
-``log_apjn_se``         its standard error (measurement only; nan where one sample leaves it unknown)
+``log_apjn_se``         its standard error (where something was drawn; nan where one sample leaves it unknown)
 ``log_susceptibility``  ``log J(l -> L) - log J(l+1 -> L)``, from here to the next point; nan at the last
 ``q``, ``q_se``         mean over tokens of ``|x_a|^2 / width``
 ``p``                   mean over pairs of different tokens of ``x_a . x_b / width``; nan for one token

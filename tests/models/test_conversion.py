@@ -140,3 +140,17 @@ def test_weights_are_written_whole(tmp_path):
     assert stored.keys() == model.state_dict().keys()
     assert torch.equal(stored["h.0.ln_1.alpha"], model.h[0].ln_1.alpha)
     assert isinstance(model.h[0].ln_1, DynamicPointwise)
+
+
+def test_norms_of_queries_and_keys_as_wide_as_the_stream_are_found_in_the_data_flow():
+    changes = {"depth": 1, "width": 64, "heads": 4, "tokens": 4}
+    description = model_spec("hf:olmo2", **changes)
+    kept = ("layers.0.self_attn.q_norm", "layers.0.self_attn.k_norm")
+    plain = description.build()
+    conversion = replace_norms(plain, "dyt", inputs=description.inputs())
+    assert {one.name for one in conversion.kept} == {*kept}
+    model = model_spec("hf:olmo2", **changes, norm="dyt").build()
+    assert not any(isinstance(model.get_submodule(name), DynamicPointwise) for name in kept)
+    assert isinstance(model.layers[0].post_attention_layernorm, DynamicPointwise)
+    open_by_shape = replace_norms(description.build(), "dyt")
+    assert all("seen with inputs" in one.note for one in open_by_shape.replacements if one.name in kept)

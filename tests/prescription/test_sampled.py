@@ -9,7 +9,7 @@ from criticality.errors import CriticalityError
 from criticality.measurement import measure_ensemble
 from criticality.models import DynamicPointwise, replace_norms
 from criticality.prescription import apply_prescription
-from criticality.prescription.sampled import prescribe_sampled
+from criticality.prescription.sampled import least_amplification_sampled, prescribe_sampled
 
 WIDTH = 128
 
@@ -96,3 +96,31 @@ def _without_norms() -> nn.Module:
     for block in built:
         block.norm = nn.Identity()
     return built
+
+
+def test_least_amplification_at_a_share_holds_in_fresh_models():
+    found = least_amplification_sampled(model, batch(), 0.5, seeds=2)
+    assert found.branch_share == pytest.approx(0.5, abs=0.08)
+    assert found.log_apjn <= max(log_apjn for _, log_apjn in found.tried) + 3 * found.log_apjn_se
+    built = model()
+    apply_prescription(found, built, batch())
+    start, *_, end = measure_ensemble(lambda seed: built, batch(), [0]).q.values
+    assert 1 - start / end == pytest.approx(found.branch_share, abs=0.1)
+
+
+def test_a_projection_on_the_skip_is_no_branch():
+    class Projected(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.skip, self.norm = nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH)
+            self.up, self.out = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.skip(x) + self.out(torch.relu(self.up(self.norm(x))))
+
+    built = nn.Sequential(Gated(), Projected())
+    weights = {name: value.clone() for name, value in built.state_dict().items()}
+    found = prescribe_sampled(built, batch(), 0.5, "branch-scale", seeds=2)
+    apply_prescription(found, built, batch())
+    changed = {name for name, value in built.state_dict().items() if not torch.equal(value, weights[name])}
+    assert changed == {"0.out.weight", "1.out.weight"}

@@ -132,6 +132,14 @@ def test_what_is_refused() -> None:
         classify_sampled(partial(_model, nn.Tanh), _inputs(), 1, depth=10)
     with pytest.raises(InputsError, match="seeds=0"):
         classify_sampled(partial(_model, nn.Tanh), _inputs(), 0)
-    description = model_spec("hf:gpt2", depth=2, width=64, tokens=8)
     with pytest.raises(InputsError, match=r"q0=1\.0 must be left out"):
-        classify_description(description, q0=1.0)
+        classify_sampled(partial(_model, nn.Tanh), torch.zeros_like(_inputs()), 1, depth=24, q0=1.0)
+
+
+def test_q0_is_the_variance_that_the_repeated_blocks_start_from() -> None:
+    asked = classify_sampled(partial(_model, nn.Tanh), _inputs(), 1, depth=24, q0=4.0)
+    scaled = _inputs() * (4.0 / _inputs().square().mean()).sqrt()
+    given = classify_sampled(partial(_model, nn.Tanh), scaled, 1, depth=24)
+    own = classify_sampled(partial(_model, nn.Tanh), _inputs(), 1, depth=24)
+    assert asked.found.log_apjn == pytest.approx(given.found.log_apjn, rel=1e-4)
+    assert asked.found.log_apjn != pytest.approx(own.found.log_apjn, rel=1e-2)

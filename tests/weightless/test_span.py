@@ -73,3 +73,14 @@ def test_triangles(count: int) -> None:
     assert triangle_times(lower, values, place) is place
     assert torch.allclose(place, lower @ values, atol=1e-4)
     assert triangle_times(lower.double(), values, place).dtype == torch.float64
+
+
+def test_what_is_not_finite_stays_in_its_row():
+    rows = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
+    rows[2, 3] = float("nan")
+    others = [0, 1, 3, 4, 5]
+    for root in (Span.of(rows).root, root_of(rows)):
+        assert bool(root[2].isnan().all())
+        torch.testing.assert_close(
+            (root @ root.mT)[others][:, others], rows[others] @ rows[others].mT, rtol=1e-5, atol=1e-5
+        )

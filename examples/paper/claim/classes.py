@@ -40,7 +40,9 @@ def decide(seed: int, replacements: Mapping[str, Norm] | None = None) -> Outcome
         for name, (single, whole) in found.items()
     ]
     powers, local = np.unique(np.geomspace(2, 1e8, 80).round()), {}
-    steps: dict[str, ResidualStep | BlockStep] = {f"blocks, {t} tokens": BlockStep(_block(norms["LayerNorm"]), t, CORRELATION) for t in TOKENS}
+    steps: dict[str, ResidualStep | BlockStep] = {
+        f"blocks, {t} tokens": BlockStep(_block(norms["LayerNorm"]), t, CORRELATION) for t in TOKENS
+    }
     everything: dict[str, ResidualStep | BlockStep] = {"one branch": ResidualStep(norms["LayerNorm"]), **steps}
     for name, step in everything.items():
         local[name] = local_exponent(step, powers)

@@ -197,7 +197,7 @@ DOES_NOT_APPLY: dict[str, tuple[str, ...]] = {
     "train without --prescription": ("target",),
     "train on a task with data of its own": ("data_root",),
     "--way exact": ("seeds", "to_depth"),
-    "--way sampled": ("samples", "q0"),
+    "--way sampled": ("samples",),
     "compare of norms without alpha": ("alphas",),
 }
 """Parameters that a verb has and a subject of it has no use for."""

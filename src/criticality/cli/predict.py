@@ -111,7 +111,7 @@ def predict(
         record |= dict(zip(("angle_exponent", "gradient_exponent"), map(float, collapse), strict=True))
     record |= {"way": dataset.attrs.get("way", "exact"), "probe": probe}
     save(dataset, out)
-    error = f" +- {record['log_apjn_se']:.4f}" if "log_apjn_se" in record else ""
+    error = f" +- {record['log_apjn_se']:.2g}" if "log_apjn_se" in record else ""
     text = profile_text(record, f"{model}: log J(0->L) = {record['log_apjn']:.4f}{error} ({record['way']})")
     if collapse is not None:
         text += "\n\nlast block, tokens nearly alike: lambda_a = {:.6g} (angles), lambda_g = {:.6g} (gradients)".format(

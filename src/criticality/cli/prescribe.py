@@ -167,12 +167,14 @@ def _share(target: str) -> float:
 
 def _sampled(description: ModelSpec, target: str, kind: Kind, seeds: int, seed: int) -> SampledPrescription:
     """Without weights; the target ``preln`` is the same model with LayerNorm, its tokens as they are."""
-    from criticality.prescription.sampled import prescribe_sampled
+    from criticality.prescription.sampled import least_amplification_sampled, prescribe_sampled
     from criticality.prescription.solve import PRE_LAYER_NORM, PRE_LAYER_NORM_TOKENS
     from criticality.weightless import predict_sampled
 
     batch = description.inputs(seed)
     settings: dict[str, Any] = {"points": description.points, "init": description.init}
+    if target.startswith("share="):
+        return least_amplification_sampled(description.create, batch, _share(target), seeds, seed=seed, **settings)
     if target in (PRE_LAYER_NORM, PRE_LAYER_NORM_TOKENS):
         normed: Any = replace(description, norm="ln", alpha=None)  # type: ignore[type-var]
         wanted = float(predict_sampled(normed.create, batch, range(seed, seed + seeds), **settings).log_apjn[0])
@@ -180,9 +182,7 @@ def _sampled(description: ModelSpec, target: str, kind: Kind, seeds: int, seed: 
         try:
             wanted = float(target)
         except ValueError:
-            raise ArgumentError(
-                f"target={target!r} must be a log J, 'preln' or 'preln-tokens' for a model that is run without its weights"
-            ) from None
+            raise ArgumentError(f"target={target!r} must be a log J, 'preln', 'preln-tokens' or share=0.9") from None
     return prescribe_sampled(description.create, batch, wanted, kind, seeds, seed=seed, **settings)
 
 

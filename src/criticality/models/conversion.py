@@ -18,11 +18,14 @@ from criticality.models.behaviour import Behaviour
 from criticality.models.normalizers import DynamicPointwise
 from criticality.models.patterns import matches
 from criticality.models.scope import Kept, Scope, affine
+from criticality.models.sites import open_by_shape
 from criticality.models.survey import survey
 from criticality.schema import whole_or_absent
 from criticality.stream.find import original
 from criticality.theory.edits import OtherNorm
 from criticality.theory.norms import LAYER_NORMS, RMS_NORMS, make_norm, takes_alpha
+
+_OPEN = "whether it acts on queries or keys is seen with inputs"
 
 Alpha = float | Mapping[str, float] | None
 """Of all norms, or by pattern, the first that matches; see ``replace_norms``."""
@@ -116,7 +119,7 @@ def replace_norms(
         norm: ``dyt``, ``derf``, any built-in function, ``ln``, ``rms`` or ``none``.
         alpha: of a pointwise function (default 1), or a mapping from patterns to alphas of which the first that matches counts.
         inputs: as for ``measure``, to see in the data flow which norms are on the stream; without them norms of queries and keys
-            are known by their shape.
+            are known by their shape, which does not tell those that are as wide as all heads together (noted in the result).
         keep: patterns of norms that are left as they are. An empty list replaces norms of queries and keys, too.
         only: patterns of norms that are replaced; norms of queries and keys among them when they match.
         strict: refuse a model with norms that cannot be replaced, instead of keeping them.
@@ -140,7 +143,9 @@ def replace_norms(
         key = id(module), alphas[name]
         if key not in made:
             made[key] = _replacement(model, name, module, seen, norm, alphas[name])
-        replacements.append(Replacement(name, module, *made[key]))
+        after, note = made[key]
+        note = note or (_OPEN if inputs is None and keep is None and open_by_shape(model, name) else "")
+        replacements.append(Replacement(name, module, after, note))
     names: dict[float | None, list[str]] = {}
     for name in chosen:
         names.setdefault(alphas[name], []).append(name)

@@ -23,6 +23,7 @@ from criticality.errors import (
 )
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.initialization import check_init, initialize_branches
+from criticality.models.sites import on_heads_by_flow
 from criticality.python_file import load_file
 from criticality.reader import read_network
 from criticality.theory import Network, TokenKernel
@@ -108,7 +109,7 @@ class OwnSpec:
         if not isinstance(model, nn.Module):
             raise InputsError(f"model 'module:{self.name}' must return a torch module, but returned {shown(model)}")
         if self.norm is not None:
-            replace_norms(model, self.norm, self.alpha)
+            replace_norms(model, self.norm, self.alpha, keep=on_heads_by_flow(model, self))
         return model
 
     def build(self, device: torch.device | str | None = None) -> nn.Module:

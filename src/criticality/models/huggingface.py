@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from criticality.arguments import Depth, Positive, Size, check_fields, meant
-from criticality.errors import ArgumentError, InputsError, ModelFailedError, UnknownNameError, raised
+from criticality.errors import ArgumentError, CriticalityError, InputsError, ModelFailedError, UnknownNameError, raised
 from criticality.extras import require
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.example_inputs import transformers_inputs
 from criticality.models.initialization import check_init, initialize_branches
 from criticality.models.reading import described
+from criticality.models.sites import on_heads_by_flow
 from criticality.models.text import random_tokens, source_bytes
 from criticality.reader import read_network
 from criticality.theory import Network, TokenKernel
@@ -94,12 +95,14 @@ class HuggingFaceSpec:
                 model = AutoModel.from_config(config)
                 if device is not None and torch.device(device).type == "meta":
                     model.initialize_weights()  # transformers leaves this out on the meta device
-        except (KeyError, ValueError, TypeError, AttributeError, ImportError, RuntimeError, IndexError) as error:
+        except CriticalityError:
+            raise
+        except Exception as error:
             raise ModelFailedError(
                 f"model 'hf:{self.name}' must be built by transformers, which raised {raised(error)}"
             ) from error
         if self.norm is not None:
-            replace_norms(model, self.norm, self.alpha)
+            replace_norms(model, self.norm, self.alpha, keep=on_heads_by_flow(model, self))
         return model
 
     def build(self, device: torch.device | str | None = None) -> nn.Module:
@@ -164,7 +167,7 @@ def _load_config(name: str) -> Any:
         )
     try:
         return AutoConfig.for_model(kind, **content)
-    except (TypeError, ValueError) as error:
+    except Exception as error:
         raise ArgumentError(
             f"model 'hf:{name}' must have a valid config, and transformers says: {raised(error)}"
         ) from error
@@ -230,11 +233,22 @@ def _resize(config: Any, width: int, heads: int | None) -> None:
         if heads % config.num_key_value_heads:
             config.num_key_value_heads = heads
     if getattr(config, "head_dim", None) is not None:
-        config.head_dim = head_dim if width == heads * head_dim or head_dim * old_heads != old_width else width // heads
+        with suppress(AttributeError):  # where it follows from width and heads
+            config.head_dim = (
+                head_dim if width == heads * head_dim or head_dim * old_heads != old_width else width // heads
+            )
 
 
 def _widen(config: Any, old_width: int, width: int) -> None:
     """Width of a config without attention, with all that its class derives from a width and nobody set otherwise."""
+    heads = getattr(config, "num_heads", None)
+    if isinstance(heads, int):  # of a scan, each of as many channels as before
+        if width * heads % old_width:
+            raise InputsError(f"width={width!r} must be a multiple of {old_width // heads}, the channels of one head")
+        groups = getattr(config, "n_groups", 1)
+        config.hidden_size, config.num_heads = width, width * heads // old_width
+        config.n_groups = max(1, groups * width // old_width)
+        return
     before, after = (vars(type(config)(hidden_size=size)) for size in (old_width, width))
     for name, derived in after.items():
         if before[name] != derived and getattr(config, name) == before[name]:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 
+from criticality.models.survey import survey
 from criticality.stream import Chain, Reader, Trace, trace
 from criticality.stream.points import Layout
 from criticality.stream.untouched import placed, untouched
+from criticality.weightless.prepared import prepared
+
+if TYPE_CHECKING:
+    from criticality.models.description import ModelSpec
 
 SiteKind = Literal["pre-norm", "output-norm", "final-norm", "inner-norm", "qk-norm", "outside"]
 
@@ -18,21 +27,19 @@ SITE_KINDS: tuple[SiteKind, ...] = ("pre-norm", "output-norm", "final-norm", "in
 """Before the first weight of a branch; after its last, or after the addition; after the last point of the stream; between
 the weights of a branch; of queries and keys; anywhere else.  Without inputs only those of queries and keys are known."""
 
-HEAD_NORMS = ("q_norm", "k_norm")
-"""Usual last names of norms of queries and keys that are as wide as the stream, which their shape does not tell; used where
-there are no inputs to look with."""
-
 _SCORES = ("scaled_dot_product_attention", "softmax", "multi_head_attention_forward", "flex_attention")
 
 
-def kinds_by_flow(model: nn.Module, inputs: Any, names: Iterable[str]) -> dict[str, SiteKind]:
-    """The kind of each norm in the data flow of one pass, by its name.
+def kinds_by_flow(
+    model: nn.Module, inputs: Any, names: Iterable[str], under: AbstractContextManager[Any] | None = None
+) -> dict[str, SiteKind]:
+    """The kind of each norm in the data flow of one pass, by its name; ``under`` as for ``trace``.
 
     Raises:
         ValueError: as ``trace``.
     """
     with placed(model, inputs, None, None) as ready, untouched(model):
-        found = trace(model, ready)
+        found = trace(model, ready, under=under)
     kinds: dict[str, SiteKind] = {}
     for chain in found.chains:
         reader = Reader(found.layout, chain.flow)
@@ -83,10 +90,8 @@ def _meets_scores(layout: Layout, chain: Chain, start: int) -> bool:
 def on_heads_by_shape(model: nn.Module, name: str, width: int | None) -> bool:
     """Whether a norm is as wide as a head: no weight beside it takes that width, and one gives several times that width.
 
-    Read without running the model; of norms that are as wide as the stream the name decides (``HEAD_NORMS``).
+    Read without running the model; of norms that are as wide as all heads together it is not seen (``open_by_shape``).
     """
-    if name.rpartition(".")[2] in HEAD_NORMS:
-        return True
     parent = name.rpartition(".")[0]
     while width is not None:
         shapes = [
@@ -101,3 +106,35 @@ def on_heads_by_shape(model: nn.Module, name: str, width: int | None) -> bool:
             break
         parent = parent.rpartition(".")[0]
     return False
+
+
+def open_by_shape(model: nn.Module, name: str) -> bool:
+    """Whether shapes leave open if a norm acts on queries or keys: a weight directly beside it gives what it is as wide as."""
+    sizes = {parameter.numel() for parameter in model.get_submodule(name).parameters()}
+    beside = model.get_submodule(name.rpartition(".")[0])
+    weights = [weight for child in beside.children() for weight in child.parameters(recurse=False) if weight.ndim == 2]
+    return any(len(weight) in sizes for weight in weights)
+
+
+def on_heads_by_flow(model: nn.Module, description: ModelSpec) -> list[str] | None:
+    """Names of the norms of queries and keys in the data flow of a described model that is run without its weights.
+
+    ``None`` where shapes tell all there is to know of ``model``, which the description has built and whose norms are its own.
+    """
+    vectors = [name for name, module in model.named_modules() if name and _has_vectors_only(module)]
+    if not any(open_by_shape(model, name) for name in vectors):
+        return None
+    return [*_on_heads(replace(description, norm=None, alpha=None))] or None  # type: ignore[type-var]
+
+
+def _has_vectors_only(module: nn.Module) -> bool:
+    parameters = list(module.parameters())
+    return bool(parameters) and all(parameter.ndim == 1 for parameter in parameters)
+
+
+@lru_cache(maxsize=16)
+def _on_heads(description: ModelSpec) -> tuple[str, ...]:
+    with _disable_current_modes():  # those of a model that is being built
+        ready = prepared(description.create, description.inputs(), 0, init=description.init)
+        kinds = kinds_by_flow(ready.model, ready.inputs, survey(ready.model).norms, ready.under())
+    return tuple(name for name, kind in kinds.items() if kind == QK_NORM)

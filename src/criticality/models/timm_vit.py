@@ -13,8 +13,9 @@ from criticality.errors import ArgumentError, InputsError, ModelFailedError, Unk
 from criticality.extras import require
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.images import photographs
-from criticality.models.initialization import check_init, initialize, initialize_branches
+from criticality.models.initialization import check_init, initialize_branches
 from criticality.models.reading import described
+from criticality.models.sites import on_heads_by_flow
 from criticality.reader import read_network
 from criticality.theory import Network, TokenKernel
 
@@ -83,7 +84,7 @@ class ViTSpec:
                 f"model 'timm:{self.name}' must accept {asked}, and timm says: {raised(error)}"
             ) from error
         if self.norm is not None:
-            replace_norms(model, self.norm, self.alpha)
+            replace_norms(model, self.norm, self.alpha, keep=on_heads_by_flow(model, self))
         return model
 
     def build(self, device: torch.device | str | None = None) -> nn.Module:
@@ -93,9 +94,7 @@ class ViTSpec:
             ValueError: as ``create``; with ``fan-in`` a model whose residual stream is not found.
         """
         model = self.create(device)
-        if isinstance(model, (timm.models.VisionTransformer, timm.models.Eva)):
-            initialize(model.blocks, self.init)
-        elif self.init == "fan-in":
+        if self.init == "fan-in":
             initialize_branches(model, self.init, self.inputs())
         return model
 

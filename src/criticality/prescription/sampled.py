@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from criticality.arguments import checked
@@ -84,7 +85,7 @@ def prescribe_sampled(
         raise InputsError(f"target={target!r} must be a finite log J")
     if seeds < 1:
         raise InputsError(f"seeds={seeds!r} must be at least 1")
-    solving = _Ensemble(model, inputs, range(seed, seed + seeds), points, init, kind)
+    solving = _Ensemble(model, inputs, range(seed, seed + seeds), points, init, (kind,))
     before = solving.log_apjn()[0]
     tried: dict[float, float] = {}
 
@@ -101,16 +102,9 @@ def prescribe_sampled(
         solved = solving.log_apjn()[0]
     finally:
         solving.put_back()
-    fresh = _Ensemble(model, inputs, range(seed + _APART, seed + _APART + seeds), points, init, kind)
-    try:
-        if fresh.offsets:
-            fresh.scale(value)
-        fresh.write(alphas)
-        reached, error, share = fresh.log_apjn()
-    finally:
-        fresh.put_back()
-    inner = tuple(alpha for alpha, last in zip(alphas, fresh.final, strict=True) if not last)
-    final = next((alpha for alpha, last in zip(alphas, fresh.final, strict=True) if last), None)
+    fresh = _Ensemble(model, inputs, range(seed + _APART, seed + _APART + seeds), points, init, (kind,))
+    reached, error, share = fresh.tried(alphas, value if fresh.offsets else 1.0)
+    inner, final = fresh.inner_and_final(alphas)
     what = {
         "constant": f"constant alphas of {value:.3f} give",
         "schedule": f"schedule alphas of {value:.3f} / sqrt(q_l) give",
@@ -124,8 +118,70 @@ def prescribe_sampled(
     )  # fmt: skip
 
 
+@checked
+def least_amplification_sampled(
+    model: nn.Module | Factory,
+    inputs: Any,
+    branch_share: float,
+    seeds: int = 4,
+    *,
+    seed: int = 0,
+    points: Points = None,
+    init: str | Initializer = "own",
+) -> SampledPrescription:
+    """``least_amplification`` of any model, run without its weights: a constant alpha and a branch scale.
+
+    Args:
+        branch_share: of the variance at the end, in the mean over seeds.
+        model, inputs, seeds, seed, points, init: as for ``prescribe_sampled``.
+
+    Raises:
+        InputsError: a share outside (0, 1); as ``prescribe_sampled``.
+        ValueError: a share out of reach.
+    """
+    if not 0 < branch_share < 1:
+        raise InputsError(f"branch_share={branch_share!r} must be between 0 and 1")
+    kinds: tuple[Kind, ...] = ("constant", "branch-scale")
+    solving = _Ensemble(model, inputs, range(seed, seed + seeds), points, init, kinds)
+    before = solving.log_apjn()[0]
+    tried: dict[float, tuple[float, float]] = {}
+
+    def cost(log_alpha: float) -> float:
+        solving.write([math.exp(log_alpha)] * len(solving.final))
+        near = next(reversed(tried.values()))[0] if tried else 0.0
+        found: dict[float, float] = {}
+
+        def excess(step: float) -> float:
+            solving.scale(math.exp(near + step))
+            found[step], _, share = solving.log_apjn()
+            return share - branch_share
+
+        root = root_between(excess, math.log(1e-3) - near, math.log(1e3) - near, "branch-scale", branch_share, 0.02)
+        tried[log_alpha] = near + root, found[min(found, key=lambda one: abs(one - root))]
+        return tried[log_alpha][1]
+
+    try:
+        minimize_scalar(cost, bounds=(math.log(0.05), math.log(5.0)), method="bounded", options={"xatol": 0.1})
+    finally:
+        solving.put_back()
+    log_alpha = min(tried, key=lambda one: tried[one][1])
+    (log_scale, solved), alpha = tried[log_alpha], math.exp(log_alpha)
+    fresh = _Ensemble(model, inputs, range(seed + _APART, seed + _APART + seeds), points, init, kinds)
+    alphas = [alpha] * len(fresh.final)
+    reached, error, share = fresh.tried(alphas, math.exp(log_scale))
+    inner, final = fresh.inner_and_final(alphas)
+    why = (
+        f"of all alphas and branch scales that leave {branch_share:.0%} of the variance to the branches, those of least log J,"
+        f" {solved:.2f}"
+    )
+    curve = tuple(sorted((math.exp(one), log_apjn) for one, (_, log_apjn) in tried.items()))
+    return SampledPrescription(
+        "constant", alpha, inner, final, math.exp(log_scale), 1.0, reached, before, solved, share, why, error, solved, curve
+    )  # fmt: skip
+
+
 class _Ensemble:
-    """One model for each seed, on all of which one kind of value is set together."""
+    """One model for each seed, on all of which values of one or two kinds are set together."""
 
     def __init__(
         self,
@@ -134,26 +190,29 @@ class _Ensemble:
         seeds: Sequence[int],
         points: Points,
         init: str | Initializer,
-        kind: Kind,
+        kinds: tuple[Kind, ...],
     ):
         self.ready: list[Prepared] = [prepared(model, inputs, one, init=init) for one in seeds]
         self.handles = [Handles(one.model, one.inputs, one.under) for one in self.ready]
-        self.points, self.kind, self.factor = points, kind, 1.0
+        self.points, self.kinds, self.factor = points, kinds, 1.0
         self._first: dict[tuple[int, str], Law | Tensor] = {}
-        self.offsets = _offsets(model, self.handles[0], kind, seeds[0])
-        self.sites = [] if self.offsets else [alpha_sites(one) for one in self.handles]
-        self.final = [] if self.offsets else [site.final for site in self.sites[0]]
+        self.offsets = {
+            name: offset for kind in kinds for name, offset in _offsets(model, self.handles[0], kind, seeds[0]).items()
+        }
+        self.has_alphas = bool({"constant", "schedule"} & {*kinds})
+        self.sites = [alpha_sites(one) for one in self.handles] if self.has_alphas else []
+        self.final = [site.final for site in self.sites[0]] if self.has_alphas else []
         self._before = [
             [float(parameter_of(one.model, site.parameter).detach().double().mean()) for site in sites]
-            for one, sites in zip(self.ready, self.sites, strict=not self.offsets)
+            for one, sites in zip(self.ready, self.sites, strict=self.has_alphas)
         ]
 
     def set(self, value: float) -> list[float]:
         """Set a value in all; the alphas that are now there, in the order of the data flow."""
-        if self.offsets:
+        if not self.has_alphas:
             self.scale(value)
             return []
-        if self.kind == "constant":
+        if self.kinds == ("constant",):
             alphas = [value] * len(self.final)
         else:  # the mean square of what each norm sees, over seeds
             found = [
@@ -190,7 +249,7 @@ class _Ensemble:
 
     def write(self, alphas: Sequence[float]) -> None:
         """Set alphas."""
-        for one, sites in zip(self.ready, self.sites, strict=not self.offsets):
+        for one, sites in zip(self.ready, self.sites, strict=self.has_alphas):
             for site, alpha in zip(sites, alphas, strict=True):
                 parameter_of(one.model, site.parameter).data.fill_(alpha)
 
@@ -198,9 +257,24 @@ class _Ensemble:
         """As they were."""
         if self.offsets:
             self.scale(1.0)
-        for one, sites, before in zip(self.ready, self.sites, self._before, strict=not self.offsets):
+        for one, sites, before in zip(self.ready, self.sites, self._before, strict=self.has_alphas):
             for site, alpha in zip(sites, before, strict=True):
                 parameter_of(one.model, site.parameter).data.fill_(alpha)
+
+    def tried(self, alphas: Sequence[float], scale: float) -> tuple[float, float, float]:
+        """``log_apjn`` with these, after which all is as it was."""
+        try:
+            if self.offsets:
+                self.scale(scale)
+            self.write(alphas)
+            return self.log_apjn()
+        finally:
+            self.put_back()
+
+    def inner_and_final(self, alphas: Sequence[float]) -> tuple[tuple[float, ...], float | None]:
+        """Alphas of the norms of branches, and that of the norm after the last point."""
+        sites = [*zip(alphas, self.final, strict=True)]
+        return tuple(alpha for alpha, last in sites if not last), next((alpha for alpha, last in sites if last), None)
 
     def log_apjn(self) -> tuple[float, float, float]:
         """``log J(0 -> L)``, its standard error over seeds, and the share of the branches in the final variance."""

@@ -74,7 +74,8 @@ class Diamond:
     """Skip and branches between two joins.
 
     Attributes:
-        kind: where the norm is; ``projection`` where the skip is more than a sum or a view, ``opaque`` where it was not seen.
+        kind: where the norm is; ``projection`` where the skip is more than a sum or a view (that path, where it is linear and
+            another is not, is none of the branches), ``opaque`` where it was not seen.
         norms: before the branch.
         output_norms: at the end of the branch, or after the addition.
         branches: what scales each path that is not the skip.
@@ -106,7 +107,11 @@ class Reader:
             return Diamond("opaque", (), (), ())
         skips = self._skips(step)
         norms = self._sites(self._before_weights(step, skips))
-        ends = [self._branch_end(node, step.start) for node in self._branch_roots(step, skips)]
+        roots = self._branch_roots(step, skips)
+        projections = [] if skips else [root for root in roots if self._is_projection(root, step.start)]
+        if len(projections) < len(roots):
+            roots = [root for root in roots if root not in projections]
+        ends = [self._branch_end(node, step.start) for node in roots]
         branches = tuple(dict.fromkeys(branch for branch, _ in ends if branch is not None))
         closing = [node for _, nodes in ends for node in nodes]
         after = [node for node in self.flow.nodes if step.join < node <= step.end]
@@ -214,6 +219,23 @@ class Reader:
                 roots[before] = None
         return sorted(roots)
 
+    def _is_projection(self, root: int, start: int) -> bool:
+        """Whether a value is linear in the stream: a skip by way of a weight matrix, where another path is not."""
+        pending, seen = [root], {start}
+        while pending:
+            node = pending.pop()
+            if node in seen:
+                continue
+            seen.add(node)
+            before, call = self.flow.joined[node], self.layout.call(node)
+            name = self.layout.name(node)
+            product = call is not None and (bool(call.contracted) or call.function in _BY_STATISTICS)
+            scales = name.startswith((*SCALES, *_POOLS)) and len(before) == 1
+            if not (product or scales or name.startswith((*ADDITIONS, *VIEWS, *PARTS))):
+                return False
+            pending += before
+        return True
+
     def _branch_end(self, root: int, start: int) -> tuple[Branch | None, list[int]]:
         """The last thing that scales a branch, and the nodes of a norm that it belongs to; walks back from the end."""
         pending, seen, biases = [root], set(), list[str]()
@@ -258,6 +280,8 @@ class Reader:
         return "" if visit < 0 else self.layout.record.visits[visit].name
 
 
+_POOLS = ("AvgPool", "Conv", "Upsample")
+_BY_STATISTICS = frozenset(("batch_norm",))
 _NORMS = frozenset(("layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm", "tanh", "erf", "normalize"))
 _SCALING = frozenset(("rsqrt", "sqrt", "norm", "var", "std", "var_mean", "vector_norm"))
 _NORMALIZING = _SCALING | {"pow"}

@@ -6,12 +6,16 @@ import inspect
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import fields, is_dataclass
+from operator import is_
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from criticality.errors import CriticalityError, InputsError, ModelFailedError, raised
+
+ATOMS = frozenset((int, float, bool, str, type(None), slice, torch.dtype, torch.device, torch.Size))
+"""Arguments that hold no tensor."""
 
 
 def mapped(change: Callable[[Any], Any], value: Any, kind: Any = Tensor) -> Any:
@@ -21,14 +25,16 @@ def mapped(change: Callable[[Any], Any], value: Any, kind: Any = Tensor) -> Any:
     """
     if isinstance(value, kind):
         return change(value)
-    if isinstance(value, Mapping):
-        entries = {key: mapped(change, entry, kind) for key, entry in value.items()}
-        return entries if any(entries[key] is not value[key] for key in value) else value
+    if type(value) in ATOMS:
+        return value
     if isinstance(value, (tuple, list)):
         parts = [mapped(change, entry, kind) for entry in value]
-        if all(part is entry for part, entry in zip(parts, value, strict=True)):
+        if all(map(is_, parts, value)):
             return value
         return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, (dict, Mapping)):
+        entries = {key: mapped(change, entry, kind) for key, entry in value.items()}
+        return entries if any(entries[key] is not value[key] for key in value) else value
     if is_dataclass(value) and not isinstance(value, type):
         held = {name.name: mapped(change, getattr(value, name.name, None), kind) for name in fields(value)}
         return _with(value, {name: part for name, part in held.items() if part is not getattr(value, name, None)})

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from criticality.stream.inputs import ATOMS
+
 
 def tensors_in(value: Any) -> list[Tensor]:
     """Tensors of nested tuples, lists, mappings and dataclasses, in order."""
@@ -26,14 +28,11 @@ def memory_of(tensor: Tensor) -> int | None:
             return None
 
 
-_ATOMS = frozenset((int, float, bool, str, type(None), slice, torch.dtype, torch.device, torch.Size))
-
-
 def _collect(value: Any, found: list[Tensor]) -> None:
     kind = type(value)
     if isinstance(value, Tensor):
         found.append(value)
-    elif kind in _ATOMS:
+    elif kind in ATOMS:
         return
     elif isinstance(value, (tuple, list)):
         for entry in value:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from criticality.arguments import checked
+from criticality.arguments import Variance, checked
 from criticality.errors import InputsError, NotFiniteError, UndescribedError
 from criticality.models import ModelSpec
 from criticality.phases import Classification, classify
@@ -63,6 +63,7 @@ def classify_sampled(
     chain: str | None = None,
     init: str | Initializer = "own",
     mode: Mode = "auto",
+    q0: Variance | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> RepeatedClassification:
     """Classify any model by repeating its blocks with fresh weights, from the value that its own stream has before them.
@@ -72,7 +73,7 @@ def classify_sampled(
         inputs, chain, init: as for ``predict_sampled``.
         seeds: how many, or which; standard errors are over them.
         depth: in blocks, to which it is run; less where the stream stops being finite.
-        mode: of the derivatives, see ``run_deep``.
+        mode, q0: see ``run_deep``.
         progress: called with the number of blocks that were run since the last call, ``depth`` for each seed.
 
     Raises:
@@ -90,7 +91,7 @@ def classify_sampled(
         ready = prepared(
             model, inputs, seed, init=init, at_least=2
         )  # small weights, too, are to be fresh at every repeat
-        runs.append(run_deep(ready, depths, chain=chain, mode=mode, progress=progress))
+        runs.append(run_deep(ready, depths, chain=chain, mode=mode, q0=q0, progress=progress))
     common = [one for one in depths if all(one in run.depths for run in runs)]
     if len(common) < 5:
         raise NotFiniteError(
@@ -119,14 +120,14 @@ def classify_description(
         description: as ``model_spec`` makes it.
         way: ``exact``, ``sampled`` or ``auto``: exact where the theory describes the network and its tokens are equivalent.
         seeds, depth, progress: of ``classify_sampled``.
-        q0: variance of the input, of the exact way.
+        q0: variance of the input; by default its own.
         seed: the first, and of the inputs.
 
     Returns:
         The classification, and of the exact way ``q0``, ``rho0`` and ``tokens`` of the input.
 
     Raises:
-        ValueError: another ``way``; ``q0`` with the sampled way; ``exact`` for a network that is not described.
+        ValueError: another ``way``; ``exact`` for a network that is not described.
     """
     if way != "sampled":
         try:
@@ -139,14 +140,13 @@ def classify_description(
                 raise
         else:
             return found, {"q0": start, "rho0": rho, "tokens": mean.tokens}
-    if q0 is not None:
-        raise InputsError(f"q0={q0!r} must be left out where the model is run, which starts from its own input")
     sampled = classify_sampled(
         description.create,
         description.inputs(seed),
         range(seed, seed + seeds),
         depth=depth,
         init=description.init,
+        q0=q0,
         progress=progress,
     )
     return sampled, {}

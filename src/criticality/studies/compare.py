@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +20,7 @@ import xarray as xr
 from criticality import __version__
 from criticality.arguments import Depth, Positive, Samples, Seed, Size, check_fields, checked
 from criticality.devices import torch_device
-from criticality.errors import ArgumentError, TokensNotEquivalentError, UndescribedError
+from criticality.errors import ArgumentError, CriticalityError, TokensNotEquivalentError, UndescribedError
 from criticality.measurement import ensemble_dataset, ensemble_profiles, output_kernels
 from criticality.models import ModelSpec, model_spec
 from criticality.probes import Probe, check_probe
@@ -162,12 +163,14 @@ def run_case(comparison: Comparison, case: ModelSpec, progress: Callable[[str, i
     label = case_label(case)
     networks: list[Network] = []
     sent_back: list[np.ndarray] = []
-    batch = case.inputs(comparison.seed)
+    with _norms_changed(case):
+        batch = case.inputs(comparison.seed)
     described = True
 
     def build(seed: int) -> torch.nn.Module:
         nonlocal described
-        model = case.build()
+        with _norms_changed(case):
+            model = case.build()
         try:
             if described:
                 networks.append(case.network(model))
@@ -214,6 +217,17 @@ def run_case(comparison: Comparison, case: ModelSpec, progress: Callable[[str, i
     if progress is not None:
         progress(label, 1)
     return _case_dataset(case, measured, predicted, again, symmetric, tolerance_of(network, width, blocks))
+
+
+@contextmanager
+def _norms_changed(case: ModelSpec) -> Iterator[None]:
+    """A refusal of what is asked of a model's norms says how it is compared as it is."""
+    try:
+        yield
+    except CriticalityError as error:
+        if case.norm is None or "norm" not in str(error).lower():
+            raise
+        raise type(error)(f"{error}; norms=['own'] (--norm own) compares the model as it is") from error
 
 
 def _equivalent_tokens(network: Network, inputs: Sequence[TokenKernel], probe: Probe) -> xr.Dataset | None:

@@ -40,10 +40,8 @@ class Copies(Generic[Owner]):
 
     def add(self, weight: Tensor, law: Law, owner: Owner) -> None:
         """Note a weight; copies of others need not be, as what is a copy of them is one of the others."""
-        if not law.paired or law.variance == 0:
-            return
         known = _Known(weight, law, owner)
-        if not law.origins:
+        if not law.origins and law.paired and law.variance:
             self._alike.setdefault(_look(weight, law), []).append(known)
         for draw in {draw for draw, _, _ in law.origins}:
             self._of_draw.setdefault(draw, []).append(known)
@@ -54,10 +52,8 @@ class Copies(Generic[Owner]):
         Raises:
             UnknownLawError: it was computed from entries of another weight in another way.
         """
-        if not law.paired or law.variance == 0:
-            return None
-        related = [known for draw in {draw for draw, _, _ in law.origins} for known in self._of_draw.get(draw, [])]
-        for known in related or self._alike.get(_look(weight, law), []):
+        related = self._related(weight, law)
+        for known in related:
             factor = _factor(known, weight, law)
             if factor is not None:
                 return known.owner, factor
@@ -68,6 +64,13 @@ class Copies(Generic[Owner]):
                     " from entries of the other, and the model uses both: build the model, and predict from its own weights"
                 )
         return None
+
+    def _related(self, weight: Tensor, law: Law) -> list[_Known[Owner]]:
+        draws = {draw for draw, _, _ in law.origins}
+        if draws:
+            found = [known for draw in draws for known in self._of_draw.get(draw, [])]
+            return [known for known in found if known.law.variance] if found and law.variance else []
+        return self._alike.get(_look(weight, law), []) if law.paired and law.variance else []
 
     def _name(self, weight: Tensor) -> str:
         return self.names.get(id(weight), f"a weight of shape {tuple(weight.shape)}")

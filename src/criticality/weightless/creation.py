@@ -50,7 +50,9 @@ def created(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     first = args[0] if args and isinstance(args[0], Tensor) else None
     device = torch.device(kwargs.get("device") or (first.device if first is not None else "cpu"))
     placeless = {name: value for name, value in kwargs.items() if name not in _PLACING}
-    meta_args, placeless = tree_map_only(Tensor, as_meta, (args, placeless))
+    if "generator" in kwargs:  # overloads that have one ask for it
+        placeless["generator"] = None
+    meta_args = args if first is None else tree_map_only(Tensor, as_meta, args)
     out = func(*meta_args, **placeless, device="meta")
     if device.type == "meta":
         return out

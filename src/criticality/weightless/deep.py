@@ -60,6 +60,7 @@ def run_deep(
     *,
     chain: str | None = None,
     mode: Mode = "auto",
+    q0: float | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Deep:
     """``J(0 -> L)`` for several ``L``, of the blocks of a model repeated from the value that its own stream has before them.
@@ -75,10 +76,11 @@ def run_deep(
         depths: whole numbers, 1 or above.
         chain: name of the residual stream, as for ``measure``.
         mode: ``forward``, ``backward``, or ``auto``: backward where forward is not possible.
+        q0: mean square that the value before the blocks is scaled to; by default it is as it is.
         progress: called with the number of blocks that the forward pass has come on.
 
     Raises:
-        InputsError: another mode; depths that are not whole numbers, 1 or above.
+        InputsError: another mode; depths that are not whole numbers, 1 or above; ``q0`` for a value before the blocks that is 0.
         StreamNotFoundError: no block that can be repeated; as ``trace``.
         NotFiniteError: the stream is not finite before the first of the depths, or a gradient is 0.
     """
@@ -101,7 +103,7 @@ def run_deep(
         )
         run = replace(run, tied=run.tied or _copied(run, ready))
         del found
-        way = _Way(run, ready, progress)
+        way = _Way(run, ready, q0, progress)
         if mode != "backward":
             try:
                 return way.forward(wanted)
@@ -172,8 +174,8 @@ def _copied(run: Run, ready: Prepared) -> bool:
 class _Way:
     """Blocks one after the other, by number."""
 
-    def __init__(self, run: Run, ready: Prepared, progress: Callable[[int], None] | None):
-        self.run, self.seed, self.progress = run, ready.seed, progress
+    def __init__(self, run: Run, ready: Prepared, q0: float | None, progress: Callable[[int], None] | None):
+        self.run, self.seed, self.q0, self.progress = run, ready.seed, q0, progress
         self.modes = [WeightsIntegratedOut(_of(one, ready.laws), seed=ready.seed) for one in run.calls]
         self.after = np.cumsum([one.blocks for one in run.calls])
 
@@ -220,7 +222,12 @@ class _Way:
     def _first(self) -> Tensor:
         value = self.run.calls[0].value
         assert value is not None  # the arguments of every call were watched
-        return value
+        if self.q0 is None:
+            return value
+        q = squared_norm(value) / value.numel()
+        if q == 0:
+            raise InputsError(f"q0={self.q0!r} must be left out, as the value before {self._name(0)!r} is 0")
+        return value * (self.q0 / q) ** 0.5
 
     def _name(self, number: int) -> str:
         return self.run.names[number % len(self.run.calls)]

@@ -64,7 +64,7 @@ class Entries:
 
     def ordered(self) -> Shaped[Tensor, " n"]:
         """The sample in its order."""
-        return self.values if self.constant or self.order == 0 else self.values[_permutation(self.order)]
+        return in_order(self.values, self.order)
 
     def part(self, start: int, length: int) -> Entries:
         """Some of the entries, by their places."""
@@ -74,6 +74,11 @@ class Entries:
     def reordered(self, by: Hashable) -> Entries:
         """The same distribution in an order that depends on ``by`` only: other entries of the same weight."""
         return self if self.constant else replace(self, order=hash((self.order, by)) & (2**62 - 1) | 1)
+
+
+def in_order(values: Shaped[Tensor, " n"], order: int) -> Shaped[Tensor, " n"]:
+    """A sample in one of the orders of ``Entries``; a constant has none."""
+    return values if len(values) == 1 or order == 0 else values[_permutation(order)]
 
 
 @lru_cache(maxsize=64)

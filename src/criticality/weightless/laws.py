@@ -106,8 +106,8 @@ def law_of_pieces(pieces: Sequence[Piece]) -> Law:
     rest = [piece for piece in pieces if not _padding(piece, total)] or list(pieces)
     if len(rest) == 1:
         entries = rest[0].entries
-        origins = origins_of(pieces)
-        return Law(entries.ordered().double(), entries.matrix is not None, origins=origins, paired=True)
+        orthogonal, origins = entries.matrix is not None, origins_of(pieces)
+        return Law(entries.values.double(), orthogonal, origins=origins, paired=True, order=entries.order)
     kept = sum(length for length, _ in rest)
     samples = [entries.values.double() for _, entries in rest]
     moments = tuple(

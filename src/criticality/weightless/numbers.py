@@ -71,5 +71,5 @@ def significant_mean(law: Law) -> float:
     add ``E W (sum_i x_i)``
     to every output, which grows with the width.
     """
-    chance = sqrt(law.variance / len(law.sample))
+    chance = sqrt(law.variance / len(law.values))
     return law.mean if abs(law.mean) > SIGNIFICANT * chance else 0.0

@@ -48,6 +48,10 @@ def contract(run: Any, x: Tensor, weight: Tensor, x_axes: tuple[int, ...], weigh
     root, view = run.find(weight)
     x_axes = tuple(axis % x.ndim for axis in x_axes)
     pairs = dict(zip((axis % view.ndim for axis in weight_axes), x_axes, strict=True))
+    if any(x.shape[axis] != view.shape[summed] for summed, axis in pairs.items()):
+        torch.tensordot(
+            x, run.real(weight), (list(x_axes), list(weight_axes))
+        )  # says what is wrong, as a real weight does
     operand = Operand(root, view, tuple(pairs))
     kept = [axis for axis in range(x.ndim) if axis not in x_axes]
     rows = x.permute(*kept, *(pairs[axis] for axis in operand.order(operand.summed)))

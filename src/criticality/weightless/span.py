@@ -39,15 +39,18 @@ class Span:
 
         ``lengths`` are what "small" is measured by, the lengths of the rows unless they are remainders of longer ones.
         """
+        precision = rows.dtype
         unit, scale = _scaled(rows, lengths)
         lower = _root_of_apart(unit)
         if lower is not None:
             lower = lower.to(rows.dtype)
             return cls(scale * lower, unit, lower)
-        unit, scale = _scaled(rows.double(), lengths)
+        finite, rows = _finite(rows.double())
+        unit, scale = _scaled(rows, lengths)
         lower, outside = _root_of_any(unit)
         directions = torch.linalg.solve_triangular(lower, unit, upper=False) * outside[:, None]
-        return cls((scale * lower * outside).to(rows.dtype), directions.to(rows.dtype))
+        root = (scale * lower * outside).masked_fill(~finite, torch.nan)
+        return cls(root.to(precision), directions.to(precision))
 
     def __len__(self) -> int:
         return len(self.root)
@@ -80,9 +83,11 @@ def root_of(rows: Float[Tensor, "rows n"]) -> Float[Tensor, "rows rows"]:
     lower = _root_of_apart(unit)
     if lower is not None:
         return scale * lower.to(rows.dtype)
-    unit, scale = _scaled(rows.double(), None)
+    precision = rows.dtype
+    finite, rows = _finite(rows.double())
+    unit, scale = _scaled(rows, None)
     lower, outside = _root_of_any(unit)
-    return (scale * lower * outside).to(rows.dtype)
+    return (scale * lower * outside).masked_fill(~finite, torch.nan).to(precision)
 
 
 def triangle_times(
@@ -100,6 +105,12 @@ def triangle_times(
     for start, stop in _quarters(len(lower)):
         torch.mm(lower[start:stop, :stop], values[:stop], out=place[start:stop])
     return place
+
+
+def _finite(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Which rows are finite, as a column, and the rows with zeros in the place of others: nan stays in the row that has it."""
+    finite = rows.isfinite().all(1, keepdim=True)
+    return finite, torch.where(finite, rows, 0.0)
 
 
 def _scaled(rows: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
