@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from criticality.models.images import photographs
     from criticality.models.initialization import INITS, initialize, initialize_branches
     from criticality.models.normalizers import DynamicPointwise
+    from criticality.models.pretrained import load_pretrained
     from criticality.models.residual import ResidualNetwork, gaussian_inputs
     from criticality.models.text import random_tokens, source_bytes
     from criticality.models.timm_vit import ViTDescription
@@ -27,6 +28,7 @@ _MODULES = {
     "images": ("photographs",),
     "initialization": ("INITS", "initialize", "initialize_branches"),
     "normalizers": ("DynamicPointwise",),
+    "pretrained": ("load_pretrained",),
     "residual": ("ResidualNetwork", "gaussian_inputs"),
     "text": ("random_tokens", "source_bytes"),
     "timm_vit": ("ViTDescription",),
@@ -48,6 +50,7 @@ __all__ = [
     "gaussian_inputs",
     "initialize",
     "initialize_branches",
+    "load_pretrained",
     "photographs",
     "random_tokens",
     "replace_norms",
