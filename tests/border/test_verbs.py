@@ -137,6 +137,7 @@ BASE = {
     "classify --function": ("classify", ["--function", "tanh"]),
     "classify MODEL": ("classify", TINY),
     "measure --between": ("measure", [*TINY, "--between"]),
+    "measure --from": ("measure", [*TINY, "--from", "0"]),
     "train without --prescription": ("train", ["digits"]),
     "train on a task with data of its own": ("train", ["digits"]),
     "--way exact": ("classify", [*TINY, "--way", "exact"]),
@@ -151,6 +152,7 @@ GOOD = {
     "text": "bytes",
     "target": "2",
     "kind": "constant",
+    "mode": "training",
     "data_root": "x",
 }
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
-from criticality.errors import ModelFailedError, NotFiniteError
+from criticality.errors import ModelFailedError, NotFiniteError, ZeroGradientError
 from criticality.measurement.axes import Moment, moment, moment_of, stream_axes
 from criticality.measurement.points import Points, points_asked_for, resolved
 from criticality.measurement.starts import loss_gradient, token_probe
@@ -41,6 +41,7 @@ class Profile:
         side_inputs: held fixed along the depth.
         blocked: where values are added through which no gradient passes.
         batch_statistics: number of batch norms that used those of the batch, as they have seen no data.
+        training: whether the model was in training mode.
     """
 
     chain: str
@@ -51,6 +52,7 @@ class Profile:
     side_inputs: tuple[str, ...]
     blocked: tuple[str, ...]
     batch_statistics: int
+    training: bool = False
 
 
 def profile(
@@ -69,7 +71,7 @@ def profile(
         StreamNotFoundError, InputsError, ModelFailedError: as ``trace``; a ``chain`` that is not there.
         NotFiniteError: a point or a gradient that is not finite, or a gradient that is 0.
     """
-    seen = _Seen()
+    seen, fresh = _Seen(), len(fresh_batch_norms(model))  # counted before any of them sees a batch
     points, required = resolved(model, points)
     found = trace(model, inputs, seen, under() if under else None, required)
     asked, of_chain = points_asked_for(model, found, points, chain)
@@ -100,7 +102,8 @@ def profile(
         moments,
         side_inputs,
         blocked(found),
-        len(fresh_batch_norms(model)),
+        fresh,
+        model.training,
     )
 
 
@@ -206,7 +209,7 @@ def gradient_norms(
         probe: what ``u`` is, see ``criticality.probes``; ``axes``, of the stream, say where its tokens are.
 
     Raises:
-        NotFiniteError: a gradient that is 0 or not finite.
+        NotFiniteError: a gradient that is not finite, or, as ``ZeroGradientError``, 0.
         ModelFailedError: the backward pass raised, such as for values that the model has overwritten.
         ValueError: as ``probe_kernel``.
     """
@@ -252,7 +255,7 @@ def gradient_norms(
     if bad:
         precise = u.dtype == torch.float64
         cure = "; no value of this point reaches the end on these inputs" if norms[bad[-1]] == 0 else ""
-        raise NotFiniteError(
+        raise (ZeroGradientError if norms[bad[-1]] == 0 else NotFiniteError)(
             f"gradient at point {bad[-1]} ({points[bad[-1]].name!r}) must be finite and not 0 in {u.dtype}, got a"
             f" squared norm of {norms[bad[-1]]}{cure if precise else '; try dtype=torch.float64'}"
         )

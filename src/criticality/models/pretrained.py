@@ -79,11 +79,11 @@ def load_pretrained(folder: str | os.PathLike[str], kind: Any = None, **settings
             f"kind must be given: the checkpoint was saved as {names[0]!r}, which is no class of transformers"
         )
 
-    def __init__(self: Any, *arguments: Any, **named: Any) -> None:
-        kind.__init__(self, *arguments, **named)
+    def initialize(self: Any, *arguments: Any, **named: Any) -> None:
+        super(made, self).__init__(*arguments, **named)
         restore_norms(self)
 
-    made = type(kind.__name__, (kind,), {"__init__": __init__, "__module__": kind.__module__})
+    made = type(kind.__name__, (kind,), {"__init__": initialize, "__module__": kind.__module__})
     found: Any = made.from_pretrained(folder, **settings)  # type: ignore[attr-defined]
     for model in found if isinstance(found, tuple) else (found,):  # with output_loading_info there are two
         if isinstance(model, nn.Module):
