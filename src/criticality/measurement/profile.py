@@ -173,10 +173,12 @@ def _check_finite(model: nn.Module, inputs: Any, points: Sequence[Point], q: np.
     record = watch(model, inputs, note, under() if under else None)
     if not first:
         return  # a value that no call was seen to make
+    if first[0].function == "input":
+        raise NotFiniteError("inputs must be finite, and hold nan or inf")
     place = record.visits[first[0].visit].name if first[0].visit >= 0 else ""
     raise NotFiniteError(
         f"point '{bad[0].name}' must be finite, but the model returns nan or inf there"
-        f"{f', first in {place!r} ({first[0].function})' if first else ''}"
+        f"{f', first in {place!r} ({first[0].function})' if place else ''}"
     )
 
 
