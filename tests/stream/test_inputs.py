@@ -126,7 +126,7 @@ def test_what_cannot_be_done_is_one_sentence(model, inputs, said):
     with pytest.raises(ValueError, match=said) as refusal:
         measure(model(), inputs)
     assert "\n" not in str(refusal.value)
-    with pytest.raises(ValueError, match="dtype=torch.int32 must be a floating one"):
+    with pytest.raises(ValueError, match=r"dtype=torch.int32 must be a floating one"):
         measure(FLOATS, torch.ones(2, 3, 4), dtype=torch.int32)
 
 

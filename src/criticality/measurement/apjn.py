@@ -67,8 +67,8 @@ def measure(
         device, dtype: where to run; the model is moved there and back. Tested on CPU; written for any torch device.
 
     Returns:
-        Dataset of ``criticality.schema``, ``(depth + 1,)``; attribute ``points`` has their names, ``mode`` is the model's, ``chain`` the stream's name
-        and ``side_inputs`` what was held fixed along the depth, so that ``J`` is a partial derivative.
+        Dataset of ``criticality.schema``, ``(depth + 1,)``; attribute ``points`` has their names, ``mode`` is the model's,
+        ``chain`` the stream's name and ``side_inputs`` what was held fixed along the depth, so that ``J`` is a partial derivative.
 
     Raises:
         StreamNotFoundError: no residual stream, or not the points asked for.
