@@ -18,7 +18,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from criticality.measurement import measure
-from criticality.models import ViTDescription, photographs
+from criticality.models import ViTSpec, photographs
 from side_by_side import machine, peak_bytes, peak_growth, seconds
 
 PROBES = 10
@@ -26,7 +26,7 @@ PROBES = 10
 
 def model_and_images() -> tuple[nn.Module, torch.Tensor]:
     torch.manual_seed(0)
-    return ViTDescription("vit_small_patch16_224", norm="dyt").build().eval(), torch.from_numpy(photographs())
+    return ViTSpec("vit_small_patch16_224", norm="dyt").build().eval(), torch.from_numpy(photographs())
 
 
 def stream(model: nn.Module, images: torch.Tensor) -> list[torch.Tensor]:

@@ -23,8 +23,8 @@ LLAMA_70B = {
 }
 
 _DESCRIBE = """
-from criticality.models import describe_model
-describe_model({name!r}, **{changes!r}).describe()
+from criticality.models import model_spec
+model_spec({name!r}, **{changes!r}).read()
 """
 
 _PREDICT = """

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from criticality.models import ViTDescription
+from criticality.models import ViTSpec
 from criticality.prescription import Monitor
 from side_by_side import machine, seconds
 
 
 def main() -> None:
     torch.manual_seed(0)
-    description = ViTDescription("vit_small_patch16_224", norm="dyt", alpha=0.5, image_size=96)
+    description = ViTSpec("vit_small_patch16_224", norm="dyt", alpha=0.5, image_size=96)
     model = description.build()
     images, labels = torch.randn(32, 3, 96, 96), torch.randint(0, 1000, (32,))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)

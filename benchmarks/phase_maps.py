@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from criticality.phases import amplification_map
-from criticality.phases.maps import MomentTable
+from criticality.phases.interpolation import MomentTable
 from criticality.pointwise import FUNCTIONS
 from side_by_side import machine
 

@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_map
 
 from criticality.errors import UndescribedError
 from criticality.measurement.statistics import log_mean
-from criticality.models import ModelDescription, describe_model
+from criticality.models import ModelSpec, model_spec
 from criticality.models.reading import described as describe
 from criticality.theory import Network, TokenKernel, propagate
 from criticality.weightless import build_without_weights, laws_of, predict_sampled
@@ -63,11 +63,11 @@ def cases() -> Iterator[dict[str, Any]]:
     yield from (*own[:8], *pointwise, *own[8:])
 
 
-def description(model: str, norm: str | None, width: int) -> ModelDescription:
+def description(model: str, norm: str | None, width: int) -> ModelSpec:
     """One of the cases."""
     sizes: dict[str, Any] = {"depth": DEPTH, "width": width, "heads": HEADS.get(model.removeprefix("hf:"))}
     sizes |= {"norm": norm, "alpha": 0.7 if norm else None}
-    return describe_model(model, **sizes, **({"image_size": PIXELS} if model in IMAGES else {"tokens": TOKENS}))
+    return model_spec(model, **sizes, **({"image_size": PIXELS} if model in IMAGES else {"tokens": TOKENS}))
 
 
 def laws_of_width(model: str, norm: str | None, width: int) -> Initializer:

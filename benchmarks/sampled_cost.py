@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from criticality.models import ViTDescription, describe_model, photographs
+from criticality.models import ViTSpec, model_spec, photographs
 from criticality.weightless import build_without_weights, predict_sampled
 from side_by_side import machine, seconds
 
@@ -36,7 +36,7 @@ LLAMA_70B = {
 
 def vit(count: int, rounds: int = 5) -> None:
     """One line of the table: a sampled prediction beside the model's own passes, ``count`` photographs."""
-    description = ViTDescription("vit_base_patch16_224")
+    description = ViTSpec("vit_base_patch16_224")
     images = torch.from_numpy(photographs()[:count])
     model = description.build().eval().requires_grad_(False)
 
@@ -56,7 +56,7 @@ def llama(sequences: int) -> None:
     """Predict, and print times and the peak of memory."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(LLAMA_70B))
-        description = describe_model(f"hf:{folder}", tokens=16)
+        description = model_spec(f"hf:{folder}", tokens=16)
         inputs = {name: tokens[:sequences] for name, tokens in description.inputs().items()}
         before = _peak()
         start = time.process_time()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 
 from criticality.measurement import measure
-from criticality.models import ViTDescription
+from criticality.models import ViTSpec
 from criticality.theory import propagate
 from side_by_side import machine, seconds
 
@@ -27,10 +27,8 @@ SIZES = {
 
 
 def calls(depth: int, width: int, image_size: int, batch: int) -> dict[str, Callable[[], object]]:
-    description = ViTDescription(
-        "vit_tiny_patch16_224", norm="dyt", depth=depth, width=width, heads=3, image_size=image_size
-    )
-    network, kernels = description.describe()
+    description = ViTSpec("vit_tiny_patch16_224", norm="dyt", depth=depth, width=width, heads=3, image_size=image_size)
+    network, kernels = description.read()
     model = description.build().eval()
     images = description.inputs().repeat((batch + 1) // 2, 1, 1, 1)[:batch]
 

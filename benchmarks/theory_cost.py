@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from criticality.models import ViTDescription
+from criticality.models import ViTSpec
 from criticality.pointwise import Pointwise
 from criticality.theory import MLP, Attention, SymmetricKernel, make_norm, propagate, resnet, transformer
 from side_by_side import machine, seconds
@@ -19,8 +19,8 @@ from side_by_side import machine, seconds
 
 def vit(norm: str, name: str, **changes: int) -> dict[str, Callable[[], object]]:
     """One photograph through a model, and the theory of the same photograph."""
-    description = ViTDescription(name, norm=norm, alpha=None if norm == "ln" else 0.5, **changes)
-    network, kernels = description.describe()
+    description = ViTSpec(name, norm=norm, alpha=None if norm == "ln" else 0.5, **changes)
+    network, kernels = description.read()
     model, pixels = description.build().eval(), description.inputs()[:1]
 
     def forward() -> object:

@@ -53,7 +53,7 @@ bibtex_default_style = "unsrt"
 bibtex_reference_style = "author_year"
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "description"
+autodoc_typehints = "both"  # signatures with the shapes of arrays
 autodoc_typehints_description_target = "documented"
 suppress_warnings = ["ref.python"]  # a field that two classes share is linked to one of them
 autodoc_preserve_defaults = True

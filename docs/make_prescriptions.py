@@ -15,26 +15,24 @@ from matplotlib.figure import Figure
 
 from criticality import __version__
 from criticality.measurement import measure_ensemble
-from criticality.models import ViTDescription
+from criticality.models import ViTSpec
 from criticality.prescription import Prescription, apply_prescription, prescribe
-from criticality.prescription.solve import alphas_of, changed_network
+from criticality.prescription.solve import alpha_edits, changed_network, edits_of_kind
 from criticality.reports.figures import COLOURS, DASHES, MARKERS, STYLE, save_figure
-from criticality.theory import propagate
+from criticality.theory import alphas_of, propagate
 
 DOCS = Path(__file__).parent
 DEPTHS = (12, 24, 48, 96, 192)
 SEEDS = 6
 
 
-def vit(depth: int, norm: str, alpha: float | None) -> ViTDescription:
-    return ViTDescription(
-        "vit_base_patch16_224", norm=norm, alpha=alpha, depth=depth, width=256, image_size=64, init="fan-in"
-    )
+def vit(depth: int, norm: str, alpha: float | None) -> ViTSpec:
+    return ViTSpec("vit_base_patch16_224", norm=norm, alpha=alpha, depth=depth, width=256, image_size=64, init="fan-in")
 
 
-def fixed(description: ViTDescription, kind: str, value: float) -> Prescription:
+def fixed(description: ViTSpec, kind: str, value: float) -> Prescription:
     """A prescription whose value is given, not solved for."""
-    network, inputs = description.describe(0)
+    network, inputs = description.read(0)
     changed = changed_network(network, inputs, kind, value)
     profile = propagate(changed, inputs)
     share = float(1 - profile.q[0] / profile.q[-1])
@@ -42,10 +40,9 @@ def fixed(description: ViTDescription, kind: str, value: float) -> Prescription:
     return Prescription(
         kind,
         value,
-        alphas_of(changed) if schedule else (),
-        value / math.sqrt(float(profile.q[-1])) if schedule else None,
-        1.0 if schedule else value,
-        1.0,
+        alpha_edits(alphas_of(changed), value / math.sqrt(float(profile.q[-1])))
+        if schedule
+        else edits_of_kind(kind, value),
         float(profile.log_apjn[0]),
         math.nan,
         math.nan,
@@ -54,19 +51,19 @@ def fixed(description: ViTDescription, kind: str, value: float) -> Prescription:
     )
 
 
-def choices(norm: str, depth: int) -> dict[str, tuple[ViTDescription, Prescription | None]]:
-    found: dict[str, tuple[ViTDescription, Prescription | None]] = {
+def choices(norm: str, depth: int) -> dict[str, tuple[ViTSpec, Prescription | None]]:
+    found: dict[str, tuple[ViTSpec, Prescription | None]] = {
         f"constant α = {alpha:g}": (vit(depth, norm, alpha), None) for alpha in (0.25, 0.5, 1.0, 2.0)
     }
     one = vit(depth, norm, 1.0)
     found["schedule c/√K, c = 1"] = one, fixed(one, "schedule", 1.0)
-    found["schedule, matched to pre-LN"] = one, prescribe(*one.describe(0), "preln", "schedule")
+    found["schedule, matched to pre-LN"] = one, prescribe(*one.read(0), "preln", "schedule")
     found["α = 1, branches × 1/√(2L)"] = one, fixed(one, "branch-scale", 1 / math.sqrt(2 * depth))
     return found
 
 
-def row(name: str, norm: str, depth: int, description: ViTDescription, found: Prescription | None) -> dict:
-    network, inputs = description.describe(0)
+def row(name: str, norm: str, depth: int, description: ViTSpec, found: Prescription | None) -> dict:
+    network, inputs = description.read(0)
     if found is None:
         profile = propagate(network, inputs)
         predicted, share = float(profile.log_apjn[0]), float(1 - profile.q[0] / profile.q[-1])

@@ -18,3 +18,11 @@ settings.load_profile("criticality")
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def fashion_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with made-up images in the four files of FashionMNIST."""
+    from fashion import made_up_fashion
+
+    return made_up_fashion(tmp_path_factory.mktemp("fashion"))

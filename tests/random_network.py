@@ -45,25 +45,25 @@ def apply_norm(norm: object, x: Tensor) -> Tensor:
     return norm.gamma * centred * (centred.square().mean(-1, keepdim=True) + norm.epsilon).rsqrt() + norm.beta
 
 
-def linear(x: Tensor, width: int, variance: float, bias_variance: float = 0.0) -> Tensor:
+def linear(x: Tensor, width: int, law: Linear) -> Tensor:
     fan_in = x.shape[-1]
-    weight = torch.randn(fan_in, width, dtype=x.dtype) * (variance / fan_in) ** 0.5
-    return x @ weight + torch.randn(width, dtype=x.dtype) * bias_variance**0.5
+    weight = torch.randn(fan_in, width, dtype=x.dtype) * (law.weight_variance / fan_in) ** 0.5
+    return x @ weight + torch.randn(width, dtype=x.dtype) * law.bias_variance**0.5
 
 
 def apply_branch(branch: object, x: Tensor) -> Tensor:
     width = x.shape[-1]
     if isinstance(branch, Linear):
-        return linear(x, width, branch.weight_variance, branch.bias_variance)
+        return linear(x, width, branch)
     if isinstance(branch, MLP):
-        hidden = linear(x, int(branch.ratio * width), branch.in_variance, branch.in_bias_variance)
+        hidden = linear(x, int(branch.ratio * width), branch.up)
         hidden = apply_pointwise(branch.activation, hidden)
-        return linear(hidden, width, branch.out_variance, branch.out_bias_variance)
+        return linear(hidden, width, branch.down)
     if isinstance(branch, GatedMLP):
         hidden = int(branch.ratio * width)
-        gate = apply_pointwise(branch.activation, linear(x, hidden, branch.gate_variance, branch.gate_bias_variance))
-        up = linear(x, hidden, branch.up_variance, branch.up_bias_variance)
-        return linear(gate * up, width, branch.out_variance, branch.out_bias_variance)
+        gate = apply_pointwise(branch.activation, linear(x, hidden, branch.gate))
+        up = linear(x, hidden, branch.up)
+        return linear(gate * up, width, branch.down)
     if isinstance(branch, Parallel):
         return sum((apply_branch(part, x) for part in branch.branches), torch.zeros_like(x))
     if isinstance(branch, Normed):
@@ -78,12 +78,12 @@ def apply_attention(branch: Attention, x: Tensor) -> Tensor:
     head_dim = branch.head_dim or width // branch.heads
     groups = branch.key_value_heads or branch.heads
 
-    def split(heads: int, variance: float, bias: float) -> Tensor:
-        return linear(x, heads * head_dim, variance, bias).reshape(tokens, heads, head_dim).transpose(0, 1)
+    def split(heads: int, law: Linear) -> Tensor:
+        return linear(x, heads * head_dim, law).reshape(tokens, heads, head_dim).transpose(0, 1)
 
-    query = split(branch.heads, branch.query_variance, branch.query_bias_variance)
-    key = split(groups, branch.key_variance, branch.key_bias_variance)
-    value = split(groups, branch.value_variance, branch.value_bias_variance)
+    query = split(branch.heads, branch.query)
+    key = split(groups, branch.key)
+    value = split(groups, branch.value)
     query, key = head_norm(branch.query_norm, query), head_norm(branch.key_norm, key)
     query, key = rotate(branch.rotary, query), rotate(branch.rotary, key)
     key, value = (t.repeat_interleave(branch.heads // groups, 0) for t in (key, value))
@@ -92,7 +92,7 @@ def apply_attention(branch: Attention, x: Tensor) -> Tensor:
         age = torch.arange(tokens)[:, None] - torch.arange(tokens)
         scores = scores.masked_fill((age < 0) | (age >= (branch.window or tokens)), -torch.inf)
     mixed = (torch.softmax(scores, -1) @ value).transpose(0, 1).reshape(tokens, -1)
-    return linear(mixed, width, branch.output_variance, branch.output_bias_variance)
+    return linear(mixed, width, branch.output)
 
 
 def head_norm(norm: HeadNorm | None, x: Tensor) -> Tensor:

@@ -16,42 +16,58 @@ from criticality.studies.training import Choice, Trainings
 from plane import read_panels
 
 ALPHAS = (0.3, 0.6, 1.2, 2.4)
+POWERS = {"power-1/2": "v", "power-2/3": "^", "power-3/4": "D"}
+COLUMNS = {
+    "depth 16": ("factorial_16",),
+    "depth 32": ("factorial_32", "families_32"),
+    "depth 64": ("factorial_64",),
+    "ViT": ("vit_alpha",),
+}
+"""Of the overview, and the studies in each."""
+
 SPREAD = 1.1
 """Factor between symbols that would lie on one another: rates are half decades apart."""
 
 
-def style(choice: Choice) -> tuple[str, int]:
-    """Legend entry and place in the cycle: by alpha among DyT's."""
+def style(choice: Choice) -> tuple[str, str, str]:
+    """Legend entry, colour and marker: colours tell alphas apart, markers kinds of norms."""
     norm, alpha = choice.settings["norm"], choice.settings.get("alpha")
     if norm in ("ln", "rms"):
-        return {"ln": "LayerNorm", "rms": "RMSNorm"}[norm], 6
-    if choice.settings.get("schedule"):
-        return "schedule", 5
-    return (f"α = {alpha:g}", ALPHAS.index(alpha)) if alpha in ALPHAS and norm == "dyt" else (norm, 4)
+        name, marker = {"ln": ("LayerNorm", "X"), "rms": ("RMSNorm", "P")}[norm]
+        return name, COLOURS[6], marker
+    if choice.settings.get("schedule") or choice.settings.get("prescription"):
+        return "DyT, schedule", COLOURS[5], "*"
+    if norm.startswith("power"):
+        return f"power {norm.removeprefix('power-')}", COLOURS[4], POWERS[norm]
+    name, marker = {"dyt": ("DyT", "o"), "derf": ("Derf", "s")}[norm]
+    return rf"{name}, $\alpha$ = {alpha:g}", COLOURS[ALPHAS.index(alpha)], marker
 
 
 def draw_overview(studies: dict[str, Trainings]) -> Figure:
-    """Quality (above) and largest stable rate (below) against log J, a column for each study."""
-    shown = {name: study for name, study in studies.items() if study.choices and name != "long_32"}
+    """Quality (above) and largest stable rate (below) against log J, a column for each depth and for the ViT."""
+    columns = {
+        title: [studies[name] for name in names if name in studies and studies[name].choices]
+        for title, names in COLUMNS.items()
+    }
+    shown = {title: found for title, found in columns.items() if found}
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3.4 * len(shown) + 0.8, 5.2), layout="constrained")
+        figure = Figure(figsize=(2.7 * len(shown) + 0.8, 5.6), layout="constrained")
         rows = figure.subplots(2, len(shown), sharex="col", squeeze=False)
         entries: dict[str, Artist] = {}
-        for column, (name, study) in enumerate(shown.items()):
-            labelled: set[str] = set()
-            for choice in sorted(study.choices, key=lambda one: style(one)[1]):
-                label, i = style(choice)
-                x = [study.log_apjn(choice)]
-                marks = {"marker": MARKERS[i], "color": COLOURS[i], "mfc": "white", "ls": "", "ms": 6}
-                result = choice.result()
-                rows[0][column].plot(x, [result.quality], label=None if label in labelled else label, **marks)
-                beside = SPREAD ** ((i - 3) / 2)  # of the same rate and log J several
-                rows[1][column].plot(x, [beside * 10**result.log_stable], **marks)
-                labelled.add(label)
-            rows[0][column].set_title(f"{name}\n{study.progress}", fontsize=8.5)
-            rows[1][column].set(xlabel=r"$\log\,J(0 \to L)$ at initialization", yscale="log")
-            entries |= dict(zip(*reversed(rows[0][column].get_legend_handles_labels()), strict=True))
-        figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=4, fontsize=8)
+        for column, (title, found) in enumerate(shown.items()):
+            pairs = [(study, choice) for study in found for choice in study.choices]
+            for number, (study, choice) in enumerate(pairs):
+                label, colour, marker = style(choice)
+                x, result = [study.log_apjn(choice)], choice.result()
+                look = {"marker": marker, "color": colour, "mfc": "white", "ls": "", "ms": 6}
+                (entry,) = rows[0][column].plot(x, [result.quality], **look)
+                beside = SPREAD ** (number % 5 - 2)  # of the same rate and log J several
+                rows[1][column].plot(x, [beside * 10**result.log_stable], **look)
+                entries.setdefault(label, entry)
+            rows[0][column].set_title(f"{title}, {len(pairs)} choices", fontsize=9)
+            rows[1][column].set(xlabel=r"$\log\,J(0 \to L)$ at initialization", yscale="log", ylim=(4e-4, 2))
+        ordered = sorted(entries)
+        figure.legend([entries[name] for name in ordered], ordered, loc="outside lower center", ncols=5, fontsize=8)
         rows[0][0].set_ylabel("test accuracy, best rate")
         rows[1][0].set_ylabel("largest stable rate")
     return figure
@@ -130,7 +146,7 @@ def drawn(studies: dict[str, Trainings]) -> list[tuple[str, Figure, str]]:
     found = []
     if any(study.choices for study in studies.values()):
         words = (
-            "Quality and largest stable rate against log J at initialization, alpha as colour, a column for each study"
+            "Quality and largest stable rate against log J at initialization, alpha as colour, a column for each depth"
         )
         found.append(("training", draw_overview(studies), words))
     if "factorial_32" in studies and studies["factorial_32"].begun:

@@ -6,16 +6,16 @@ Both are the recursion of one layer ``x <- s x + W phi(alpha x) + b`` for two in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from itertools import islice
 
 import numpy as np
 import xarray as xr
 
 from criticality.phases import ResidualStep, classify, fixed_point_of
-from criticality.pointwise import Pointwise, get_function
-from criticality.theory import make_norm
+from criticality.pointwise import get_function
+from criticality.theory import Layer, make_norm
 
 NORMS = ("ln", "dyt", "derf")
 ALPHAS = tuple(2.0 ** (k / 3) for k in range(-12, 10))
@@ -25,9 +25,6 @@ DEPTHS = (0, 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 5
 MLP_SIGMAS_W = tuple(np.round(np.arange(0.6, 2.601, 0.1), 10).tolist())
 MLP_SIGMAS_B = tuple(np.round(np.arange(0.0, 0.501, 0.05), 10).tolist())
 MLP_DEPTHS = (*range(0, 21), 24, 28, 32, 40, 48, 64, 80, 100)
-
-Map = Callable[[np.ndarray], np.ndarray]
-PairMap = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def residual_explorer(
@@ -47,13 +44,9 @@ def residual_explorer(
     alpha, sigma = (np.array(values)[None] for values in (alphas, sigmas_w))
     found = []
     for name in norms:
-        square = (alpha.T**2)[..., None]  # (alpha, sigma_w, rho0)
-        if name == "ln":
-            moments: tuple[Map, Map, PairMap] = (np.ones_like, lambda q: 1 / q, lambda q, rho: rho)
-        else:
-            moments = _scaled(get_function(name), square)
-        q0 = np.ones((alpha.size, sigma.size, 1))
-        found.append(_recursion(moments, 1.0, sigma[..., None] ** 2, 0.0, q0, np.array(correlations), depths))
+        layer = Layer(make_norm(name, epsilon=0.0), sigma[..., None] ** 2, alpha=alpha.T[..., None])
+        q0 = np.ones((alpha.size, sigma.size, 1))  # (alpha, sigma_w, rho0)
+        found.append(_recursion(layer, q0, np.array(correlations), depths))
     classes = [
         [[_class(name, 1.0 if name == "ln" else float(a), float(s)) for s in sigmas_w] for a in alphas]
         for name in norms
@@ -95,9 +88,8 @@ def mlp_explorer(
     phi = get_function(function)
     sigma_w, sigma_b = np.array(sigmas_w)[:, None, None], np.array(sigmas_b)[None, :, None]
     q0 = np.ones((len(sigmas_w), len(sigmas_b), 1))
-    log_apjn, q, rho = _recursion(
-        _scaled(phi, np.ones((1, 1, 1))), 0.0, sigma_w**2, sigma_b**2, q0, np.array(correlations), depths
-    )
+    layer = Layer(make_norm(function), sigma_w**2, sigma_b**2, skip=0.0)
+    log_apjn, q, rho = _recursion(layer, q0, np.array(correlations), depths)
     points = [[fixed_point_of(phi, w**2, b**2) for b in sigmas_b] for w in sigmas_w]
     over = ("sigma_w", "sigma_b")
     return xr.Dataset(
@@ -118,47 +110,19 @@ def mlp_explorer(
     )
 
 
-def _scaled(function: Any, square: np.ndarray) -> tuple[Map, Map, PairMap]:
-    """``V``, ``alpha^2 D`` and ``C`` of ``phi(alpha x)``, with ``square = alpha^2``."""
-    moments = Pointwise(function)
-
-    def pair(q: np.ndarray, rho: np.ndarray) -> np.ndarray:
-        full = np.broadcast_to(square * q, rho.shape)
-        return np.asarray(moments.C(full, full, rho))
-
-    return (
-        lambda q: np.asarray(moments.V(square * q)),
-        lambda q: square * np.asarray(moments.D(square * q)),
-        pair,
-    )
-
-
 def _recursion(
-    moments: tuple[Map, Map, PairMap],
-    skip: float,
-    weight_variance: np.ndarray,
-    bias_variance: np.ndarray | float,
-    q: np.ndarray,
-    correlations: np.ndarray,
-    depths: Sequence[int],
+    layer: Layer, q: np.ndarray, correlations: np.ndarray, depths: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """``log J(0 -> l)`` and ``q`` as ``(..., depth)``, ``rho`` as ``(..., rho0, depth)``, at the depths asked for."""
-    variance, slope, covariance = moments
     log_apjn = np.zeros(q.shape)
-    rho = np.broadcast_to(correlations, (*q.shape[:-1], len(correlations))).copy()
+    rho = np.broadcast_to(correlations, (*q.shape[:-1], len(correlations)))
     kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    for layer in range(max(depths) + 1):
-        if layer in depths:
-            kept.append((log_apjn[..., 0].copy(), q[..., 0].copy(), rho.copy()))
-        following = skip**2 * q + weight_variance * variance(q) + bias_variance
-        rho = np.clip((skip**2 * q * rho + weight_variance * covariance(q, rho) + bias_variance) / following, -1, 1)
-        log_apjn = log_apjn + np.log(skip**2 + weight_variance * slope(q))
-        q = following
-    return (
-        np.stack([k[0] for k in kept], axis=-1),
-        np.stack([k[1] for k in kept], axis=-1),
-        np.stack([k[2] for k in kept], axis=-1),
-    )
+    for depth, (before, chi) in enumerate(islice(layer.states(q), max(depths) + 1)):
+        if depth in depths:
+            kept.append((log_apjn[..., 0], before[..., 0], rho))
+        rho, log_apjn = layer.correlation(before, rho), log_apjn + np.log(chi)
+    log_apjn, q, rho = (np.stack(part, axis=-1) for part in zip(*kept, strict=True))
+    return log_apjn, q, rho
 
 
 @cache

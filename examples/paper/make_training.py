@@ -15,7 +15,7 @@ import xarray as xr
 
 import draw_training
 from claim import CLAIMS
-from claim.evidence import AT_16, AT_32, HELD, LONG, PLAN, converged, table_of
+from claim.evidence import AT_16, AT_32, HELD, LONG, PLAN, TASK, converged, table_of
 from claims import claim_record, write_page
 from criticality import __version__
 from criticality.reports import save_figure
@@ -73,17 +73,22 @@ def table_of_progress(studies: dict[str, Trainings]) -> list[str]:
 
 def table_of_choices(study: Trainings) -> list[str]:
     lines = [
-        "| Choice | σ_w | log J | quality | best rate | stable rate | speed | diverged | spike |",
+        "| Choice | σ_w, or the MLPs' gain | log J | quality | best rate | stable rate | speed | diverged | spike |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for choice in sorted(study.choices, key=lambda choice: (choice.label, choice.settings["sigma_w"])):
+    for choice in sorted(study.choices, key=lambda choice: (choice.label, weights_of(choice))):
         r = choice.result()
         log_apjn = study.log_apjn(choice)
         lines.append(
-            f"| {choice.label} | {choice.settings['sigma_w']:.3g} | {log_apjn:.2f} | {r.quality:.4f} | {r.best_rate:.0e} |"
+            f"| {choice.label} | {weights_of(choice):.3g} | {log_apjn:.2f} | {r.quality:.4f} | {r.best_rate:.0e} |"
             f" {10**r.log_stable:.0e} | {r.speed:.3f} | {100 * r.diverged:.0f} % | {r.spike:.2f} |"
         )
     return lines
+
+
+def weights_of(choice: Choice) -> float:
+    """Scale of the weights: ``sigma_w`` of the recursion, the gain of a ViT's MLPs."""
+    return float(choice.settings.get("sigma_w", choice.settings.get("mlp_gain", 1.0)))
 
 
 def table_of_correlations(table: Table) -> list[str]:
@@ -125,6 +130,37 @@ def table_of_errors(fitted: Table, held: Table) -> list[str]:
     return lines
 
 
+def table_of_rates(fitted: list[Trainings], held: Mapping[str, list[Trainings]], measured: dict) -> list[str]:
+    """How near a line in one number known before the first step comes to the largest stable rate, where it was not fitted."""
+    here, there = _with_kind(fitted, measured), {name: _with_kind(studies, measured) for name, studies in held.items()}
+    heads = [f"{name}: within a factor 2 | median factor" for name in held]
+    lines = ["| Known before the first step | " + " | ".join(heads) + " |", "|---|" + "---|---|" * len(held)]
+    for name, words in {
+        "nothing": "nothing, the mean rate",
+        "kind": "LayerNorm and RMSNorm, or pointwise",
+        **PREDICTORS,
+    }.items():
+        design = {
+            key: np.column_stack([np.ones_like(d["kind"]), d.get(name, 0 * d["kind"])]) for key, d in there.items()
+        }
+        mine = np.column_stack([np.ones_like(here["kind"]), here.get(name, 0 * here["kind"])])
+        known = np.isfinite(mine).all(1)
+        line = np.linalg.lstsq(mine[known], here["log_stable"][known], rcond=None)[0]
+        cells = []
+        for key, values in design.items():
+            asked = np.isfinite(values).all(1)
+            error = np.abs(values[asked] @ line - there[key]["log_stable"][asked])
+            near = f"{100 * np.mean(error <= np.log10(2)):.0f} %" if asked.any() else "not measured"
+            cells += [near, f"{10 ** np.median(error):.1f}" if asked.any() else ""]
+        lines.append(f"| {words} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _with_kind(studies: list[Trainings], measured: dict) -> dict[str, np.ndarray]:
+    norms = [choice.settings["norm"] in ("ln", "rms") for study in studies for choice in study.choices]
+    return {**table_of(studies, measured).whole, "kind": np.array(norms, float)}
+
+
 def table_of_endings(studies: dict[str, Trainings]) -> list[str]:
     """Runs by how they end, and of each kind how many are as good as the best rate of their choice."""
     lines = [
@@ -158,7 +194,7 @@ def layer_norm_against(study: Trainings) -> str:
         f" best pointwise: {best_other[2]:.4f} ({name_of(best_other[0])}, log J = {best_other[1]:.1f})"
     )
     if not near:
-        return said + "; no pointwise choice of the same log J within 0.5 yet."
+        return said + "; no pointwise choice of the same log J within 0.5."
     same = max(near, key=lambda row: row[2])
     return (
         said
@@ -166,27 +202,52 @@ def layer_norm_against(study: Trainings) -> str:
     )
 
 
-ARTICLE = {
-    "log J": ("log_apjn", None),
-    "log J at equal α": ("log_apjn", "log_alpha"),
-    "α": ("log_alpha", None),
-    "α at equal log J": ("log_alpha", "log_apjn"),
-    "nearness of log J to LayerNorm's": ("near_layer_norm", None),
-    "correlation ρ_L of two inputs at the end": ("correlation", None),
-    "log sharpness": ("log_sharpness", None),
+ARTICLE: dict[str, dict[str, tuple[str, str | None]]] = {
+    "accuracy": {
+        "log J": ("log_apjn", None),
+        "log J at equal α": ("log_apjn", "log_alpha"),
+        "α": ("log_alpha", None),
+        "α at equal log J": ("log_alpha", "log_apjn"),
+        "nearness to criticality, −L λ_a": ("near_critical", None),
+        "log sharpness": ("log_sharpness", None),
+    },
+    "largest stable rate": {
+        "log J": ("log_apjn", None),
+        "nearness to criticality, −L λ_a": ("near_critical", None),
+    },
+    "loss after 100 steps": {"log J": ("log_apjn", None)},
 }
-"""Rows of the article's table of rank correlations: predictor, and what is held equal."""
+"""Rows of the article's table of rank correlations: outcome, predictor, and what is held equal."""
 
 
-def table_of_article(study: Trainings, measured: dict[str, xr.Dataset]) -> str:
-    """What the article shows of one study: results by norm, in the order of log J, and rank correlations."""
+def table_of_article(studies: dict[str, Trainings], measured: dict[str, xr.Dataset]) -> str:
+    """What the article shows: results at depth 32 by norm, in the order of log J, and rank correlations at all depths."""
+    lines = rows_by_norm([studies[name] for name in AT_32 if name in studies], "Norm, 32 layers")
+    if TASK in studies:
+        lines += ["", *rows_by_norm([studies[TASK]], "Norm, ViT")]
+    named = {"32 layers": AT_32, "16 layers": AT_16, "64 layers": HELD, "ViT": (TASK,)}
+    tables = {
+        name: table for name, parts in named.items() if (table := table_or_none(studies, parts, measured)) is not None
+    }
+    heads = [f"{name} ({len(table)} choices)" for name, table in tables.items()]
+    lines += ["", "Rank correlations with 95 per cent intervals:", ""]
+    lines += ["| Outcome | At initialization | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(heads)]
+    outcomes = {words: target for target, words in TARGETS.items()}
+    outcomes |= {"accuracy": "quality", "loss after 100 steps": "speed"}
+    for outcome, rows_of in ARTICLE.items():
+        for words, (predictor, given) in rows_of.items():
+            cells = [if_enough(correlation, table, predictor, outcomes[outcome], given) for table in tables.values()]
+            lines.append(f"| {outcome} | {words} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def rows_by_norm(studies: list[Trainings], head: str) -> list[str]:
+    """A line for each kind of norm, its choices in the order of log J."""
     by_norm: dict[str, list[tuple[float, Any]]] = {}
-    for choice in study.choices:
-        kind = "LayerNorm" if choice.settings["norm"] == "ln" else name_of(choice)
-        kind = "DyT, schedule" if choice.settings.get("schedule") else kind.replace("DyT ", "DyT, α = ")
-        log_apjn = study.log_apjn(choice)
-        by_norm.setdefault(kind, []).append((log_apjn, choice.result()))
-    lines = ["| Norm | log J at initialization | accuracy | largest stable rate |", "|---|---|---|---|"]
+    for study in studies:
+        for choice in study.choices:
+            by_norm.setdefault(kind_of(choice), []).append((study.log_apjn(choice), choice.result()))
+    lines = [f"| {head} | log J at initialization | accuracy | largest stable rate |", "|---|---|---|---|"]
     for kind in sorted(by_norm):
         rows = sorted(by_norm[kind], key=lambda row: row[0])
         cells = [
@@ -195,11 +256,19 @@ def table_of_article(study: Trainings, measured: dict[str, xr.Dataset]) -> str:
             ", ".join(f"{10**result.log_stable:.2g}" for _, result in rows),
         ]
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
-    table = table_of([study], measured)
-    lines += ["", f"Rank correlations over {len(table)} choices, with 95 per cent intervals:", ""]
-    heads = ("At initialization", "accuracy", "largest stable rate", "loss after 100 steps")
-    lines += table_of_partials(table, ARTICLE, heads)
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def kind_of(choice: Choice) -> str:
+    """As the article's table calls its norm."""
+    norm = choice.settings["norm"]
+    if norm in ("ln", "rms"):
+        return {"ln": "LayerNorm", "rms": "RMSNorm"}[norm]
+    if norm.startswith("power"):
+        return f"power {norm.removeprefix('power-')}"
+    if choice.settings.get("schedule") or choice.settings.get("prescription"):
+        return "DyT, schedule"
+    return name_of(choice).replace(" ", ", α = ", 1)
 
 
 def name_of(choice: Choice) -> str:
@@ -240,6 +309,20 @@ def page(studies: dict[str, Trainings], measured: dict[str, xr.Dataset]) -> str:
             " something.",
             "\n".join(table_of_errors(fitted, held)),
         ]
+        rates = {"depth 64": [studies[name] for name in HELD], "ViT": [studies[TASK]]} if TASK in studies else {}
+        if rates:
+            sections += [
+                "## Could the largest stable rate be predicted?",
+                "Lines fitted at depths 16 and 32 to the log of the rate. Rates are on a grid of half decades, and 1 is its end.",
+                "\n".join(table_of_rates([studies[name] for name in (*AT_32, *AT_16)], rates, measured)),
+            ]
+    if TASK in studies:
+        task = table_of([studies[TASK]], measured)
+        sections += [
+            "## The held-out task, a vision transformer",
+            f"Spearman's ρ over {len(task)} choices of norm, α and the MLPs' gain (`vit_alpha`: 12 blocks of width 32, 16 tokens).",
+            "\n".join(table_of_correlations(task)),
+        ]
     if LONG in studies and "factorial_32" in studies:
         sections += ["## Is it converged?", convergence(studies)]
     if "factorial_32" in studies:
@@ -261,13 +344,15 @@ def plane() -> list[str]:
     if not path.exists():
         return ["## Doshi's plane", "Not begun: 0 of 1500 cells."]
     data = packed_dataset(path)
+    done = int((data.status.values == "done").sum())
+    if not any(np.isfinite(panel.accuracy).all() for panel in read_panels(data)):
+        return ["## Doshi's plane", f"{done} of {data.sizes['cell']} cells; no panel is whole at any rate yet."]
     save_figure(draw_training.draw_plane(data), FOLDER / "plane")[1].unlink()
     lines = ["| Network | rank correlation of accuracy and \\|log χ*\\| | range of log χ* |", "|---|---|---|"]
     for panel in read_panels(data):
         span = f"{panel.log_chi.min():+.3f} to {panel.log_chi.max():+.3f}"
         name = f"{panel.activation}, {'LayerNorm' if panel.norm == 'ln' else 'no norm'}, μ = {panel.mu:g}"
         lines.append(f"| {name} | {if_enough(panel.correlation)} | {span} |")
-    done = int((data.status.values == "done").sum())
     words = "χ* of the last layer by theory, and test accuracy at the best of the rates so far, over (σ_w², σ_b²)"
     return ["## Doshi's plane", f"{done} of {data.sizes['cell']} cells.", "\n".join(lines), f"![{words}](plane.png)"]
 
@@ -302,7 +387,7 @@ def write() -> None:
     """The page and its figures from what is kept."""
     studies, measured = kept_trainings(), initial_studies()
     (FOLDER / "training.md").write_text(page(studies, measured))
-    (FOLDER / "training_table.md").write_text(table_of_article(studies["factorial_32"], measured))
+    (FOLDER / "training_table.md").write_text(table_of_article(studies, measured))
 
 
 if __name__ == "__main__":

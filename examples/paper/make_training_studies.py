@@ -6,6 +6,7 @@ averaged over the kernels that standardized FashionMNIST images have.  What is c
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from scipy.special import logsumexp
 from criticality.laboratory import fashion_mnist
 from criticality.pointwise import Pointwise, get_function, pointwise_function
 from criticality.sweeps import read_study
+from criticality.theory import Layer, PointwiseNorm
 
 FOLDER = Path(__file__).parents[2] / "docs" / "studies" / "training"
 RATES = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0]
@@ -50,11 +52,9 @@ def moments(norm: str) -> Pointwise:
 
 def log_apjn(phi: Pointwise, alpha: float, sigma_w: float, depth: int, kernels: np.ndarray) -> float:
     """``log`` of the mean over inputs of ``J(0 -> L)`` of ``x <- x + W phi(alpha x)``."""
-    q, total = kernels.copy(), np.zeros_like(kernels)
-    for _ in range(depth):
-        total += np.log1p((sigma_w * alpha) ** 2 * phi.D(alpha**2 * q))
-        q = q + sigma_w**2 * phi.V(alpha**2 * q)
-    return float(logsumexp(total) - np.log(len(q)))
+    states = Layer(PointwiseNorm(phi), sigma_w**2, alpha=alpha).states(kernels)
+    total = np.sum([np.log(chi) for _, chi in islice(states, depth)], axis=0)
+    return float(logsumexp(total) - np.log(len(kernels)))
 
 
 def solved(norm: str, alpha: float, target: float, depth: int, kernels: np.ndarray) -> dict[str, Any]:

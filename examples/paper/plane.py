@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import xarray as xr
@@ -11,6 +12,7 @@ import xarray as xr
 from criticality.phases import amplification_map
 from criticality.pointwise import Pointwise, get_function
 from criticality.studies.association import Estimate, spearman
+from criticality.theory import Layer
 
 INPUT_VARIANCE = 0.2063
 """``K`` at the start of the stream: mean square of FashionMNIST's pixels in [0, 1], as the embedding is fan-in (tested)."""
@@ -85,10 +87,9 @@ def last_log_chi(
         raise ValueError(f"norm={norm!r} must be 'none' or 'ln'")
     moments = Pointwise(get_function(activation))
     value, slope = float(moments.V(1.0)), float(moments.D(1.0))
-    kernel = np.full(np.broadcast_shapes(weight_variance.shape, bias_variance.shape), q)
-    for _ in range(depth - 1):
-        kernel = mu**2 * kernel + weight_variance * value + bias_variance
-    found: np.ndarray = np.log(mu**2 + weight_variance * slope / kernel)
+    layer = Layer(lambda k: (value, slope / k), weight_variance, bias_variance, skip=mu)
+    start = np.full(np.broadcast_shapes(weight_variance.shape, bias_variance.shape), q)
+    found: np.ndarray = np.log(next(islice(layer.states(start), depth - 1, None))[1])
     return found
 
 

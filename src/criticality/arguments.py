@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_
 import numpy as np
 from numpy.typing import ArrayLike
 
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError, CriticalityError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -174,7 +174,7 @@ def check_fields(instance: Any) -> None:
             check(hint, name, getattr(instance, name))
         except CriticalityError as error:
             kind = type(instance).__name__
-            raise CriticalityError(str(error).replace(" must be ", f" of {kind} must be ", 1)) from None
+            raise ArgumentError(str(error).replace(" must be ", f" of {kind} must be ", 1)) from None
 
 
 @cache

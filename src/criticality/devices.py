@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from criticality.arguments import shown
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError
 
 
 def torch_device(device: str | torch.device) -> torch.device:
@@ -19,7 +19,7 @@ def torch_device(device: str | torch.device) -> torch.device:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError, ImportError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
-        raise CriticalityError(
+        raise ArgumentError(
             f"device={shown(device)} must be a device that torch has here, such as 'cpu': {said}"
         ) from None
     return found

@@ -33,6 +33,14 @@ class ArgumentError(CriticalityError):
     """An argument outside what is allowed; the message names it, its value, and what is."""
 
 
+class FileError(CriticalityError):
+    """A file, a store or a folder that is not there, is damaged, or is of another kind."""
+
+
+class UnreachableError(CriticalityError):
+    """A target that no value of what may be changed gives, or a search that did not end."""
+
+
 class InputsError(CriticalityError):
     """Inputs that a model cannot be differentiated with: nothing floating or embedded in them, or a form not understood."""
 

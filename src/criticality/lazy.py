@@ -8,9 +8,10 @@ from typing import Any
 
 
 def lazy_names(
-    package: str, modules: Mapping[str, Sequence[str]]
+    package: str, modules: Mapping[str, Sequence[str]], renamed: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a package whose ``modules`` hold the given names, or are names themselves."""
+    """``__getattr__`` and ``__dir__`` of a package whose ``modules`` hold the given names, or are names themselves;
+    ``renamed`` are names of earlier versions with what they are called now."""
     home = {name: module for module, names in modules.items() for name in names}
 
     def get(name: str) -> Any:
@@ -18,7 +19,8 @@ def lazy_names(
             return getattr(import_module(f"{package}.{home[name]}"), name)
         if name in modules:
             return import_module(f"{package}.{name}")
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        now = f": it is {renamed[name]} since version 0.2" if renamed and name in renamed else ""
+        raise AttributeError(f"module {package!r} has no attribute {name!r}{now}")
 
     return get, lambda: sorted({*home, *(module for module in modules if "." not in module)})
 

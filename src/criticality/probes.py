@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from criticality.errors import ArgumentError
 from criticality.lazy import lazy_module
 
 if TYPE_CHECKING:
@@ -33,17 +34,21 @@ def check_probe(probe: Probe) -> None:
     """
     if isinstance(probe, str):
         if probe not in PROBES:
-            raise ValueError(f"probe={probe!r} must be one of {', '.join(map(repr, PROBES))}, or a kernel over tokens")
+            raise ArgumentError(
+                f"probe={probe!r} must be one of {', '.join(map(repr, PROBES))}, or a kernel over tokens"
+            )
         return
     kernel = np.asarray(probe, dtype=float)
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not np.all(np.isfinite(kernel)):
-        raise ValueError(f"probe must be a square matrix of finite numbers over tokens, got the shape {kernel.shape}")
+        raise ArgumentError(
+            f"probe must be a square matrix of finite numbers over tokens, got the shape {kernel.shape}"
+        )
     size = float(np.abs(kernel).max(initial=0.0))
     if size == 0 or not np.allclose(kernel, kernel.T, rtol=0, atol=1e-9 * size):
-        raise ValueError("probe must be a symmetric kernel over tokens, and not 0")
+        raise ArgumentError("probe must be a symmetric kernel over tokens, and not 0")
     lowest = float(np.linalg.eigvalsh(kernel)[0])
     if lowest < -1e-9 * size:
-        raise ValueError(f"probe must be positive semidefinite, but has the eigenvalue {lowest:g}")
+        raise ArgumentError(f"probe must be positive semidefinite, but has the eigenvalue {lowest:g}")
 
 
 def probe_kernel(probe: Probe, tokens: int) -> Float[np.ndarray, "tokens tokens"]:
@@ -55,7 +60,9 @@ def probe_kernel(probe: Probe, tokens: int) -> Float[np.ndarray, "tokens tokens"
     check_probe(probe)
     if isinstance(probe, str):
         if probe == "loss":
-            raise ValueError("probe='loss' must be given as the kernel that a model's head sends back (output_kernels)")
+            raise ArgumentError(
+                "probe='loss' must be given as the kernel that a model's head sends back (output_kernels)"
+            )
         if probe == "pooled":
             return np.ones((tokens, tokens))
         first = np.zeros((tokens, tokens))
@@ -63,7 +70,7 @@ def probe_kernel(probe: Probe, tokens: int) -> Float[np.ndarray, "tokens tokens"
         return np.eye(tokens) if probe == "normal" else first
     kernel = np.array(probe, dtype=float)
     if len(kernel) != tokens:
-        raise ValueError(f"probe must be a kernel of {tokens} tokens, got the shape {kernel.shape}")
+        raise ArgumentError(f"probe must be a kernel of {tokens} tokens, got the shape {kernel.shape}")
     return kernel * tokens / np.trace(kernel)
 
 

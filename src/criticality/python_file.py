@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from criticality.arguments import meant
-from criticality.errors import CriticalityError, raised
+from criticality.errors import FileError, raised
 
 
 @cache
@@ -21,11 +21,11 @@ def load_file(path: str, what: str = "file") -> Any:
     """
     file = Path(path)
     if not file.is_file():
-        raise CriticalityError(f"{what} {path!r} must exist, and does not")
+        raise FileError(f"{what} {path!r} must exist, and does not")
     name = f"_criticality_{file.stem}_{abs(hash(str(file.resolve())))}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise CriticalityError(f"{what} {path!r} must be a Python file")
+        raise FileError(f"{what} {path!r} must be a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     if (folder := str(file.resolve().parent)) not in sys.path:
@@ -34,9 +34,7 @@ def load_file(path: str, what: str = "file") -> Any:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise CriticalityError(
-            f"{what} {path!r} must be importable, but its own code raised {raised(error)}"
-        ) from error
+        raise FileError(f"{what} {path!r} must be importable, but its own code raised {raised(error)}") from error
     return module
 
 
@@ -50,5 +48,5 @@ def load_name(path_and_name: str) -> Any:
     module = load_file(path)
     if not hasattr(module, name):
         defined = [key for key in vars(module) if not key.startswith("_")]
-        raise CriticalityError(f"file {path!r} must define {name!r}, and does not{meant(name, defined)}")
+        raise FileError(f"file {path!r} must define {name!r}, and does not{meant(name, defined)}")
     return getattr(module, name)

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from criticality.errors import FileError
 from criticality.lazy import lazy_module
 
 if TYPE_CHECKING:
@@ -143,15 +144,15 @@ def read_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
     """
     source = Path(path)
     if not source.is_file():
-        raise ValueError(f"result file {str(source)!r} must exist, and does not")
+        raise FileError(f"result file {str(source)!r} must exist, and does not")
     try:
         dataset = xr.load_dataset(source, engine="h5netcdf")
     except Exception as error:
-        raise ValueError(f"result file {str(source)!r} must be a NetCDF file of criticality: {error}") from error
+        raise FileError(f"result file {str(source)!r} must be a NetCDF file of criticality: {error}") from error
     missing = [name for name in _REQUIRED if name not in dataset and f"{name}_measured" not in dataset]
     if dataset.attrs.get("schema") != SCHEMA or missing:
         found = dataset.attrs.get("schema", "none")
-        raise ValueError(
+        raise FileError(
             f"result file {str(source)!r} must have the schema {SCHEMA} of criticality;"
             f" its schema is {found} and it lacks {missing or 'nothing'}"
         )

@@ -117,10 +117,10 @@ def test_command_line(tmp_path):
 
 
 def test_the_published_recipe_sets_what_it_says():
-    from criticality.laboratory.train import GPT_RECIPE, _model, _optimizers
+    from criticality.laboratory.train import GPT_RECIPE, _optimizers, initial_model
 
     run = Run(**GPT_RECIPE, norm="dyt", alpha=0.2, alpha_attention=0.8, depth=2, width=32, warm_up=10, steps=100)
-    model = _model(run, task(run.task))
+    model = initial_model(run, task(run.task))
     alphas = {name: float(m.alpha.detach()) for name, m in model.named_modules() if hasattr(m, "alpha")}
     assert {round(alpha, 6) for name, alpha in alphas.items() if name.endswith("ln_1")} == {0.8}
     assert {round(alpha, 6) for name, alpha in alphas.items() if not name.endswith("ln_1")} == {0.2}
@@ -133,7 +133,7 @@ def test_the_published_recipe_sets_what_it_says():
     assert all(p.ndim <= 1 for p in groups[1]["params"])
     assert [run.rate_at(step) for step in (0, 100)] == pytest.approx([1e-4, 0.0])
     with pytest.raises(ValueError, match="must be left out for norm 'ln', which has none"):
-        _model(Run(task="digits", norm="ln", alpha_attention=0.5, depth=1, width=32), task("digits"))
+        initial_model(Run(task="digits", norm="ln", alpha_attention=0.5, depth=1, width=32), task("digits"))
     with pytest.raises(ValueError, match="decay='linear' of Run must be"):
         Run(decay="linear")
 

@@ -93,9 +93,9 @@ def test_forward_mode_and_all_pairs_agree_with_full_jacobians():
 
 def test_duality_of_reverse_and_forward_mode_on_a_vision_transformer():
     """One trace, two estimators: a vector at the end sent back, a tangent at the start sent forward."""
-    from criticality.models import ViTDescription, photographs
+    from criticality.models import ViTSpec, photographs
 
-    model = ViTDescription("vit_tiny_patch16_224", norm="dyt", depth=4, width=64, image_size=64).build()
+    model = ViTSpec("vit_tiny_patch16_224", norm="dyt", depth=4, width=64, image_size=64).build()
     images = torch.from_numpy(photographs(64))
     back = measure(model, images, probes=64)
     forward = measure_forward(model, images, tangents=64)

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from criticality.models import DynamicPointwise, describe_model, replace_norms, write_weights
+from criticality.models import DynamicPointwise, model_spec, replace_norms, write_weights
 
 MODELS = {
     "timm:vit_tiny_patch16_224": {"depth": 2, "width": 64, "image_size": 32},
@@ -29,7 +29,7 @@ def run(model, inputs):
 @pytest.mark.parametrize("norm", ["dyt", "derf", "rms"])
 @pytest.mark.parametrize("name", MODELS)
 def test_every_family_is_converted_and_restored(name, norm):
-    description = describe_model(name, **MODELS[name])
+    description = model_spec(name, **MODELS[name])
     model = description.build().eval()
     inputs = description.inputs()
     before, state = run(model, inputs), {key: value.clone() for key, value in model.state_dict().items()}
@@ -133,7 +133,7 @@ def test_what_cannot_be_replaced_is_refused_and_nothing_changes(model, norm, mes
 
 
 def test_weights_are_written_whole(tmp_path):
-    model = describe_model("hf:gpt2", **MODELS["hf:gpt2"]).build()
+    model = model_spec("hf:gpt2", **MODELS["hf:gpt2"]).build()
     replace_norms(model, "derf", 0.5)
     path = write_weights(model, tmp_path / "w.safetensors")
     stored = load_file(path)

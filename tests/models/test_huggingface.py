@@ -13,7 +13,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig
 
 from criticality.measurement import input_kernels
-from criticality.models import describe_model, random_tokens, source_bytes
+from criticality.models import model_spec, random_tokens, source_bytes
 from criticality.reader import read_network
 from criticality.theory import propagate
 
@@ -24,8 +24,8 @@ SMALL = {"depth": 2, "width": 256, "heads": 4, "tokens": 24}
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "mistral", "qwen2", "qwen3", "bert", "vit"])
 def test_the_config_tells_what_the_weights_tell(kind, norm):
     settings = {**SMALL, "image_size": 64} if kind == "vit" else SMALL
-    description = describe_model(f"hf:{kind}", norm=norm, **settings)
-    expected, kernels = description.describe()
+    description = model_spec(f"hf:{kind}", norm=norm, **settings)
+    expected, kernels = description.read()
     models = []
     for seed in range(6):
         torch.manual_seed(seed)
@@ -48,16 +48,16 @@ def test_a_config_file_is_read(tmp_path):
     LlamaConfig(hidden_size=128, num_attention_heads=4, num_key_value_heads=2, num_hidden_layers=3,
                 intermediate_size=256).save_pretrained(tmp_path)  # fmt: skip
     for name in (tmp_path, tmp_path / "config.json"):
-        network, _ = describe_model(f"hf:{name}", tokens=8).describe()
+        network, _ = model_spec(f"hf:{name}", tokens=8).read()
         assert network.depth == 3
         assert network.sublayers[0].branch.key_value_heads == 2
-    changed, _ = describe_model(f"hf:{tmp_path}", tokens=8, depth=5, width=256).describe()
+    changed, _ = model_spec(f"hf:{tmp_path}", tokens=8, depth=5, width=256).read()
     assert changed.depth == 5
 
 
 def test_gpt2_scores_by_layer(tmp_path):
     GPT2Config(n_embd=64, n_head=2, n_layer=3, scale_attn_by_inverse_layer_idx=True).save_pretrained(tmp_path)
-    network, _ = describe_model(f"hf:{tmp_path}", tokens=8).describe()
+    network, _ = model_spec(f"hf:{tmp_path}", tokens=8).read()
     assert [s.branch.score_scale for s in network.sublayers[::2]] == pytest.approx([1, 1 / 2, 1 / 3])
 
 
@@ -89,8 +89,8 @@ def test_text_is_real_and_reproducible():
 
 
 def test_repeated_tokens_start_alike():
-    network, kernels = describe_model("hf:llama", **SMALL).describe()
-    ids = describe_model("hf:llama", **SMALL).inputs()["input_ids"][0].numpy()
+    network, kernels = model_spec("hf:llama", **SMALL).read()
+    ids = model_spec("hf:llama", **SMALL).inputs()["input_ids"][0].numpy()
     correlation = kernels[0].entries / kernels[0].entries[0, 0]
     np.testing.assert_allclose(correlation, ids[:, None] == ids)
     assert np.isfinite(propagate(network, kernels, samples=2).log_apjn).all()
@@ -99,22 +99,22 @@ def test_repeated_tokens_start_alike():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: describe_model("hf:nope"), "model 'hf:nope' must be a path of a config.json or a model type"),
+        (lambda: model_spec("hf:nope"), "model 'hf:nope' must be a path of a config.json or a model type"),
         (
-            lambda: describe_model("hf:t5").describe(),
+            lambda: model_spec("hf:t5").read(),
             "call 'where' in 'decoder.block.0.layer.0.SelfAttention' is not read by the exact theory: a mask must",
         ),
-        (lambda: describe_model("hf:/no/config.json"), "must be a config.json with a model_type"),
-        (lambda: describe_model("hf:gpt2", width=100, heads=3), "width=100 must be divisible by heads=3"),
-        (lambda: describe_model("hf:gpt2", tokens=0), "tokens=0 of HuggingFaceDescription must be a whole number"),
+        (lambda: model_spec("hf:/no/config.json"), "must be a config.json with a model_type"),
+        (lambda: model_spec("hf:gpt2", width=100, heads=3), "width=100 must be divisible by heads=3"),
+        (lambda: model_spec("hf:gpt2", tokens=0), "tokens=0 of HuggingFaceSpec must be a whole number"),
         (
-            lambda: describe_model("hf:gpt2", text="poems"),
-            "text='poems' of HuggingFaceDescription must be one of 'bytes', 'random'",
+            lambda: model_spec("hf:gpt2", text="poems"),
+            "text='poems' of HuggingFaceSpec must be one of 'bytes', 'random'",
         ),
-        (lambda: describe_model("hf:gpt2", alpha=0.5), "alpha=0.5 must come with a pointwise norm"),
+        (lambda: model_spec("hf:gpt2", alpha=0.5), "alpha=0.5 must come with a pointwise norm"),
         (
-            lambda: describe_model("hf:gpt2", norm="dyt", alpha=-1.0),
-            "alpha=-1.0 of HuggingFaceDescription must be a finite number above 0",
+            lambda: model_spec("hf:gpt2", norm="dyt", alpha=-1.0),
+            "alpha=-1.0 of HuggingFaceSpec must be a finite number above 0",
         ),
         (lambda: source_bytes(0, 4), "sequences=0 must be a whole number, 1 or above"),
     ],
@@ -132,23 +132,23 @@ def test_models_of_ones_own(tmp_path):
         "def text():\n    return 'no module'\n"
         "def inputs(model):\n    return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))\n"
     )
-    network, kernels = describe_model(f"module:{path}:small", norm="dyt", alpha=0.5).describe()
+    network, kernels = model_spec(f"module:{path}:small", norm="dyt", alpha=0.5).read()
     assert network.depth == 2
     assert kernels[0].tokens == 5
     with pytest.raises(ValueError, match="must return a torch module, but returned 'no module'"):
-        describe_model(f"module:{path}:text").build()
+        model_spec(f"module:{path}:text").build()
     for name, message in [
         (f"module:{path}", "must be given as 'module:PATH.py:FACTORY'"),
         (f"module:{path}:none", "must name a function 'none'"),
         ("module:/no.py:f", "model file '/no.py' must exist"),
     ]:
         with pytest.raises(ValueError, match=re.escape(message)):
-            describe_model(name)
+            model_spec(name)
 
 
 def test_a_width_takes_along_what_the_config_derives_from_it(tmp_path):
-    config = describe_model("hf:mamba", width=96).config()
+    config = model_spec("hf:mamba", width=96).config()
     assert (config.hidden_size, config.intermediate_size, config.time_step_rank) == (96, 192, 6)
     type(config)(hidden_size=64, intermediate_size=80).save_pretrained(tmp_path)
-    kept = describe_model(f"hf:{tmp_path}", width=96).config()
+    kept = model_spec(f"hf:{tmp_path}", width=96).config()
     assert (kept.hidden_size, kept.intermediate_size, kept.time_step_rank) == (96, 80, 6)

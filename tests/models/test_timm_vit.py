@@ -11,9 +11,9 @@ from torch import nn
 from criticality.measurement import input_kernels
 from criticality.models import (
     DynamicPointwise,
-    ViTDescription,
-    describe_model,
+    ViTSpec,
     initialize,
+    model_spec,
     photographs,
 )
 from criticality.pointwise import FUNCTIONS
@@ -26,8 +26,8 @@ SMALL = {"depth": 2, "width": 128, "image_size": 64}
 @pytest.mark.parametrize("norm", ["ln", "rms", "dyt", "derf", "none"])
 def test_the_meta_device_tells_what_real_weights_tell(norm, init):
     alpha = 0.75 if norm in ("dyt", "derf") else None
-    description = ViTDescription("vit_tiny_patch16_224", norm=norm, alpha=alpha, init=init, **SMALL)
-    expected, _ = description.describe()
+    description = ViTSpec("vit_tiny_patch16_224", norm=norm, alpha=alpha, init=init, **SMALL)
+    expected, _ = description.read()
     torch.manual_seed(0)
     actual = description.network(description.build())
     assert len(actual.sublayers) == 4
@@ -40,9 +40,9 @@ def test_the_meta_device_tells_what_real_weights_tell(norm, init):
 
 
 def test_input_kernels_are_expected_without_weights():
-    description = ViTDescription("vit_tiny_patch16_224", image_size=64)
+    description = ViTSpec("vit_tiny_patch16_224", image_size=64)
     images = description.inputs().numpy()
-    _, kernels = description.describe()
+    _, kernels = description.read()
     measured = []
     for seed in range(8):
         torch.manual_seed(seed)
@@ -54,7 +54,7 @@ def test_input_kernels_are_expected_without_weights():
 
 
 def test_a_large_model_is_described_without_allocating_it():
-    network, kernels = ViTDescription("vit_giant_patch14_224", norm="dyt", alpha=0.5).describe()
+    network, kernels = ViTSpec("vit_giant_patch14_224", norm="dyt", alpha=0.5).read()
     assert network.depth == 40
     assert isinstance(network.sublayers[0].branch, Attention)
     assert network.sublayers[0].branch.heads == 16
@@ -90,20 +90,20 @@ def test_photographs_are_real_and_normalized():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: ViTDescription("vit_nope"), "model 'timm:vit_nope' must be a model of timm"),
+        (lambda: ViTSpec("vit_nope"), "model 'timm:vit_nope' must be a model of timm"),
         (
-            lambda: ViTDescription("resnet18").describe(),
+            lambda: ViTSpec("resnet18").read(),
             "call 'conv2d' in 'layer1.0.conv1' is not read by the exact theory: a convolution must be of patches",
         ),
-        (lambda: ViTDescription("vit_tiny_patch16_224", depth=0), "depth=0 of ViTDescription must be a whole number"),
-        (lambda: ViTDescription("vit_tiny_patch16_224", norm="dyt", alpha=-1.0), "alpha=-1.0"),
-        (lambda: ViTDescription("vit_tiny_patch16_224", alpha=1.0), "alpha=1.0 must come with a pointwise norm"),
-        (lambda: ViTDescription("vit_tiny_patch16_224", width=100, heads=3), "width=100 must be divisible by heads=3"),
-        (lambda: ViTDescription("vit_tiny_patch16_224", init="xavier"), "init 'xavier' is unknown"),
+        (lambda: ViTSpec("vit_tiny_patch16_224", depth=0), "depth=0 of ViTSpec must be a whole number"),
+        (lambda: ViTSpec("vit_tiny_patch16_224", norm="dyt", alpha=-1.0), "alpha=-1.0"),
+        (lambda: ViTSpec("vit_tiny_patch16_224", alpha=1.0), "alpha=1.0 must come with a pointwise norm"),
+        (lambda: ViTSpec("vit_tiny_patch16_224", width=100, heads=3), "width=100 must be divisible by heads=3"),
+        (lambda: ViTSpec("vit_tiny_patch16_224", init="xavier"), "init 'xavier' is unknown"),
         (lambda: initialize([], "no"), "init 'no' is unknown; allowed are own, fan-in"),
         (lambda: initialize([], "timm"), "allowed are own, fan-in; 'timm' is now called 'own'"),
-        (lambda: describe_model("vit_tiny"), "model 'vit_tiny' must be given as 'timm:NAME'"),
-        (lambda: describe_model("timm:vit_tiny_patch16_224", tokens=4), "tokens=4 must be left out"),
+        (lambda: model_spec("vit_tiny"), "model 'vit_tiny' must be given as 'timm:NAME'"),
+        (lambda: model_spec("timm:vit_tiny_patch16_224", tokens=4), "tokens=4 must be left out"),
         (lambda: photographs(0), "size=0 must be a whole number, 1 or above"),
         (lambda: DynamicPointwise(4, "dyt", alpha=float("nan")), "alpha=nan must be a finite number above 0"),
     ],

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from criticality.models import DynamicPointwise, HuggingFaceDescription, load_pretrained, replace_norms
+from criticality.models import DynamicPointwise, HuggingFaceSpec, load_pretrained, replace_norms
 from criticality.models.functions import TORCH_FUNCTIONS
 from criticality.pointwise import FUNCTIONS, ZOO, Pointwise, get_function, pointwise_function
 
@@ -182,11 +182,11 @@ def test_what_a_config_says_of_its_norms(tmp_path):
     assert model.config.to_json_string() == after
     model.save_pretrained(tmp_path)
     torch.testing.assert_close(load_pretrained(tmp_path)(IDS).logits, model(IDS).logits, rtol=0, atol=0)
-    built = HuggingFaceDescription(str(tmp_path)).create()  # by its folder, with random weights
+    built = HuggingFaceSpec(str(tmp_path)).create()  # by its folder, with random weights
     assert str(built.norm) == str(model.model.norm)
     with pytest.raises(ValueError, match="depth must be left out without a norm"):
-        HuggingFaceDescription(str(tmp_path), depth=4)
-    assert str(HuggingFaceDescription(str(tmp_path), norm="derf", alpha=1.0, depth=1).create().norm).count("erf") == 1
+        HuggingFaceSpec(str(tmp_path), depth=4)
+    assert str(HuggingFaceSpec(str(tmp_path), norm="derf", alpha=1.0, depth=1).create().norm).count("erf") == 1
     first.undo()
     assert "criticality" not in model.config.to_json_string()
     with pytest.raises(ValueError, match="must be a folder with a checkpoint"):

@@ -65,7 +65,7 @@ def test_command_line(tmp_path):
     command = ["--only", "orthogonality,training-stability", "--out", str(tmp_path), "--json"]
     first = CliRunner().invoke(main, command)
     record = json.loads(first.stdout)["claims"]
-    assert [r["verdict"] for r in record] == ["holds", "not decided yet"]
+    assert [r["verdict"] for r in record] == ["holds", "fails"]
     page = (tmp_path / "claims.md").read_text()
     assert "Verdict: holds." in page
     assert "What would change the verdict:* branches x + tanh(x), without random weights (*fails*)." in page

@@ -9,7 +9,7 @@ import xarray as xr
 from criticality.laboratory.data import DATA_ROOT, fashion_mnist
 from criticality.laboratory.initial import log_apjn
 from criticality.laboratory.recursion import Shape, Stack
-from criticality.phases.maps import critical_line
+from criticality.phases import critical_line
 from criticality.pointwise import get_function
 from made_up import made_up_plane
 from plane import INPUT_VARIANCE, last_log_chi, read_panels

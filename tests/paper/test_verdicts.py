@@ -57,7 +57,7 @@ def test_the_plan_counts_what_its_files_hold():
         study = read_study(folder / f"{name}.yaml")
         assert planned.of_choices == len(study.cases), name
         assert planned.of_cells == round((6.5 if study.search else 3) * len(study.cases)), name
-    assert str(progress_of({}, list(PLAN))).startswith("0 of about 809 cells (0 of 132 choices)")
+    assert str(progress_of({}, list(PLAN))).startswith("0 of about 881 cells (0 of 143 choices)")
 
 
 def test_quality_is_compared_over_the_choices_in_common():

@@ -21,7 +21,7 @@ from criticality.phases.asymptotics import (
 )
 from criticality.phases.tails import saturation_deficit
 from criticality.pointwise import Pointwise, get_function, pointwise_function
-from criticality.theory import MLP, Attention, PointwiseNorm, make_norm, transformer
+from criticality.theory import MLP, Attention, Linear, PointwiseNorm, make_norm, transformer
 
 RATIOS = [(0.09437184, 0.37748736), (1.50994944, 0.37748736), (0.09437184, 6.03979776), (1.50994944, 6.03979776)]
 """``(s_VO, m)``, with ``m / s_VO`` 4, 1/4, 64 and 4."""
@@ -190,8 +190,8 @@ def test_critical_bias_of_layer_norm():
 
 
 def blocks(norm, value_output, mlp, tokens):
-    attention = Attention(value_variance=value_output, scores="uniform")
-    return BlockStep(transformer(norm, attention, MLP(Pointwise("relu"), mlp), 1), tokens, 0.03)
+    attention = Attention(value=Linear(value_output), scores="uniform")
+    return BlockStep(transformer(norm, attention, MLP(Pointwise("relu"), Linear(mlp)), 1), tokens, 0.03)
 
 
 @pytest.mark.parametrize(("value_output", "mlp"), [RATIOS[0]])

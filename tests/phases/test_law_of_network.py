@@ -11,15 +11,15 @@ from criticality.cli.main import main
 from criticality.phases import BlockStep, PowerLaw, ResidualStep, StretchedLaw, amplification, classify, law_of
 from criticality.phases.asymptotics import block_crossover_depth, power_law, saturated_correlation, stretched_law
 from criticality.pointwise import Pointwise, get_function
-from criticality.theory import MLP, Attention, Network, PointwiseNorm, Sublayer, make_norm, transformer
+from criticality.theory import MLP, Attention, Linear, Network, PointwiseNorm, Sublayer, make_norm, transformer
 
 RATIOS = [(0.09437184, 0.37748736), (1.50994944, 0.37748736), (0.09437184, 6.03979776)]
 """``(s_VO, m)``, ``zeta`` of 2/3, 1/9 and 0.97."""
 
 
 def blocks(norm, value_output, mlp, tokens, rho0=0.03, scores="uniform"):
-    attention = Attention(value_variance=value_output, scores=scores)
-    return BlockStep(transformer(norm, attention, MLP(Pointwise("relu"), mlp), 1), tokens, rho0)
+    attention = Attention(value=Linear(value_output), scores=scores)
+    return BlockStep(transformer(norm, attention, MLP(Pointwise("relu"), Linear(mlp)), 1), tokens, rho0)
 
 
 def layer_norm_modes(s, m, tokens, depths, rho0=0.03):
@@ -108,7 +108,9 @@ def test_a_power_law_that_is_left_behind_is_none():
 def test_correlations_short_of_one():
     """A steep tanh MLP tells tokens apart: both exponents are those of the maps at the correlation that the blocks come to."""
     norm = make_norm("ln", epsilon=0.0)
-    network = transformer(norm, Attention(0, 0, 0.5, scores="uniform"), MLP(Pointwise("tanh"), 9.0), 1)
+    network = transformer(
+        norm, Attention(Linear(0), Linear(0), Linear(0.5), scores="uniform"), MLP(Pointwise("tanh"), Linear(9.0)), 1
+    )
     law = power_law(BlockStep(network, 12, 0.3))
     tanh = Pointwise("tanh")
     value, slope = float(tanh.V(9.0)), 9 * float(tanh.D(9.0))
@@ -161,7 +163,7 @@ def test_attention_takes_the_logarithm_away():
 def test_blocks_without_mixing_have_both_orders():
     """An MLP of its own norm twice a block, 1/T of nothing: ``two orders`` of the recursion, as in test_asymptotics."""
     norm = PointwiseNorm(Pointwise("tanh", alpha=0.7))
-    block = (Sublayer(MLP(Pointwise("relu"), 1.2), norm), Sublayer(MLP(Pointwise("relu"), 0.5), norm))
+    block = (Sublayer(MLP(Pointwise("relu"), Linear(1.2)), norm), Sublayer(MLP(Pointwise("relu"), Linear(0.5)), norm))
     step = BlockStep(Network(block, 2), 1)
     law = stretched_law(step)
     depths = np.array([1e4, 1e5, 1e6, 1e7])

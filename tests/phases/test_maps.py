@@ -17,9 +17,9 @@ from criticality.phases import (
     transformer_map,
     zoo_function,
 )
-from criticality.phases.maps import MomentTable
+from criticality.phases.interpolation import MomentTable
 from criticality.pointwise import FUNCTIONS, Pointwise
-from criticality.theory import MLP, Attention, LayerNorm, SymmetricKernel, make_norm, propagate, transformer
+from criticality.theory import MLP, Attention, LayerNorm, Linear, SymmetricKernel, make_norm, propagate, transformer
 from criticality.theory.network import scale_weights
 
 
@@ -98,8 +98,10 @@ def test_bad_input_is_refused(call, message):
         call()
 
 
-@pytest.mark.parametrize("network", ["mlp", "resnet"])
-def test_command_line(network, tmp_path):
+@pytest.mark.parametrize(
+    ("network", "value"), [("mlp", "log_chi"), ("resnet", "log_apjn"), ("block", "gradient_exponent")]
+)
+def test_command_line(network, value, tmp_path):
     arguments = [
         "phases",
         network,
@@ -116,7 +118,7 @@ def test_command_line(network, tmp_path):
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
-    values = np.array(record["log_chi" if network == "mlp" else "log_apjn"])
+    values = np.array(record[value])
     assert values.shape == (12, 12)
     assert np.isfinite(values).all()
     assert json.loads((tmp_path / "phases.json").read_text()) == record
@@ -126,7 +128,7 @@ def test_command_line(network, tmp_path):
 
 
 def vit(alpha=1.0, depth=1):
-    return transformer(make_norm("derf", alpha), Attention(), MLP(Pointwise("gelu"), out_variance=2.0), depth)
+    return transformer(make_norm("derf", alpha), Attention(), MLP(Pointwise("gelu"), down=Linear(2.0)), depth)
 
 
 def test_a_map_of_transformers_is_those_transformers():

@@ -11,7 +11,7 @@ from torch import nn
 
 from criticality.cli.main import main
 from criticality.measurement import measure, measure_ensemble
-from criticality.models import ResidualNetwork, ViTDescription, describe_model, gaussian_inputs
+from criticality.models import ResidualNetwork, ViTSpec, gaussian_inputs, model_spec
 from criticality.prescription import (
     apply_prescription,
     planned_changes,
@@ -25,7 +25,7 @@ from criticality.prescription.tune import tune
 
 def vit(**changes):
     settings = {"norm": "dyt", "alpha": 1.0, "depth": 6, "width": 192, "image_size": 64, "init": "fan-in", **changes}
-    return ViTDescription("vit_base_patch16_224", **settings)
+    return ViTSpec("vit_base_patch16_224", **settings)
 
 
 def built(description, seed=0):
@@ -37,7 +37,7 @@ def built(description, seed=0):
 def test_what_is_set_is_what_was_predicted(kind):
     """The prescribed model, read again, has the log J that was prescribed."""
     description = vit()
-    found = prescribe(*description.describe(0), 1.2, kind)
+    found = prescribe(*description.read(0), 1.2, kind)
     model = built(description)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     planned = planned_changes(found, model)
@@ -58,7 +58,7 @@ def _prescribed(description, found):
 
 def test_theory_and_data_set_the_same_alphas():
     description = vit(depth=12)
-    found = prescribe(*description.describe(0), 2.0, "schedule")
+    found = prescribe(*description.read(0), 2.0, "schedule")
     by_data = []
     for seed in range(6):
         applied = schedule_from_data(built(description, seed), description.inputs(), found.value)
@@ -90,7 +90,7 @@ def test_a_pass_that_fails_leaves_the_model_as_it_was():
 
 
 def test_models_that_do_not_fit_are_refused():
-    found = prescribe(*vit().describe(0), 1.2, "schedule")
+    found = prescribe(*vit().read(0), 1.2, "schedule")
     with pytest.raises(
         ValueError, match="must have the 12 pointwise norms that the prescription was made for, and has 8"
     ):
@@ -101,8 +101,8 @@ def test_models_that_do_not_fit_are_refused():
 
 @pytest.mark.parametrize("name", ["hf:gpt2", "hf:llama", "hf:bert"])
 def test_hugging_face(name):
-    description = describe_model(name, norm="derf", alpha=1.0, depth=3, width=128, init="fan-in")
-    network, inputs = description.describe(0)
+    description = model_spec(name, norm="derf", alpha=1.0, depth=3, width=128, init="fan-in")
+    network, inputs = description.read(0)
     found = prescribe(network, inputs, 0.5 if name != "hf:bert" else 0.2, "constant")
     model = built(description)
     changes = apply_prescription(found, model).changes

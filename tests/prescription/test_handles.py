@@ -7,13 +7,14 @@ import torch
 from torch import nn
 
 from criticality.measurement import measure
-from criticality.models import describe_model
+from criticality.models import model_spec
 from criticality.prescription import WriteError, apply_prescription, planned_changes, schedule_from_data
 from criticality.prescription import scaling as scaling_module
 from criticality.prescription.apply import block_norms, final_norms
 from criticality.prescription.handles import Handles
-from criticality.prescription.solve import Prescription
+from criticality.prescription.solve import Prescription, alpha_edits
 from criticality.prescription.tune import tune
+from criticality.theory import BranchGain, WeightGain
 
 WIDTH = 16
 X = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -21,7 +22,8 @@ X = torch.randn(2, 5, WIDTH, generator=torch.Generator().manual_seed(0))
 
 def prescription(alphas=(), final=None, scale=1.0, gain=1.0):
     numbers = {"log_apjn": 1.0, "log_apjn_before": 1.0, "target": 1.0, "branch_share": 0.5}
-    return Prescription("constant", 1.0, tuple(alphas), final, scale, gain, why="asked for", **numbers)
+    edits = (*alpha_edits(alphas, final), BranchGain(scale), WeightGain(gain))
+    return Prescription("constant", 1.0, edits, why="asked for", **numbers)
 
 
 class Squash(nn.Module):
@@ -229,7 +231,7 @@ FAMILIES = {
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_branch_of_a_family_has_a_handle(name):
     torch.manual_seed(0)
-    model = describe_model(name, **FAMILIES[name]).create().eval()
+    model = model_spec(name, **FAMILIES[name]).create().eval()
     before = state(model)
     handles = Handles(model)
     rules = handles.scalings(handles.branches)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from criticality.measurement import measure
-from criticality.models import ResidualNetwork, ViTDescription, gaussian_inputs
+from criticality.models import ResidualNetwork, ViTSpec, gaussian_inputs
 from criticality.prescription import (
     CriticalityWarning,
     Monitor,
@@ -22,7 +22,7 @@ from criticality.schema import read_dataset
 
 def vit(norm="dyt"):
     torch.manual_seed(0)
-    return ViTDescription(
+    return ViTSpec(
         "vit_tiny_patch16_224", norm=norm, alpha=1.0 if norm != "ln" else None, depth=3, width=64, image_size=32
     ).build()
 

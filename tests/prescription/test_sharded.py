@@ -20,6 +20,7 @@ from torch.distributed.fsdp import fully_shard
 from criticality.measurement import measure
 from criticality.models import replace_norms, write_weights
 from criticality.prescription import Monitor, Prescription, apply_prescription, schedule_from_data
+from criticality.prescription.solve import alpha_edits
 from criticality.prescription.tune import tune
 from criticality.stream import stream
 from criticality.weightless import laws_of, predict_sampled
@@ -73,11 +74,9 @@ def numbers(model):
     return [round(float(whole(one).square().sum()), 9) for one in model.parameters()]
 
 
-def prescription(**what):
-    given = dict(kind="constant", value=1.0, alphas=(), final_alpha=None, branch_scale=1.0, gain=1.0, log_apjn=1.0,
-                 log_apjn_before=1.0, target=1.0, share=0.5, reason="") | what
-    names = Prescription.__dataclass_fields__
-    return Prescription(*(given.get(name, 1.0) for name in names))
+def prescription(alphas=(), final_alpha=None, branch_scale=1.0, gain=1.0):
+    edits = (*alpha_edits(alphas, final_alpha), BranchGain(branch_scale), WeightGain(gain))
+    return Prescription("constant", 1.0, edits, 1.0, 1.0, 1.0, 0.5, "")
 
 
 def alike(model):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from criticality.measurement import measure_ensemble
-from criticality.models import ViTDescription
+from criticality.models import ViTSpec
 from criticality.pointwise import Pointwise
 from criticality.prescription import apply_prescription, least_amplification, prescribe, trade_off
 from criticality.prescription.kinds import KINDS
@@ -12,6 +12,7 @@ from criticality.prescription.solve import changed_network, scheduled_log_apjn, 
 from criticality.theory import (
     MLP,
     Attention,
+    Linear,
     SymmetricKernel,
     TokenKernel,
     make_norm,
@@ -24,7 +25,7 @@ TOKENS = SymmetricKernel.of(0.8, 0.2, 50)
 
 
 def network(norm="dyt", alpha=None, depth=24):
-    return transformer(make_norm(norm, alpha), Attention(), MLP(Pointwise("gelu"), out_variance=2.0), depth)
+    return transformer(make_norm(norm, alpha), Attention(), MLP(Pointwise("gelu"), down=Linear(2.0)), depth)
 
 
 def log_j(net, inputs=TOKENS):
@@ -104,7 +105,7 @@ def test_token_kernels_and_causal_networks():
         (lambda: prescribe(network(), TOKENS, -1.0), "target=-1.0 must be a log J above 0"),
         (lambda: prescribe(network(), TOKENS, "ln"), "target='ln' must be a log J above 0, 'preln' or 'preln-tokens'"),
         (lambda: prescribe(network(), TOKENS, 1.0, "nope"), "kind='nope' must be one of"),
-        (lambda: prescribe(network("ln"), TOKENS, 1.0, "constant"), "must be used with pointwise norms"),
+        (lambda: prescribe(network("ln"), TOKENS, 1.0, "constant"), "must have pointwise norms for an alpha to be set"),
         (lambda: prescribe(network(), TOKENS, 1e9, "constant"), "must be within reach of kind='constant'"),
         (lambda: least_amplification(network(), TOKENS, 1.5), "branch_share=1.5 must be between 0 and 1"),
     ],
@@ -119,10 +120,10 @@ def test_bad_input_is_refused(call, message):
 @pytest.mark.parametrize("init", ["own", "fan-in"])
 @pytest.mark.parametrize("norm", ["dyt", "derf"])
 def test_prescribed_vits_measure_what_was_prescribed(norm, init, depth):
-    description = ViTDescription(
+    description = ViTSpec(
         "vit_base_patch16_224", norm=norm, alpha=1.0, depth=depth, width=256, image_size=64, init=init
     )
-    found = prescribe(*description.describe(0), "preln", "schedule")
+    found = prescribe(*description.read(0), "preln", "schedule")
 
     def build(seed):
         model = description.build()

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 
-from criticality.models import describe_model
+from criticality.models import model_spec
 from criticality.theory import Network, TokenKernel, propagate
 
 _TEXT = ("gpt2", "llama", "mistral", "qwen2", "qwen3", "bert")
@@ -27,8 +27,8 @@ def description(name, norm):
     """A model of two blocks."""
     sizes = {"depth": 2, "width": 128, "heads": 4, "norm": norm, "alpha": 0.7 if norm in ("dyt", "derf") else None}
     if name.startswith("hf:") and name != "hf:vit":
-        return describe_model(name, **sizes, tokens=24)
-    return describe_model(name, **sizes, image_size=56 if "patch14" in name else 64)
+        return model_spec(name, **sizes, tokens=24)
+    return model_spec(name, **sizes, image_size=56 if "patch14" in name else 64)
 
 
 def profile(network: Network) -> dict:

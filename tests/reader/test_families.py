@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from criticality.models import describe_model
+from criticality.models import model_spec
 from criticality.reader import read_network
 from criticality.weightless import build_without_weights
 from reader.families import FAMILIES, description, profile
@@ -40,5 +40,5 @@ def test_weights_that_are_there_are_read_as_their_laws(name):
 
 def test_small_weights_enter_by_their_laws_too():
     """A key projection of 128 x 32 entries is not drawn: its variance is 128 times 0.02 squared, whatever the seed."""
-    network, _ = describe_model("hf:mistral", depth=1, width=128, tokens=4).describe()
-    assert network.sublayers[0].branch.key_variance == pytest.approx(128 * 0.02**2, rel=1e-9)
+    network, _ = model_spec("hf:mistral", depth=1, width=128, tokens=4).read()
+    assert network.sublayers[0].branch.key.weight_variance == pytest.approx(128 * 0.02**2, rel=1e-9)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from criticality.cli.main import main
 from criticality.errors import InputsError, UndescribedError
-from criticality.models import describe_model
+from criticality.models import model_spec
 from criticality.phases.noisy import GEOMETRIC, classify_profiles
 from criticality.studies.classify import classify_description, classify_sampled
 from criticality.theory import propagate
@@ -72,7 +72,7 @@ def test_an_exponent_that_moves_is_not_known_to_its_statistical_error() -> None:
 
 
 def test_a_vision_transformer_meets_the_exact_class() -> None:
-    description = describe_model("timm:vit_tiny_patch16_224", norm="dyt", depth=2, image_size=32, init="fan-in")
+    description = model_spec("timm:vit_tiny_patch16_224", norm="dyt", depth=2, image_size=32, init="fan-in")
     exact, _ = classify_description(description, way="exact")
     repeated, _ = classify_description(description, way="sampled", depth=48, seeds=3)
     found = repeated.found
@@ -82,12 +82,12 @@ def test_a_vision_transformer_meets_the_exact_class() -> None:
 
 def test_gpt2_meets_the_exact_theory_of_its_block() -> None:
     """Causal attention tells tokens apart, so that ``auto`` samples; the exact side is all tokens' kernels."""
-    description = describe_model("hf:gpt2", depth=2, width=192, tokens=8, norm="dyt", init="fan-in")
+    description = model_spec("hf:gpt2", depth=2, width=192, tokens=8, norm="dyt", init="fan-in")
     with pytest.raises(UndescribedError):
         classify_description(description, way="exact")
     repeated, _ = classify_description(description, depth=24, seeds=4)
     found = repeated.found
-    network, inputs = description.describe(0)
+    network, inputs = description.read(0)
     repeated = replace(network, sublayers=network.last_block * 12)
     exact = float(propagate(repeated, inputs, samples=16).log_apjn[0])
     assert abs(found.log_apjn[12] - exact) < 4 * found.log_apjn_se[12] + 0.1
@@ -132,6 +132,6 @@ def test_what_is_refused() -> None:
         classify_sampled(partial(_model, nn.Tanh), _inputs(), 1, depth=10)
     with pytest.raises(InputsError, match="seeds=0"):
         classify_sampled(partial(_model, nn.Tanh), _inputs(), 0)
-    description = describe_model("hf:gpt2", depth=2, width=64, tokens=8)
+    description = model_spec("hf:gpt2", depth=2, width=64, tokens=8)
     with pytest.raises(InputsError, match=r"q0=1\.0 must be left out"):
         classify_description(description, q0=1.0)

@@ -12,6 +12,7 @@ from criticality.pointwise import Pointwise
 from criticality.theory import (
     MLP,
     Attention,
+    Linear,
     Network,
     SymmetricKernel,
     TokenKernel,
@@ -21,7 +22,7 @@ from criticality.theory import (
     transformer,
 )
 
-BLOCKS = transformer(make_norm("derf", 0.9), Attention(value_variance=0.7), MLP(Pointwise("relu"), 1.3), 5)
+BLOCKS = transformer(make_norm("derf", 0.9), Attention(value=Linear(0.7)), MLP(Pointwise("relu"), Linear(1.3)), 5)
 INPUTS = [SymmetricKernel.of(1.0, 0.2, 6), TokenKernel.of(np.diag([0.3, 1, 1, 2]) + 0.2)]
 
 
@@ -49,8 +50,8 @@ def test_forward_is_a_network_that_starts_there():
 def test_forward_is_the_transposed_recursion():
     """LayerNorm, small scores, written out: the row ``(a, b)`` carried from block 8 on; not the quotient of two from block 0."""
     s, m, tokens = 1.50994944, 0.37748736, 197
-    attention = Attention(value_variance=s, scores="uniform")
-    network = transformer(make_norm("ln", epsilon=0.0), attention, MLP(Pointwise("relu"), m), 64)
+    attention = Attention(value=Linear(s), scores="uniform")
+    network = transformer(make_norm("ln", epsilon=0.0), attention, MLP(Pointwise("relu"), Linear(m)), 64)
     found = propagate_between(network, SymmetricKernel.of(1.0, 0.2, tokens), start=8).log_apjn
     whole = propagate_between(network, SymmetricKernel.of(1.0, 0.2, tokens), start=0).log_apjn
     q, p, a, b = 1.0, 0.2, 1.0, 0.0

@@ -9,12 +9,13 @@ from click.testing import CliRunner
 
 from criticality.cli.main import main
 from criticality.errors import UndescribedError
-from criticality.phases.maps import collapse_map
+from criticality.phases import collapse_map
 from criticality.pointwise import Pointwise, get_function
 from criticality.theory import (
     MLP,
     Attention,
     LayerNorm,
+    Linear,
     NoNorm,
     Normed,
     Sublayer,
@@ -29,7 +30,7 @@ from criticality.theory import (
 
 def cowsik(a, b, sigma_w, name="tanh"):
     """``x <- sqrt(1-a^2) x + a attn(LN x)``, ``x <- sqrt(1-b^2) x + b W phi(W1 LN x)``."""
-    branches = (Attention(scores="uniform"), MLP(Pointwise(name), sigma_w**2))
+    branches = (Attention(scores="uniform"), MLP(Pointwise(name), Linear(sigma_w**2)))
     return tuple(
         Sublayer(Normed(LayerNorm(0.0), branch), NoNorm(), weight, "post", skip_scale=math.sqrt(1 - weight**2))
         for weight, branch in zip((a, b), branches, strict=True)
@@ -75,7 +76,7 @@ def test_the_angle_exponent_is_that_of_a_kernel_iterated():
 @pytest.mark.parametrize("norm", [make_norm("ln"), make_norm("derf", 1.3)], ids=["ln", "derf"])
 def test_both_are_slopes_of_the_library_at_finite_differences(norm):
     """Any pre-norm block: a small angle forward, and pooled gradients backward."""
-    network = transformer(norm, Attention(value_variance=0.8), MLP(Pointwise("gelu"), 1.4, 1.7), 1)
+    network = transformer(norm, Attention(value=Linear(0.8)), MLP(Pointwise("gelu"), Linear(1.4), Linear(1.7)), 1)
     found, q, small = collapse_exponents(network.last_block, 2.5, 16), 2.5, 1e-4
     after = propagate(network, SymmetricKernel.of(q, q * (1 - small), 16))
     angle = math.log((1 - float(after.correlation[-1])) / small)

@@ -54,8 +54,7 @@ def attention(rng, symmetric):
     rotary = Rotary.standard(head_dim, 100.0, float(rng.choice([0.5, 1.0]))) if told_apart and head_dim else None
     qk_norm = HeadNorm(centred=bool(rng.integers(2))) if head_dim and rng.integers(2) else None
     return Attention(
-        *(variance(rng) for _ in range(4)),
-        *(0.2 * variance(rng) * rng.integers(2) for _ in range(4)),
+        *(Linear(variance(rng), 0.2 * variance(rng) * int(rng.integers(2))) for _ in range(4)),
         heads=heads,
         key_value_heads=int(rng.choice([1, 2, heads])),
         scores=str(rng.choice(["gaussian", "gaussian", "uniform"])),
@@ -75,9 +74,9 @@ def branch(rng, symmetric, nested=False):
     if kind == 0:
         return Linear(variance(rng), 0.1 * variance(rng))
     if kind == 1:
-        return MLP(function, variance(rng), variance(rng), 0.1 * variance(rng), 0.1 * variance(rng))
+        return MLP(function, Linear(variance(rng), 0.1 * variance(rng)), Linear(variance(rng), 0.1 * variance(rng)))
     if kind == 2:
-        return GatedMLP(function, *(variance(rng) for _ in range(3)), *(0.1 * variance(rng) for _ in range(3)))
+        return GatedMLP(function, *(Linear(variance(rng), 0.1 * variance(rng)) for _ in range(3)))
     if kind == 3:
         return attention(rng, symmetric)
     return Parallel(tuple(branch(rng, symmetric, True) for _ in range(2)))
@@ -156,7 +155,11 @@ def test_symmetric_states_are_dual(seed):
     function = PointwiseNorm(Pointwise(str(rng.choice(FUNCTIONS[:4])), float(rng.uniform(0.1, 3))))
     layers = tuple(
         Sublayer(
-            MLP(Pointwise(str(rng.choice(["tanh", "erf", "gelu", "silu"]))), variance(rng), variance(rng))
+            MLP(
+                Pointwise(str(rng.choice(["tanh", "erf", "gelu", "silu"]))),
+                Linear(variance(rng)),
+                Linear(variance(rng)),
+            )
             if rng.integers(2)
             else Linear(variance(rng)),
             function if rng.integers(2) else NoNorm(),
@@ -178,11 +181,11 @@ def _bad(rng):
     return [
         (lambda: Linear(x), "weight_variance"),
         (lambda: Linear(1.0, x), "bias_variance"),
-        (lambda: MLP(Pointwise("gelu"), x), "in_variance"),
+        (lambda: MLP(Pointwise("gelu"), Linear(x)), "weight_variance"),
         (lambda: MLP(Pointwise("gelu"), ratio=x), "ratio"),
-        (lambda: GatedMLP(Pointwise("silu"), 1.0, x), "up_variance"),
+        (lambda: GatedMLP(Pointwise("silu"), Linear(), 1.0), "up=1.0 of GatedMLP must be a Linear"),
         (lambda: GatedMLP(Pointwise("silu"), ratio=x), "ratio"),
-        (lambda: Attention(value_variance=x), "value_variance"),
+        (lambda: Attention(value=x), "of Attention must be a Linear"),
         (lambda: Attention(heads=below), "heads"),
         (lambda: Attention(head_dim=below), "head_dim"),
         (lambda: Attention(causal=True, window=below), "window"),

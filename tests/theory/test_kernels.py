@@ -5,7 +5,7 @@ import pytest
 
 from criticality.errors import ArgumentError, TokensNotEquivalentError
 from criticality.pointwise import Pointwise
-from criticality.theory import MLP, Attention, SymmetricKernel, TokenKernel, make_norm, propagate, transformer
+from criticality.theory import MLP, Attention, Linear, SymmetricKernel, TokenKernel, make_norm, propagate, transformer
 
 
 def _random_kernel(tokens, seed):
@@ -29,7 +29,7 @@ def test_what_is_not_a_kernel_is_refused(matrix, message):
 
 @pytest.mark.parametrize("norm", ["ln", "dyt", "derf"])
 def test_kernels_stay_positive_and_traces_follow_the_profile(norm):
-    network = transformer(make_norm(norm), Attention(), MLP(Pointwise("gelu"), 1.0, 2.0), 6)
+    network = transformer(make_norm(norm), Attention(), MLP(Pointwise("gelu"), Linear(), Linear(2.0)), 6)
     profile = propagate(network, TokenKernel.of(_random_kernel(12, 0)), samples=8, keep_kernels=True)
     for name in ("kernel", "backward_kernel"):
         assert float(np.linalg.eigvalsh(profile[name].values).min()) > -1e-10

@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from cases import SUBLAYERS
-from criticality.theory import Attention, HeadNorm, Parallel, Rotary, ScoreSampling, SymmetricKernel, TokenKernel
+from criticality.theory import (
+    Attention,
+    HeadNorm,
+    Linear,
+    Parallel,
+    Rotary,
+    ScoreSampling,
+    SymmetricKernel,
+    TokenKernel,
+)
 from random_network import step
 
 KERNEL = np.array([[1.0, 0.5, 0.3, 0.0], [0.5, 2.0, -0.2, 0.4], [0.3, -0.2, 0.5, 0.1], [0.0, 0.4, 0.1, 1.5]])
@@ -54,7 +63,7 @@ def test_closed_attention_agrees_with_sampled_at_many_tokens(scale, qk_norm):
     """Symmetric tokens: the large-T closed form against sampled scores of the full matrix."""
     tokens = 256
     heads = {} if qk_norm is None else {"head_dim": 512, "query_norm": qk_norm, "key_norm": qk_norm}
-    attention = Attention(scale, 1.0, 1.2, 0.9, score_scale=0.9, **heads)
+    attention = Attention(Linear(scale), Linear(), Linear(1.2), Linear(0.9), score_scale=0.9, **heads)
     state = SymmetricKernel.of(1.0, 0.4, tokens)
     gradient = state.with_entries(1.0, 0.3)
     full = TokenKernel(0.6 * np.eye(tokens) + 0.4), TokenKernel(0.7 * np.eye(tokens) + 0.3)
@@ -69,7 +78,10 @@ def test_closed_attention_agrees_with_sampled_at_many_tokens(scale, qk_norm):
 
 def test_small_scores_are_the_uniform_limit():
     kernel, gradient = TokenKernel(KERNEL), TokenKernel(GRADIENT)
-    small, uniform = Attention(1e-9, 1.0, 1.1, 0.8), Attention(1e-9, 1.0, 1.1, 0.8, scores="uniform")
+    small, uniform = (
+        Attention(Linear(1e-9), Linear(), Linear(1.1), Linear(0.8)),
+        Attention(Linear(1e-9), Linear(), Linear(1.1), Linear(0.8), scores="uniform"),
+    )
     sampling = ScoreSampling(samples=4)
     np.testing.assert_allclose(
         small.forward(kernel, sampling).entries, uniform.forward(kernel, sampling).entries, rtol=1e-6
@@ -85,9 +97,9 @@ def test_small_scores_are_the_uniform_limit():
 def test_score_paths_are_not_a_detail():
     """Without both score paths the gradient of attention with scores of order one is far too small."""
     kernel, gradient = TokenKernel(KERNEL), TokenKernel(GRADIENT)
-    attention = Attention(1.0, 1.0, heads=4)
+    attention = Attention(Linear(), heads=4)
     total = attention.backward(kernel, gradient, ScoreSampling(2000)).mean_diagonal()
-    through_values = Attention(1.0, 1.0, scores="uniform").backward(kernel, gradient, ScoreSampling(2)).mean_diagonal()
+    through_values = Attention(Linear(), scores="uniform").backward(kernel, gradient, ScoreSampling(2)).mean_diagonal()
     assert total > 1.3 * through_values
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from criticality.pointwise import Pointwise
 from criticality.pointwise.hermite import hermite_coefficients, tabulated_coefficients
-from criticality.theory import Attention, Rotary, ScoreSampling, TokenKernel
+from criticality.theory import Attention, Linear, Rotary, ScoreSampling, TokenKernel
 from criticality.theory.norms import KERNEL_TOLERANCE, PointwiseMap
 
 
@@ -23,12 +23,15 @@ def test_gradients_through_scores_are_their_definition(head_dim, common):
     tokens, sampling = 6, ScoreSampling(samples=6, seed=3)
     kernel, gradient = _kernel(tokens, 9, 1, common), _kernel(tokens, 9, 2)
     scale = 1 / np.sqrt(kernel.mean_diagonal())
-    attention = Attention(1.1 * scale, 0.9 * scale, 1.3, 0.8, head_dim=head_dim, score_scale=0.7)
+    attention = Attention(
+        Linear(1.1 * scale), Linear(0.9 * scale), Linear(1.3), Linear(0.8), head_dim=head_dim, score_scale=0.7
+    )
     values, by_output = 1.3 * kernel.entries, 0.8 * gradient.entries
     heads, total = attention._heads(kernel, sampling), np.zeros((tokens, tokens))
-    for chunk in heads.attention():
-        for number, pair in enumerate(chunk):
-            query, key = (side[min(number, len(side) - 1)] for side in (heads.query, heads.key))
+    for chunk in heads.drawn():
+        for number, pair in enumerate(chunk.attention):
+            sides = (chunk.query.channels, chunk.key.channels)
+            query, key = (side[min(number, len(side) - 1)] for side in sides)
             for a in pair:
                 p = np.array([np.diag(row) - np.outer(row, row) for row in a])
                 spread = np.einsum("abi,ij,cjd->acbd", p, values, p)
@@ -42,10 +45,12 @@ def test_gradients_through_scores_are_their_definition(head_dim, common):
 def test_heads_with_drawn_gradients_have_the_mean_of_those_without():
     """A rotation by nothing takes the other path through the scores: the same within its own spread."""
     kernel, gradient = _kernel(5, 9, 1), _kernel(5, 9, 2)
-    exact = Attention(0.8, 0.8, head_dim=4).backward(kernel, gradient, ScoreSampling(4000)).entries
+    exact = Attention(Linear(0.8), Linear(0.8), head_dim=4).backward(kernel, gradient, ScoreSampling(4000)).entries
     still = Rotary(positions=np.zeros((5, 1)))
     runs = [
-        Attention(0.8, 0.8, head_dim=4, rotary=still).backward(kernel, gradient, ScoreSampling(4000, seed)).entries
+        Attention(Linear(0.8), Linear(0.8), head_dim=4, rotary=still)
+        .backward(kernel, gradient, ScoreSampling(4000, seed))
+        .entries
         for seed in range(8)
     ]
     error = np.std(runs, axis=0, ddof=1) / np.sqrt(8)

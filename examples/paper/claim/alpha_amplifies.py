@@ -11,7 +11,7 @@ from claim.drawing import Data, line
 from claim.outcome import Breaker, Claim, NormOf, Outcome, dyt
 from criticality.phases import BlockStep, ResidualStep, amplification
 from criticality.pointwise import Pointwise
-from criticality.theory import MLP, Attention, LayerNorm, transformer
+from criticality.theory import MLP, Attention, LayerNorm, Linear, transformer
 
 
 def decide(seed: int, norm_of: NormOf = dyt) -> Outcome:
@@ -20,7 +20,7 @@ def decide(seed: int, norm_of: NormOf = dyt) -> Outcome:
     single = np.array([amplification(ResidualStep(norm_of(float(alpha))), depths) for alpha in alphas])
 
     def block(alpha: float) -> BlockStep:
-        network = transformer(norm_of(alpha), Attention(), MLP(Pointwise("gelu"), out_variance=2.0), 1)
+        network = transformer(norm_of(alpha), Attention(), MLP(Pointwise("gelu"), down=Linear(2.0)), 1)
         return BlockStep(network, 197, 0.3)
 
     few = alphas[::4]

@@ -11,7 +11,7 @@ from claim.drawing import Data, line
 from claim.outcome import Breaker, Claim, Outcome
 from criticality.phases import ResidualStep, amplification, classify
 from criticality.pointwise import Pointwise
-from criticality.theory import MLP, Attention, LayerNorm, Norm, make_norm, transformer
+from criticality.theory import MLP, Attention, LayerNorm, Linear, Norm, make_norm, transformer
 
 
 def decide(seed: int, replacements: Mapping[str, Norm] | None = None) -> Outcome:
@@ -22,7 +22,7 @@ def decide(seed: int, replacements: Mapping[str, Norm] | None = None) -> Outcome
     found, curves = {}, {}
     for name, norm in norms.items():
         single = classify(ResidualStep(norm))
-        block = transformer(norm, Attention(), MLP(Pointwise("gelu"), out_variance=2.0), 1)
+        block = transformer(norm, Attention(), MLP(Pointwise("gelu"), down=Linear(2.0)), 1)
         whole = classify(block, 1.0, rho0=0.3, tokens=197)
         found[name] = (single, whole)
         curves[name] = amplification(ResidualStep(norm), depths.tolist()).tolist()

@@ -15,10 +15,10 @@ from torch import nn
 from claim.drawing import Data, line, points, width_axis
 from claim.outcome import Breaker, Claim, Outcome
 from criticality.measurement import measure_between, measure_forward
-from criticality.models import ResidualNetwork, ViTDescription, gaussian_inputs
+from criticality.models import ResidualNetwork, ViTSpec, gaussian_inputs
 from criticality.phases import ZOO, BlockStep, amplification
 from criticality.pointwise import Pointwise, PointwiseFunction
-from criticality.theory import MLP, Attention, SymmetricKernel, make_norm, propagate, transformer
+from criticality.theory import MLP, Attention, Linear, SymmetricKernel, make_norm, propagate, transformer
 
 
 def decide(
@@ -85,7 +85,7 @@ def _price_deviation(pointwise: Pointwise) -> float:
 def _attention_deviation() -> float:
     """Theory: ``log J(0→l+1) - log J(0→l)`` against ``log J(l→L) - log J(l+1→L)``, largest difference over blocks."""
     depth, tokens = 24, 64
-    network = transformer(make_norm("dyt", 0.7), Attention(), MLP(Pointwise("gelu"), out_variance=2.0), depth)
+    network = transformer(make_norm("dyt", 0.7), Attention(), MLP(Pointwise("gelu"), down=Linear(2.0)), depth)
     step = BlockStep(network, tokens, 0.3)
     from_input = np.diff(amplification(step, range(1, depth + 1)), prepend=0.0)
     to_output = propagate(network, SymmetricKernel.of(1.0, 0.3, tokens)).sel(block=range(depth + 1)).log_apjn.values
@@ -105,7 +105,7 @@ def _susceptibility_difference(width: int, seed: int) -> np.ndarray:
 
 def _modes_deviation(seed: int) -> tuple[float, float]:
     """Forward- minus reverse-mode ``log J(0→L)`` of one ViT, with its standard error over probes."""
-    description = ViTDescription(
+    description = ViTSpec(
         "vit_tiny_patch16_224", norm="dyt", alpha=0.7, depth=4, width=64, image_size=64, init="fan-in"
     )
     with torch.random.fork_rng():

@@ -87,6 +87,7 @@ PLAN = {
     "factorial_64": Progress(0, 182, 0, 28),
     "families_32": Progress(0, 221, 0, 34),
     "long_32": Progress(0, 42, 0, 14),
+    TASK: Progress(0, 72, 0, 11),
 }
 """Choices of the study files, and cells at 6.5 a search."""
 
@@ -163,6 +164,6 @@ def draw_estimates(axes: Sequence[Axes], data: Data) -> None:
             capsize=2,
         )
     panel.axvline(0, color="black", lw=0.8)
-    panel.set(xlim=(-1.05, 1.55), xlabel="Spearman's $\\rho$ of $\\log J$; error relative to the mean's")
+    panel.set(xlim=(-1.05, 1.55), xlabel="Spearman's $\\rho$ of $\\log J$\n(squares: error over the mean's)")
     panel.invert_yaxis()
     panel.set_yticks(range(len(estimates)), list(estimates))

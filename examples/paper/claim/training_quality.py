@@ -55,7 +55,7 @@ CLAIM = Claim(
     key="training-quality",
     statement="Criticality at initialization predicts the quality of the trained network.",
     decide=decide,
-    verdict="not decided yet",
+    verdict="holds with limits",
     breakers=(
         Breaker(
             "trainings that end alike at any log J",

@@ -13,8 +13,8 @@ from torch import nn
 from claim.drawing import Data, line, points
 from claim.outcome import Breaker, Claim, Outcome, Verdict
 from criticality.measurement import measure_ensemble
-from criticality.models import ViTDescription
-from criticality.theory import Attention, Network, make_norm, mean_description, propagate
+from criticality.models import ViTSpec
+from criticality.theory import Attention, Network, make_norm, mean_network, propagate
 
 
 def decide(
@@ -28,7 +28,7 @@ def decide(
     cases = (("ln", None), ("dyt", 0.5), ("dyt", 1.0), ("dyt", 2.0), ("derf", 0.5), ("derf", 1.0))
     rows, profiles = [], {}
     for norm, alpha in cases:
-        description = ViTDescription(
+        description = ViTSpec(
             "vit_base_patch16_224", norm=norm, alpha=alpha, depth=depth, width=width, image_size=96, init="fan-in"
         )
         label = "LayerNorm" if alpha is None else f"{'DyT' if norm == 'dyt' else 'Derf'} α={alpha:g}"
@@ -59,7 +59,7 @@ def decide(
 
 
 def _case(
-    description: ViTDescription, theory: Callable[[Network], Network], seed: int, seeds: int
+    description: ViTSpec, theory: Callable[[Network], Network], seed: int, seeds: int
 ) -> tuple[tuple[float, float, float, bool, float], dict[str, list[float]]]:
     """``log J(0 -> L)`` measured, predicted and without attention, whether the profile is within, rank correlation without
     attention; and the profiles."""
@@ -71,8 +71,8 @@ def _case(
         return model
 
     measured = measure_ensemble(build, description.inputs(seed), range(seed, seed + seeds), probes=2)
-    network = theory(mean_description(networks))
-    inputs = description.describe(seed)[1]
+    network = theory(mean_network(networks))
+    inputs = description.read(seed)[1]
     predicted = propagate(network, inputs, seed=seed).sel(block=measured.block)
     alone = propagate(_without_attention(network), inputs, seed=seed).sel(block=measured.block)
     deviation = np.abs(predicted.log_apjn.values - measured.log_apjn.values)

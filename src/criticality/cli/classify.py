@@ -23,7 +23,7 @@ from criticality.cli.options import (
 )
 from criticality.cli.output import emit, save_json, table
 from criticality.cli.progress import bar, working
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError
 
 if TYPE_CHECKING:
     from criticality.phases import Classification
@@ -80,7 +80,7 @@ def classify(
     with fresh weights at every repeat and standard errors over --seeds.
     """
     if (model is None) == (name is None):
-        raise CriticalityError(f"MODEL={model!r} and --function={name!r} must be one of the two, not both and not none")
+        raise ArgumentError(f"MODEL={model!r} and --function={name!r} must be one of the two, not both and not none")
     if model is None:
         left_out("classify --function")
         record = _classify_function(str(name), alpha, sigma_w, sigma_b, 1.0 if q0 is None else q0)
@@ -102,7 +102,7 @@ def _classify_function(name: str, alpha: float | None, sigma_w: float, sigma_b: 
 
     if name.lower() in (*LAYER_NORMS, *RMS_NORMS):
         if alpha is not None:
-            raise CriticalityError(f"--alpha={alpha!r} must be left out for {name!r}, which has none")
+            raise ArgumentError(f"--alpha={alpha!r} must be left out for {name!r}, which has none")
         norm: Any = make_norm(name, epsilon=0.0)
     else:
         norm = PointwiseNorm(Pointwise(name, alpha=1.0 if alpha is None else alpha))
@@ -113,11 +113,11 @@ def _classify_function(name: str, alpha: float | None, sigma_w: float, sigma_b: 
 def _classify_model(
     model: str, q0: float | None, seed: int, way: Way, seeds: int, to_depth: int, **changes: Any
 ) -> dict[str, Any]:
-    from criticality.models import describe_model
+    from criticality.models import model_spec
     from criticality.phases import Classification
     from criticality.studies.classify import classify_description
 
-    description = describe_model(model, **changes)
+    description = model_spec(model, **changes)
     with working(f"classify {model}"), bar(seeds * to_depth, "blocks") as advance:
         found, start = classify_description(
             description,

@@ -73,7 +73,7 @@ def compare(model: str, as_json: bool, out: Path | None, **options: Any) -> None
 
 def comparison_table(record: dict[str, Any]) -> str:
     """One line for each case."""
-    from criticality.studies.compare import weak_agreement
+    from criticality.studies.agreement import weak_agreement
 
     rows = [
         [

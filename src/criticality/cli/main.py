@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from criticality.arguments import meant, shown
+from criticality.errors import CriticalityError
 
 T = TypeVar("T")
 
@@ -86,7 +87,7 @@ def _refusing(call: Callable[[], T]) -> T:
         return call()
     except click.UsageError as error:
         raise Refusal(_usage(error)) from error
-    except ValueError as error:
+    except CriticalityError as error:
         raise Refusal(sentence(str(error))) from error
     except MemoryError as error:
         raise Refusal("sizes must fit into memory, and these do not") from error

@@ -22,6 +22,7 @@ from criticality.cli.options import (
 )
 from criticality.cli.output import emit, forward_record, forward_text, profile_record, profile_text, save
 from criticality.cli.progress import bar
+from criticality.errors import ArgumentError
 
 
 @click.command()
@@ -60,13 +61,15 @@ def measure(
 
     from criticality.devices import torch_device
     from criticality.measurement import measure_between, measure_ensemble, measure_forward_ensemble
-    from criticality.models import describe_model
+    from criticality.models import model_spec
 
-    description = describe_model(model, **options)
+    description = model_spec(model, **options)
     inputs = description.inputs(seed)
     settings: dict[str, Any] = {"device": torch_device(device), "dtype": getattr(torch, dtype)}
     if probe != "normal" and (between or source is not None):
-        raise ValueError(f"probe={probe!r} must be 'normal' with --between and --from, which do not start at the end")
+        raise ArgumentError(
+            f"probe={probe!r} must be 'normal' with --between and --from, which do not start at the end"
+        )
     if between:
         left_out("measure --between")
         torch.manual_seed(seed)

@@ -23,7 +23,7 @@ from criticality.arguments import (
     check_choice,
     shown,
 )
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError
 from criticality.probes import PROBES
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -85,7 +85,7 @@ class CommaSeparated(click.ParamType):
         parts = [part.strip() for part in str(value).split(",")]
         if not all(parts):
             what = "names" if self.kind is None else "numbers"
-            raise CriticalityError(f"{flag(param)}={shown(value)} must be {what} separated by commas")
+            raise ArgumentError(f"{flag(param)}={shown(value)} must be {what} separated by commas")
         return tuple(parts) if self.kind is None else tuple(self.kind.number(flag(param), part) for part in parts)
 
 
@@ -97,7 +97,7 @@ class Outside(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not str(value).strip() or "\0" in str(value):
-            raise CriticalityError(f"{flag(param)}={shown(value)} must be a path")
+            raise ArgumentError(f"{flag(param)}={shown(value)} must be a path")
         return super().convert(value, param, ctx)
 
 
@@ -223,7 +223,7 @@ def left_out(subject: str) -> None:
     for param in context.command.params:
         given = context.get_parameter_source(str(param.name)) is ParameterSource.COMMANDLINE
         if given and param.name in DOES_NOT_APPLY[subject]:
-            raise CriticalityError(
+            raise ArgumentError(
                 f"{flag(param)}={_plain(context.params[str(param.name)])} must be left out of {subject}, to which it does not apply"
             )
 

@@ -12,6 +12,7 @@ import click
 from criticality.arguments import check_choice
 from criticality.cli.options import DEPTH, POINTS, OneOf, common
 from criticality.cli.output import emit, save_json, table
+from criticality.errors import ArgumentError
 from criticality.lazy import lazy_module
 
 if TYPE_CHECKING:
@@ -60,13 +61,14 @@ _LABELS = {
 _TITLES = {
     "mlp": r"MLP of {0}, layer {1}: ordered and chaotic",
     "resnet": r"residual network of {0}, depth {1}",
+    "block": r"LayerNorm blocks of attention and an MLP of {0}: exponent of gradients",
     "transformer": r"pre-norm transformer of {0}, {1} blocks",
 }
 
 
 def _mlp(function: PointwiseFunction | LayerNorm, depth: int, points: int) -> Map:
     if isinstance(function, norms.LayerNorm):
-        raise ValueError("function='ln' of mlp must be a pointwise function: with LayerNorm chi is 1 everywhere")
+        raise ArgumentError("function='ln' of mlp must be a pointwise function: with LayerNorm chi is 1 everywhere")
     x, y = np.linspace(0.3, 3.0, points), np.linspace(0.02, 1.5, points)
     _, _, values = maps.amplification_map(
         function, depth, weight_variance=x[None, :] ** 2, bias_variance=y[:, None] ** 2, skip=0.0
@@ -94,12 +96,12 @@ def _resnet_scale(function: PointwiseFunction | LayerNorm, depth: int, points: i
 
 def _transformer(function: PointwiseFunction | LayerNorm, depth: int, points: int, over_gain: bool) -> Map:
     if isinstance(function, norms.LayerNorm):
-        raise ValueError("function='ln' of transformer must be a pointwise function, which has an alpha")
+        raise ArgumentError("function='ln' of transformer must be a pointwise function, which has an alpha")
     from criticality.pointwise import Pointwise
-    from criticality.theory import MLP, Attention, PointwiseNorm, transformer
+    from criticality.theory import MLP, Attention, Linear, PointwiseNorm, transformer
 
     norm = PointwiseNorm(Pointwise(function))
-    network = transformer(norm, Attention(), MLP(Pointwise("gelu"), out_variance=2.0), depth)
+    network = transformer(norm, Attention(), MLP(Pointwise("gelu"), down=Linear(2.0)), depth)
     x = np.logspace(-1.3, 0.5, points)
     gain = np.geomspace(0.5, 1.5, points) if over_gain else None
     values, error = maps.transformer_map(network, depth, alpha=x, gain=gain, tokens=197, rho0=0.3)
@@ -110,7 +112,7 @@ def _transformer(function: PointwiseFunction | LayerNorm, depth: int, points: in
 
 def _block(function: PointwiseFunction | LayerNorm, depth: int, points: int) -> Map:
     if isinstance(function, norms.LayerNorm):
-        raise ValueError("function='ln' of block must be the activation of the MLP, whose norms are LayerNorms")
+        raise ArgumentError("function='ln' of block must be the activation of the MLP, whose norms are LayerNorms")
     x, y = np.linspace(0.2, 4.0, points), np.linspace(0.05, 0.95, points)
     angle, gradient = maps.collapse_map(function, x[None, :], attention_weight=y[:, None], mlp_weight=y[:, None])
     return Map("sigma_w", "weight", "gradient_exponent", x, y, gradient, beside={"angle_exponent": angle})

@@ -24,6 +24,7 @@ from criticality.cli.options import (
 )
 from criticality.cli.output import emit, forward_record, forward_text, profile_record, profile_text, save
 from criticality.cli.progress import bar, working
+from criticality.errors import ArgumentError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,16 +85,16 @@ def predict(
     if model == "resnet":
         left_out("predict resnet")
         if probe != "normal":
-            raise ValueError(f"probe={probe!r} must be 'normal' for resnet, whose inputs do not mix")
+            raise ArgumentError(f"probe={probe!r} must be 'normal' for resnet, whose inputs do not mix")
         dataset = _resnet(**options)
     else:
-        from criticality.models import describe_model
+        from criticality.models import model_spec
         from criticality.studies.predict import predict_description
 
         left_out("predict MODEL")
         if way != "auto":
             left_out(f"--way {way}")
-        description = describe_model(model, **{key: options[key] for key in _CHANGES})
+        description = model_spec(model, **{key: options[key] for key in _CHANGES})
         with working(f"predict {model}"), bar(seeds, "seeds") as advance:
             dataset = predict_description(
                 description,
@@ -134,15 +135,17 @@ def _forward(
     from criticality.theory import propagate_between
 
     if way == "sampled" or probe != "normal":
-        raise ValueError(f"from={source!r} must come with the exact way and --probe normal, got {way!r} and {probe!r}")
+        raise ArgumentError(
+            f"from={source!r} must come with the exact way and --probe normal, got {way!r} and {probe!r}"
+        )
     inputs: Kernel | Sequence[Kernel]
     if model == "resnet":
         network, inputs = _resnet_of(**options)
     else:
-        from criticality.models import describe_model
+        from criticality.models import model_spec
 
-        description = describe_model(model, **{key: options[key] for key in _CHANGES})
-        network, inputs = description.describe(seed)
+        description = model_spec(model, **{key: options[key] for key in _CHANGES})
+        network, inputs = description.read(seed)
     dataset = propagate_between(network, inputs, start=source, samples=samples, seed=seed)
     record = {"model": model, "from": source, **forward_record(dataset)}
     save(dataset, out)

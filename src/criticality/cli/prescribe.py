@@ -23,13 +23,13 @@ from criticality.cli.options import (
 )
 from criticality.cli.output import emit, save_json, table
 from criticality.cli.progress import bar, working
-from criticality.errors import UndescribedError
+from criticality.errors import ArgumentError, UndescribedError
 from criticality.prescription.kinds import KINDS, Kind
 
 if TYPE_CHECKING:
     import torch
 
-    from criticality.models import ModelDescription
+    from criticality.models import ModelSpec
     from criticality.prescription.apply import Change
     from criticality.prescription.sampled import SampledPrescription
     from criticality.prescription.solve import Prescription
@@ -90,18 +90,18 @@ def prescribe(
     import torch
 
     from criticality.measurement import measure_ensemble
-    from criticality.models import describe_model, write_weights
+    from criticality.models import model_spec, write_weights
     from criticality.prescription.solve import least_amplification, trade_off
     from criticality.prescription.solve import prescribe as solve
 
     if from_data and kind != "schedule":
-        raise ValueError(f"kind={kind!r} must be 'schedule' with --from-data")
+        raise ArgumentError(f"kind={kind!r} must be 'schedule' with --from-data")
     if way != "auto":
         left_out(f"--way {way}")
-    description = describe_model(model, **changes)
+    description = model_spec(model, **changes)
     try:
         with working("read the model"):
-            described = None if way == "sampled" else description.describe(seed)
+            described = None if way == "sampled" else description.read(seed)
     except UndescribedError:
         if way == "exact":
             raise
@@ -162,10 +162,10 @@ def _share(target: str) -> float:
     try:
         return float(target.removeprefix("share="))
     except ValueError:
-        raise ValueError(f"target={target!r} must be share= and a number between 0 and 1") from None
+        raise ArgumentError(f"target={target!r} must be share= and a number between 0 and 1") from None
 
 
-def _sampled(description: ModelDescription, target: str, kind: Kind, seeds: int, seed: int) -> SampledPrescription:
+def _sampled(description: ModelSpec, target: str, kind: Kind, seeds: int, seed: int) -> SampledPrescription:
     """Without weights; the target ``preln`` is the same model with LayerNorm, its tokens as they are."""
     from criticality.prescription.sampled import prescribe_sampled
     from criticality.prescription.solve import PRE_LAYER_NORM, PRE_LAYER_NORM_TOKENS
@@ -180,7 +180,7 @@ def _sampled(description: ModelDescription, target: str, kind: Kind, seeds: int,
         try:
             wanted = float(target)
         except ValueError:
-            raise ValueError(
+            raise ArgumentError(
                 f"target={target!r} must be a log J, 'preln' or 'preln-tokens' for a model that is run without its weights"
             ) from None
     return prescribe_sampled(description.create, batch, wanted, kind, seeds, seed=seed, **settings)

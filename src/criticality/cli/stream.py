@@ -23,10 +23,10 @@ def stream(model: str, as_json: bool, seed: int, out: Path | None, **options: An
     """
     import torch
 
-    from criticality.models import describe_model
+    from criticality.models import model_spec
     from criticality.stream import stream as find_streams
 
-    description = describe_model(model, **options)
+    description = model_spec(model, **options)
     torch.manual_seed(seed)
     found = find_streams(description.build(), description.inputs(seed))
     save_json(found.record(), out)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from criticality.cli.options import FILE, WORKERS, common
+from criticality.cli.options import COUNT, FILE, WORKERS, common
 from criticality.cli.output import emit, table
 from criticality.cli.progress import bar
+from criticality.errors import CriticalityError, FileError
 
 if TYPE_CHECKING:
     from criticality.sweeps.run import Report
@@ -33,6 +34,12 @@ def _running(function: F) -> F:
             show_default=True,
             help="Processes started here; 0: one cell after another in this one, as a study that searches needs.",
         ),
+        click.option(
+            "--together",
+            type=COUNT,
+            help="Train this many runs at once in one stack, in this process, as a card does as fast as one.",
+        ),
+        click.option("--device", default="cpu", show_default=True, help="Of torch, with --together."),
         click.option("--scheduler", help="Of a Dask cluster, tcp://HOST:PORT [default: processes on this machine]."),
     ):
         function = option(function)
@@ -101,12 +108,12 @@ def _emit(study: Study, store: Path, report: Report, as_json: bool) -> None:
     }
     emit(record, as_json, table([[key, value] for key, value in record.items()], ["", ""]))
     if report.not_written:
-        raise ValueError(f"store {str(store)!r} must have room, but {report.not_written} cells could not be written")
+        raise FileError(f"store {str(store)!r} must have room, but {report.not_written} cells could not be written")
     if report.damaged:
-        raise ValueError(report.damaged)
+        raise FileError(report.damaged)
     if not report.counts["done"] and not report.counts["open"]:
         index, why = next(iter(Store(store).messages().items()))
-        raise ValueError(
+        raise CriticalityError(
             f"study {study.name!r} must have cells that can be computed, but all {sum(report.counts.values())} failed;"
             f" the first ({Store(store).cells[index]}): {why}"
         )

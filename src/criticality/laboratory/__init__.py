@@ -9,15 +9,25 @@ from criticality.lazy import lazy_names
 if TYPE_CHECKING:
     from criticality.laboratory.data import FashionMNIST, Images, fashion_mnist
     from criticality.laboratory.records import geometric_steps
-    from criticality.laboratory.stacked import ResidualRun, train_stacked
+    from criticality.laboratory.residual_run import ResidualRun
+    from criticality.laboratory.stacked import train_stacked, train_together
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "data": ("FashionMNIST", "Images", "fashion_mnist"),
         "records": ("geometric_steps",),
-        "stacked": ("ResidualRun", "train_stacked"),
+        "residual_run": ("ResidualRun",),
+        "stacked": ("train_stacked", "train_together"),
     },
 )
 
-__all__ = ["FashionMNIST", "Images", "ResidualRun", "fashion_mnist", "geometric_steps", "train_stacked"]
+__all__ = [
+    "FashionMNIST",
+    "Images",
+    "ResidualRun",
+    "fashion_mnist",
+    "geometric_steps",
+    "train_stacked",
+    "train_together",
+]

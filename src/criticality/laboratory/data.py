@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from criticality.errors import FileError
+
 DATA_ROOT = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package puts the files."""
 
@@ -73,12 +75,12 @@ def _read(root: Path) -> FashionMNIST:
     images, labels, test_images, test_labels = (_idx(root, name) for name in _FILES)
     for pictures, names in ((images, labels), (test_images, test_labels)):
         if pictures.shape != (len(names), 28, 28):
-            raise ValueError(
+            raise FileError(
                 f"data_root={str(root)!r} must hold 28 x 28 images and a label for each, but has images of shape"
                 f" {pictures.shape} and {len(names)} labels"
             )
     if len(images) <= VALIDATION:
-        raise ValueError(f"data_root={str(root)!r} must hold more than {VALIDATION} training images, has {len(images)}")
+        raise FileError(f"data_root={str(root)!r} must hold more than {VALIDATION} training images, has {len(images)}")
     train, test = _images(images, labels), _images(test_images, test_labels)
     kept = Images(train.pixels[:-VALIDATION], train.labels[:-VALIDATION])
     held = Images(train.pixels[-VALIDATION:], train.labels[-VALIDATION:])
@@ -94,7 +96,7 @@ def _idx(root: Path, name: str) -> np.ndarray:
     """The array of an idx file of unsigned bytes: two zeros, type, number of axes, big-endian sizes, data."""
     packed, plain = root / f"{name}.gz", root / name
     if not (packed.is_file() or plain.is_file()):
-        raise ValueError(
+        raise FileError(
             f"data_root={str(root)!r} must hold {name} (or {name}.gz) of FashionMNIST, and does not; install it with"
             " 'apt install dataset-fashion-mnist', or give a folder with the four idx files as --data-root"
         )
@@ -102,11 +104,11 @@ def _idx(root: Path, name: str) -> np.ndarray:
         content = gzip.decompress(packed.read_bytes()) if packed.is_file() else plain.read_bytes()
         axes = content[3]
         if content[:2] != b"\0\0" or content[2] != _UNSIGNED_BYTE or not 1 <= axes <= 3:
-            raise ValueError("its header is another")
+            raise FileError("its header is another")
         shape = tuple(int(size) for size in np.frombuffer(content, ">i4", axes, 4))
         data = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
         if data.size != math.prod(shape):
-            raise ValueError(f"it holds {data.size} bytes for shape {shape}")
+            raise FileError(f"it holds {data.size} bytes for shape {shape}")
     except (ValueError, IndexError, OSError, EOFError) as error:
-        raise ValueError(f"file {name} in {str(root)!r} must be an idx file of unsigned bytes: {error}") from error
+        raise FileError(f"file {name} in {str(root)!r} must be an idx file of unsigned bytes: {error}") from error
     return data.reshape(shape)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from criticality.errors import NotFiniteError
+from criticality.errors import ArgumentError, NotFiniteError
 from criticality.laboratory.records import SATURATED, geometric_steps, pair_correlation
 from criticality.measurement import measure
 from criticality.models.normalizers import DynamicPointwise
@@ -130,7 +130,9 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
             return list(model.get_submodule(name).children())
         except AttributeError:
             continue
-    raise ValueError(f"model {type(model).__name__} must have its blocks in 'blocks' or 'transformer.h', and has not")
+    raise ArgumentError(
+        f"model {type(model).__name__} must have its blocks in 'blocks' or 'transformer.h', and has not"
+    )
 
 
 class _Entropies(TorchFunctionMode):

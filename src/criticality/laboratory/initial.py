@@ -11,7 +11,8 @@ from torch import Tensor
 
 from criticality.laboratory.data import fashion_mnist
 from criticality.laboratory.recursion import Stack
-from criticality.laboratory.stacked import PROBES, ResidualRun, pixels_of
+from criticality.laboratory.residual_run import ResidualRun
+from criticality.laboratory.stacked import PROBES, pixels_of
 
 ADAM_EPSILON = 1e-8
 _DIFFERENCE = 1e-5

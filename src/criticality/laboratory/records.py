@@ -45,7 +45,7 @@ class Records:
         self._changes = {name: np.full((runs, len(steps)), np.nan, np.float32) for name in _CHANGES}
         draw = torch.Generator().manual_seed(2024)
         size = (1, probes.shape[1], stack.shape.width)
-        self._direction = torch.randn(size, generator=draw).to(stack.flat.dtype).expand(runs, -1, -1)
+        self._direction = torch.randn(size, generator=draw).to(stack.flat).expand(runs, -1, -1)
 
     @contextmanager
     def around(self, step: int) -> Iterator[None]:
@@ -57,13 +57,13 @@ class Records:
         before = self.record(step)
         weights = stack.p["weight"].clone()
         norm = sum(g.transpose(0, g.dim() - 3).flatten(1).square().sum(1) for g in stack.g.values())
-        self._changes["gradient_norm"][:, place] = torch.sqrt(torch.as_tensor(norm)).numpy()
+        self._changes["gradient_norm"][:, place] = torch.sqrt(torch.as_tensor(norm)).cpu().numpy()
         yield
         change = _norms(stack.p["weight"] - weights) / _norms(weights)
-        self._changes["update"][:, place] = change.numpy()
+        self._changes["update"][:, place] = change.cpu().numpy()
         after = stack.stream(self.probes)[-1]
         moved = (after - before).flatten(1).norm(dim=1) / before.flatten(1).norm(dim=1)
-        self._changes["stream_change"][:, place] = moved.numpy()
+        self._changes["stream_change"][:, place] = moved.cpu().numpy()
 
     def record(self, step: int) -> Tensor:
         """Measure now; returns the last point of the stream."""
@@ -75,8 +75,8 @@ class Records:
         for at, (x, delta, slope) in enumerate(zip(points, deltas, slopes, strict=True)):
             store["log_apjn"][:, place, at] = _log_mean_square(delta)
             store["log_q"][:, place, at] = _log_mean_square(x)
-            store["log_slope"][:, place, at] = np.log(np.maximum(slope.double().mean((1, 2)).numpy(), 1e-30))
-            store["saturated"][:, place, at] = (slope < SATURATED).double().mean((1, 2)).numpy()
+            store["log_slope"][:, place, at] = np.log(np.maximum(slope.double().mean((1, 2)).cpu().numpy(), 1e-30))
+            store["saturated"][:, place, at] = (slope < SATURATED).double().mean((1, 2)).cpu().numpy()
             store["correlation"][:, place, at] = pair_correlation(x)
         return points[-1]
 
@@ -98,7 +98,7 @@ def pair_correlation(x: Tensor) -> np.ndarray:
     """Mean cosine of two different inputs, ``(runs,)``, of a stream ``(runs, inputs, width)``."""
     unit = torch.nn.functional.normalize(x.double(), dim=-1)
     count = x.shape[1]
-    found: np.ndarray = ((unit.sum(1).square().sum(-1) - count) / (count * (count - 1))).numpy()
+    found: np.ndarray = ((unit.sum(1).square().sum(-1) - count) / (count * (count - 1))).cpu().numpy()
     return found
 
 
@@ -108,5 +108,5 @@ def _norms(weights: Tensor) -> Tensor:
 
 
 def _log_mean_square(x: Tensor) -> np.ndarray:
-    found: np.ndarray = np.log(np.maximum(x.double().square().mean((1, 2)).numpy(), 1e-300))
+    found: np.ndarray = np.log(np.maximum(x.double().square().mean((1, 2)).cpu().numpy(), 1e-300))
     return found

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -127,33 +128,51 @@ class Stack:
         p, g: views of them by section, shapes as in ``Shape.sections``.
     """
 
-    def __init__(self, shape: Shape, dtype: torch.dtype = torch.float32):
+    def __init__(self, shape: Shape, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"):
         self.shape = shape
         sizes = {name: math.prod(size) for name, size in shape.sections().items()}
         total = sum(sizes.values())
-        self.flat, self.gradient = torch.zeros(total, dtype=dtype), torch.zeros(total, dtype=dtype)
+        self.flat, self.gradient = (torch.zeros(total, dtype=dtype, device=device) for _ in range(2))
         self.decayed = sum(sizes[name] for name in MATRICES)
         self.p, self.g = _views(self.flat, shape), _views(self.gradient, shape)
         self._pair = None if shape.function is None else POINTWISE[shape.function]
         self._kept: list[tuple[Tensor, ...]] = []
 
-    def initialize(self, seeds: Sequence[int], sigma_w: float, sigma_b: float, alphas: Sequence[float]) -> None:
-        """Weights ``N(0, sigma_w^2 / width)``, biases ``N(0, sigma_b^2)``, both ends fan-in: each run by its seed."""
+    def initialize(
+        self,
+        seeds: Sequence[int],
+        sigma_w: float | Sequence[float],
+        sigma_b: float | Sequence[float],
+        alphas: Sequence[float] | Sequence[Sequence[float]],
+    ) -> None:
+        """Weights ``N(0, sigma_w^2 / width)``, biases ``N(0, sigma_b^2)``, both ends fan-in: each run by its seed.
+
+        Args:
+            seeds: ``(runs,)``.
+            sigma_w, sigma_b: of all runs, or ``(runs,)``.
+            alphas: ``(depth + 1,)`` of all runs, or ``(runs, depth + 1)``.
+        """
         s = self.shape
         if s.affine:
             self.p["gamma"].fill_(1.0)
         if s.scaled:
-            self.p["alpha"].copy_(torch.tensor(list(alphas), dtype=self.flat.dtype).view(-1, 1, 1, 1))
-        for run, seed in enumerate(seeds):
+            given = torch.tensor(np.array(alphas), dtype=self.flat.dtype).expand(s.runs, s.depth + 1)
+            self.p["alpha"].copy_(given.T.reshape(-1, s.runs, 1, 1))
+        of_weights, of_biases = (np.broadcast_to(np.asarray(given, float), s.runs) for given in (sigma_w, sigma_b))
+        deviations = {
+            "embedding": np.full(s.runs, s.inputs**-0.5),
+            "weight": of_weights * s.width**-0.5,
+            "bias": of_biases,
+            "readout": np.full(s.runs, s.width**-0.5),
+        }
+        for seed in dict.fromkeys(seeds):
             draw = torch.Generator().manual_seed(int(seed))
-            for name, deviation, place in (
-                ("embedding", s.inputs**-0.5, run),
-                ("weight", sigma_w * s.width**-0.5, (slice(None), run)),
-                ("bias", sigma_b, (slice(None), run)),
-                ("readout", s.width**-0.5, run),
-            ):
-                view = self.p[name][place]
-                view.copy_(torch.randn(view.shape, generator=draw, dtype=self.flat.dtype) * deviation)
+            places = [run for run, other in enumerate(seeds) if other == seed]
+            for name, deviation in deviations.items():
+                view = self.p[name].transpose(0, -3)  # runs first
+                noise = torch.randn(view.shape[1:], generator=draw, dtype=self.flat.dtype).to(self.flat.device)
+                for run in places:
+                    view[run].copy_(noise * float(deviation[run]))
 
     def views_of(self, flat: Tensor) -> dict[str, Tensor]:
         """Another flat tensor of as many entries by section; the axis of runs is the third from the end."""
@@ -271,7 +290,7 @@ class Stack:
             return torch.ones_like(x)
         _, (_, u, y, _, _) = self.normalized(layer, x)
         slope = self._pair[1](torch.ones_like(u), u, y)
-        zero = torch.zeros(1, dtype=x.dtype)
+        zero = torch.zeros(1, dtype=x.dtype, device=x.device)
         at_zero = float(self._pair[1](torch.ones_like(zero), zero, self._pair[0](zero)))
         return slope.div_(at_zero or 1.0).square_()
 

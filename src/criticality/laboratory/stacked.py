@@ -5,139 +5,32 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
-from criticality.arguments import Count, Depth, NotNegative, Positive, Seed, Size, check_choice, check_fields
+from criticality.devices import torch_device
 from criticality.laboratory.data import FashionMNIST, fashion_mnist
 from criticality.laboratory.records import Records, geometric_steps
-from criticality.laboratory.recursion import ALIASES, LAYER_NORMS, POINTWISE, Shape, Stack
-
-STACKED = ("fashion-resnet", "fashion-mlp")
-"""Tasks that are trained here."""
+from criticality.laboratory.recursion import MATRICES, Stack
+from criticality.laboratory.residual_run import ResidualRun, stack_of
+from criticality.laboratory.steps import ADAM_BETAS, RateByRun, Replayed, corrections_at, rates_of
 
 PROBES = 256
 """Validation images that profiles are measured on, the same in every run."""
+
+Device = str | torch.device
 
 _WINDOW = 10
 """Steps that one stored loss averages."""
 
 _DIVERGED_FACTOR = 1.5
 """A run has diverged when a loss is not finite, or its last ten average this many times log(classes)."""
-
-
-@dataclass(frozen=True)
-class ResidualRun:
-    """What is trained: the article's recursion (``fashion-resnet``), or Doshi's plane (``fashion-mlp``).
-
-    Attributes:
-        task: ``fashion-resnet``: standardized pixels, norms with gamma and beta, a last norm.  ``fashion-mlp``: pixels in [0, 1],
-            ``x <- mu x + W phi(x) + b`` or ``W phi(LN x)``, nothing learned but weights and biases (Doshi, He, Gromov 2023).
-        norm: ``ln``, ``rms``, ``none``, ``dyt``, ``derf``, ``power-1/2``, ``power-2/3``, ``power-3/4``.
-        alpha: of a pointwise norm; with ``schedule`` it is c, and ``alpha_l = c / sqrt(K_l)``.
-        activation: after the norm: ``relu``, ``gelu``, ``tanh``, ``erf``, or ``""``.
-        schedule: whether alpha follows the depth.
-        mu: of the skip path, 0 for a plain network.
-        sigma_w, sigma_b: weights are ``N(0, sigma_w^2 / width)``, biases ``N(0, sigma_b^2)``.
-        depth, width: residual layers and channels.
-        optimizer: ``adamw`` (0.9, 0.999; decay on matrices) or ``sgd`` (plain).
-        learning_rate: peak.
-        weight_decay: of AdamW.
-        warm_up: steps of linear growth of the rate.
-        decay: ``cosine`` to 0, or ``constant``.
-        steps, batch: optimizer steps, and images in each.
-        seeds: how many runs, with seeds ``first_seed, first_seed + 1, ...``: of weights and of the order of the data.
-        first_seed: see ``seeds``.
-    """
-
-    task: str = "fashion-resnet"
-    norm: str = "dyt"
-    alpha: Positive | None = None
-    activation: str = ""
-    schedule: bool = False
-    mu: NotNegative = 1.0
-    sigma_w: NotNegative = 1.0
-    sigma_b: NotNegative = 0.0
-    depth: Depth = 32
-    width: Size = 128
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: Positive = 1e-3
-    weight_decay: NotNegative = 0.05
-    warm_up: Seed = 0
-    decay: Literal["cosine", "constant"] = "cosine"
-    steps: Count = 1500
-    batch: Size = 128
-    seeds: Size = 3
-    first_seed: Seed = 0
-
-    def __post_init__(self) -> None:
-        pointwise = sorted({*POINTWISE, *ALIASES})
-        for name, value, allowed in (
-            ("task", self.task, STACKED),
-            ("norm", self.norm, (*LAYER_NORMS, "none", *pointwise)),
-            ("activation", self.activation, ("", *pointwise)),
-        ):
-            check_choice(name, value, allowed)
-        check_fields(self)
-        if self.scaled and self.alpha is None:
-            raise ValueError(f"alpha=None must be a number with norm={self.norm!r}")
-        if not self.scaled and (self.alpha is not None or self.schedule):
-            raise ValueError(f"alpha={self.alpha!r} and schedule={self.schedule!r} must be left out with {self.norm!r}")
-        if self.scaled and self.activation:
-            raise ValueError(f"activation={self.activation!r} must be '' with the pointwise norm {self.norm!r}")
-
-    @property
-    def scaled(self) -> bool:
-        """Whether the norm is a pointwise function with an alpha."""
-        return self.norm not in (*LAYER_NORMS, "none")
-
-    def alphas(self) -> list[float]:
-        """Of the ``depth`` norms of the layers and the last one; empty without."""
-        if not self.scaled or self.alpha is None:
-            return []
-        if not self.schedule:
-            return [self.alpha] * (self.depth + 1)
-        value, _ = POINTWISE[ALIASES.get(self.norm, self.norm)]
-        nodes, weights = np.polynomial.hermite_e.hermegauss(80)
-        square = value(torch.from_numpy(self.alpha * nodes)).square().numpy()
-        gain = self.sigma_w**2 * float(weights @ square / weights.sum()) + self.sigma_b**2
-        return [self.alpha / math.sqrt(1 + gain * layer) for layer in range(self.depth + 1)]
-
-    def stack(self, dtype: torch.dtype = torch.float32) -> Stack:
-        """The networks at initialization."""
-        shape = Shape(
-            self.seeds,
-            self.depth,
-            self.width,
-            784,
-            10,
-            self.norm,
-            self.activation or None,
-            self.mu,
-            affine=self.task == "fashion-resnet",
-        )
-        stack = Stack(shape, dtype)
-        stack.initialize([*self.seed_numbers], self.sigma_w, self.sigma_b, self.alphas())
-        return stack
-
-    @property
-    def seed_numbers(self) -> range:
-        """Of the runs."""
-        return range(self.first_seed, self.first_seed + self.seeds)
-
-    def rate_at(self, step: int) -> float:
-        """Learning rate of a step from 0 on."""
-        rate = self.learning_rate * min(1.0, (step + 1) / max(1, self.warm_up))
-        if self.decay == "constant":
-            return rate
-        return rate * 0.5 * (1 + math.cos(math.pi * step / self.steps))
 
 
 @contextmanager
@@ -151,12 +44,12 @@ def _flushing_denormals() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
-@_flushing_denormals()
 def train_stacked(
     run: ResidualRun,
     *,
     data_root: str | os.PathLike[str] | None = None,
     progress: Callable[[int, float], None] | None = None,
+    device: Device = "cpu",
 ) -> xr.Dataset:
     """Train the seeds of a run together.
 
@@ -164,6 +57,7 @@ def train_stacked(
         run: what and how.
         data_root: as for ``fashion_mnist``.
         progress: called with the step and the mean loss every ten steps.
+        device: of torch.
 
     Returns:
         Dataset over ``run`` (seeds), ``window`` (ten steps each), ``record`` (geometric steps, and the end) and ``point`` (of the
@@ -175,33 +69,84 @@ def train_stacked(
     Raises:
         ValueError: as ``fashion_mnist``.
     """
+    return train_together([run], data_root=data_root, progress=progress, device=device)[0]
+
+
+@_flushing_denormals()
+def train_together(
+    runs: Sequence[ResidualRun],
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    progress: Callable[[int, float], None] | None = None,
+    device: Device = "cpu",
+) -> list[xr.Dataset]:
+    """Train several runs in one stack, as a card does as fast as one: each as ``train_stacked`` would, to rounding.
+
+    Args:
+        runs: that differ in nothing but alpha, the scales of weights and biases, the rate and its course, and their seeds.
+        data_root, progress, device: as for ``train_stacked``; ``seconds_per_step`` of a run is its share.
+
+    Raises:
+        ValueError: as ``train_stacked``; runs that differ in something else.
+    """
     began = time.perf_counter()
-    data = fashion_mnist(data_root)
-    pixels = pixels_of(run, data)
-    stack = run.stack()
-    labels = data.train.labels
-    orders = [torch.Generator().manual_seed(1_000_003 + seed) for seed in run.seed_numbers]
-    optimizer = _optimizer(run, stack)
-    probes = pixels["validation"][:PROBES].expand(run.seeds, -1, -1)
+    on = torch_device(device)
+    run, data = runs[0], fashion_mnist(data_root)
+    pixels = {name: part.to(on) for name, part in pixels_of(run, data).items()}
+    stack = stack_of(runs, device=on)
+    batches = _Batches(runs, pixels["train"], data.train.labels.to(on))
+    optimizer = _optimizer(runs, stack)
+    probes = pixels["validation"][:PROBES].expand(stack.shape.runs, -1, -1)
     records = Records(stack, probes, geometric_steps(run.steps))
-    losses = np.full((run.seeds, run.steps), np.nan)
-    right = np.full((run.seeds, run.steps), np.nan)
+    losses, right = (torch.full((run.steps, stack.shape.runs), math.nan, device=on) for _ in range(2))
+    loss_now, right_now = losses[0].clone(), losses[0].clone()
+
+    def gradient() -> None:
+        x, y = batches.read()
+        loss, logits = stack.loss_and_gradient(x, y)
+        loss_now.copy_(loss)
+        right_now.copy_((logits.argmax(-1) == y).float().mean(-1))
+
+    batches.turn_to(0)
+    differentiate = Replayed(gradient, on)
     for step in range(run.steps):
-        chosen = torch.stack([torch.randint(0, len(labels), (run.batch,), generator=order) for order in orders])
-        y = labels[chosen]
-        loss, logits = stack.loss_and_gradient(pixels["train"][chosen], y)
-        losses[:, step] = loss.numpy()
-        right[:, step] = (logits.argmax(-1) == y).float().mean(-1).numpy()
-        for group in optimizer.param_groups:
-            group["lr"] = run.rate_at(step)
+        batches.turn_to(step)
+        differentiate()
+        losses[step], right[step] = loss_now, right_now
         with records.around(step):
-            optimizer.step()
-        if progress is not None and step % _WINDOW == 0:
-            progress(step, float(loss.mean()))
-        if not np.isfinite(losses[:, step]).any():
-            break
+            optimizer(step)
+        if step % _WINDOW == 0:
+            if progress is not None:
+                progress(step, float(loss_now.mean()))
+            if not torch.isfinite(loss_now).any():
+                break
     records.record(run.steps)
-    return _dataset(run, stack, data, pixels, records, losses, right, time.perf_counter() - began)
+    series = [values.T.double().cpu().numpy() for values in (losses, right)]
+    return _datasets(runs, stack, data, pixels, records, series[0], series[1], time.perf_counter() - began)
+
+
+class _Batches:
+    """The images of every step, in the order of each run's seed."""
+
+    def __init__(self, runs: Sequence[ResidualRun], pixels: Tensor, labels: Tensor):
+        seeds = [seed for run in runs for seed in run.seed_numbers]
+        different = list(dict.fromkeys(seeds))
+        draws = [torch.Generator().manual_seed(1_000_003 + seed) for seed in different]
+        size = (runs[0].batch,)
+        steps = [
+            torch.stack([torch.randint(0, len(labels), size, generator=draw) for draw in draws])
+            for _ in range(runs[0].steps)
+        ]
+        self._order = torch.stack(steps).to(labels.device)  # (steps, different, batch)
+        self._place = torch.tensor([different.index(seed) for seed in seeds], device=labels.device)
+        self._pixels, self._labels, self._now = pixels, labels, self._order[0].clone()
+
+    def turn_to(self, step: int) -> None:
+        self._now.copy_(self._order[step])
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """Pixels ``(runs, batch, inputs)`` and labels ``(runs, batch)``."""
+        return self._pixels[self._now][self._place], self._labels[self._now][self._place]
 
 
 def pixels_of(run: ResidualRun, data: FashionMNIST) -> dict[str, Tensor]:
@@ -223,34 +168,65 @@ def _standardized(data: FashionMNIST, name: str) -> Tensor:
     return _CACHE[key]
 
 
-def _optimizer(run: ResidualRun, stack: Stack) -> torch.optim.Optimizer:
-    """On two slices of the one flat tensor: a step is two calls."""
-    cut = stack.decayed
+def _optimizer(runs: Sequence[ResidualRun], stack: Stack) -> Callable[[int], None]:
+    """A function that makes the update of a step: torch's own where all runs have one rate, which is two calls on the one flat
+    tensor."""
+    on, first = stack.flat.device, runs[0]
+    alike = len({(run.learning_rate, run.warm_up, run.decay) for run in runs}) == 1
+    if alike and on.type == "cpu":
+        return _one_rate(first, stack)
+    rates = rates_of(runs, [run.seeds for run in runs], first.steps).to(on)
+    corrections = torch.tensor([corrections_at(step) for step in range(first.steps)], dtype=torch.float32, device=on)
+    decayed = dict.fromkeys(MATRICES, first.weight_decay)
+    by_run = RateByRun(stack.p, stack.g, decayed, first.optimizer, fused=on.type == "cuda")
+    rates_now, corrections_now = torch.zeros_like(rates[0]), corrections[0].clone()
+    stack.gradient.zero_()  # so that what is run to record the graph changes nothing
+    update = Replayed(lambda: by_run.step(rates_now, corrections_now), on)
+
+    def step(number: int) -> None:
+        rates_now.copy_(rates[number])
+        corrections_now.copy_(corrections[number])
+        update()
+
+    return step
+
+
+def _one_rate(run: ResidualRun, stack: Stack) -> Callable[[int], None]:
     groups: list[dict[str, Any]] = []
-    for part, decay in ((slice(None, cut), run.weight_decay), (slice(cut, None), 0.0)):
+    for part, decay in ((slice(None, stack.decayed), run.weight_decay), (slice(stack.decayed, None), 0.0)):
         parameter = torch.nn.Parameter(stack.flat[part])
         parameter.grad = stack.gradient[part]
         groups.append({"params": [parameter], "weight_decay": decay})
+    optimizer: torch.optim.Optimizer
     if run.optimizer == "sgd":
-        return torch.optim.SGD([{**group, "weight_decay": 0.0} for group in groups], lr=run.learning_rate)
-    return torch.optim.AdamW(groups, lr=run.learning_rate, betas=(0.9, 0.999), fused=True)
+        optimizer = torch.optim.SGD([{**group, "weight_decay": 0.0} for group in groups], lr=run.learning_rate)
+    else:
+        optimizer = torch.optim.AdamW(groups, lr=run.learning_rate, betas=ADAM_BETAS, fused=True)
+
+    def step(number: int) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = run.rate_at(number)
+        optimizer.step()
+
+    return step
 
 
 def evaluate(stack: Stack, pixels: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Mean loss and accuracy ``(runs,)`` over all images; a run that gives nan is as right as chance."""
     runs, size = stack.shape.runs, 500
-    loss, right = torch.zeros(runs, dtype=torch.float64), torch.zeros(runs, dtype=torch.float64)
+    loss, right = (torch.zeros(runs, dtype=torch.float64, device=pixels.device) for _ in range(2))
+    labels = labels.to(pixels.device)
     for x, y in zip(pixels.split(size), labels.split(size), strict=True):
         logits = stack.logits(x.expand(runs, -1, -1))
         log_p = torch.log_softmax(logits, -1)
-        loss -= log_p[:, torch.arange(len(y)), y].double().sum(-1)
+        loss -= log_p[:, torch.arange(len(y), device=y.device), y].double().sum(-1)
         right += (logits.argmax(-1) == y).double().sum(-1)
-    found = (right / len(labels)).numpy()
-    return (loss / len(labels)).numpy(), np.where(np.isfinite(loss.numpy()), found, 1 / stack.shape.classes)
+    mean = (loss / len(labels)).cpu().numpy()
+    return mean, np.where(np.isfinite(mean), (right / len(labels)).cpu().numpy(), 1 / stack.shape.classes)
 
 
-def _dataset(
-    run: ResidualRun,
+def _datasets(
+    runs: Sequence[ResidualRun],
     stack: Stack,
     data: FashionMNIST,
     pixels: dict[str, Tensor],
@@ -258,11 +234,11 @@ def _dataset(
     losses: np.ndarray,
     right: np.ndarray,
     seconds: float,
-) -> xr.Dataset:
-    found = records.dataset()
+) -> list[xr.Dataset]:
+    found, steps = records.dataset(), losses.shape[1]
     for name, series in (("loss", losses), ("accuracy", right)):
-        padded = np.concatenate([series, np.full((run.seeds, -run.steps % _WINDOW), np.nan)], axis=1)
-        windows = padded.reshape(run.seeds, -1, _WINDOW)
+        padded = np.concatenate([series, np.full((len(series), -steps % _WINDOW), np.nan)], axis=1)
+        windows = padded.reshape(len(series), -1, _WINDOW)
         found[name] = (("run", "window"), windows.mean(-1).astype(np.float32))
     for part in ("validation", "test"):
         loss, accuracy = evaluate(stack, pixels[part], getattr(data, part).labels)
@@ -276,8 +252,11 @@ def _dataset(
     high = losses[:, -_WINDOW:].mean(axis=1) > _DIVERGED_FACTOR * math.log(stack.shape.classes)
     found["diverged"] = ("run", ((ended >= 0) | high).astype(float))
     found["diverged_at"] = ("run", ended.astype(float))
-    found["seconds_per_step"] = seconds / run.steps
-    return found
+    ends = np.cumsum([run.seeds for run in runs])
+    parts = [found.isel(run=slice(end - run.seeds, end)) for run, end in zip(runs, ends, strict=True)]
+    for run, of_run in zip(runs, parts, strict=True):
+        of_run["seconds_per_step"] = seconds / steps * run.seeds / ends[-1]
+    return parts
 
 
 def largest_spike(losses: np.ndarray) -> np.ndarray:

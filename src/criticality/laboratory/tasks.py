@@ -23,7 +23,7 @@ CONTEXT = 64
 """Bytes that the GPT sees."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """A model, its data and its loss.
 

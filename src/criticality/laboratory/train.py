@@ -18,9 +18,9 @@ from torch import nn
 
 from criticality.arguments import Count, Depth, NotNegative, Positive, Seed, Size, check_fields, checked
 from criticality.devices import torch_device
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError, FileError
 from criticality.laboratory.diagnostics import Diagnostics
-from criticality.laboratory.tasks import check_task
+from criticality.laboratory.tasks import Task, check_task
 from criticality.laboratory.tasks import task as task_named
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.normalizers import DynamicPointwise
@@ -95,7 +95,7 @@ class Run:
         if self.alpha_attention is not None:
             check_norm(self.norm, self.alpha_attention)
         if not 0 < self.beta2 < 1:
-            raise CriticalityError(f"beta2={self.beta2!r} must be a number between 0 and 1")
+            raise ArgumentError(f"beta2={self.beta2!r} must be a number between 0 and 1")
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step from 0 on."""
@@ -139,9 +139,8 @@ def train(
         ValueError: a checkpoint of another run, or one that cannot be read.
     """
     made = task_named(run.task, data_root)
-    torch.manual_seed(run.seed)
     generator = torch.Generator().manual_seed(run.seed)
-    model = _model(run, made).to(torch_device(device))
+    model = initial_model(run, made).to(torch_device(device))
     optimizers = _optimizers(run, model)
     monitor = Monitor(
         model,
@@ -186,7 +185,9 @@ def train(
     return _dataset(run, made, model, monitor, series, diverged_at, device).merge(diagnostics.dataset())
 
 
-def _model(run: Run, made: Any) -> nn.Module:
+def initial_model(run: Run, made: Task) -> nn.Module:
+    """What ``train`` starts from: the task's model with the run's norms, gains and prescription, by its seed."""
+    torch.manual_seed(run.seed)
     model: nn.Module = made.build(run.depth, run.width)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -209,7 +210,9 @@ def _set_attention_alphas(model: nn.Module, alpha: float) -> None:
     found = [module for name, module in model.named_modules() if name.rpartition(".")[2] in ("norm1", "ln_1")]
     for module in found:
         if not isinstance(module, DynamicPointwise):
-            raise ValueError(f"alpha_attention={alpha!r} must come with a pointwise norm, not {type(module).__name__}")
+            raise ArgumentError(
+                f"alpha_attention={alpha!r} must come with a pointwise norm, not {type(module).__name__}"
+            )
         module.initial_alpha = alpha
         nn.init.constant_(module.alpha, alpha)
 
@@ -293,13 +296,13 @@ def _load(path: Path, run: Run) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
     except Exception as error:
-        raise ValueError(f"checkpoint {str(path)!r} must be a whole checkpoint of criticality: {error}") from error
+        raise FileError(f"checkpoint {str(path)!r} must be a whole checkpoint of criticality: {error}") from error
     if set(state.get("series", ())) != set(_SERIES) or "diagnostics" not in state:
-        raise ValueError(f"checkpoint {str(path)!r} must be of this version of criticality, but holds other series")
+        raise FileError(f"checkpoint {str(path)!r} must be of this version of criticality, but holds other series")
     wanted = {key: value for key, value in asdict(run).items() if key != "steps"}
     if state.get("run") != wanted:
         other = [key for key, value in wanted.items() if state.get("run", {}).get(key) != value]
-        raise ValueError(f"checkpoint {str(path)!r} must be of this run, but is of one with other {', '.join(other)}")
+        raise FileError(f"checkpoint {str(path)!r} must be of this run, but is of one with other {', '.join(other)}")
     return state
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import nn
 
 from criticality.arguments import Seed, Size, check, checked
-from criticality.errors import CriticalityError, ModelFailedError, raised
+from criticality.errors import ArgumentError, CriticalityError, ModelFailedError, raised
 from criticality.lazy import lazy_module
 from criticality.measurement.points import Points
 from criticality.measurement.profile import Profile, profile
@@ -119,7 +119,7 @@ def measure_ensemble(
     profiles: list[Profile] = []
     chosen = list(seeds)
     if not chosen:
-        raise ValueError("seeds=[] must hold at least one seed")
+        raise ArgumentError("seeds=[] must hold at least one seed")
     for seed in chosen:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -149,7 +149,7 @@ def ensemble_dataset(profiles: list[Profile], **attrs: Any) -> xr.Dataset:
     """
     lengths = {len(one.points) for one in profiles}
     if len(lengths) > 1:
-        raise CriticalityError(
+        raise ArgumentError(
             f"residual stream must have the same points for every seed, but has {sorted(lengths)} of them"
         )
     mean, error = log_mean(np.array([log_mean(one.log_apjn)[0] for one in profiles]))

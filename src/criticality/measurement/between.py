@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from criticality.arguments import Seed, Size, checked
-from criticality.errors import NotFiniteError
+from criticality.errors import ArgumentError, NotFiniteError
 from criticality.lazy import lazy_module
 from criticality.measurement.points import Points, points_asked_for, resolved
 from criticality.measurement.profile import gradient_norms, squared_norm
@@ -89,7 +89,7 @@ def measure_forward(
             asked, _ = points_asked_for(model, found, points)
         positions = [point.position for point in asked]
         if not 0 <= start < len(asked):
-            raise ValueError(f"start={start!r} must be a point of the stream, 0 to {len(asked) - 1}")
+            raise ArgumentError(f"start={start!r} must be a point of the stream, 0 to {len(asked) - 1}")
         numbers = [_number(found.layout.call(point.node)) for point in asked]
         del found  # and its graph
         squares = np.zeros((tangents, len(asked)))
@@ -132,7 +132,7 @@ def measure_forward_ensemble(
         if progress is not None:
             progress(seed)
     if not runs:
-        raise ValueError("seeds=[] must hold at least one seed")
+        raise ArgumentError("seeds=[] must hold at least one seed")
     mean, error = log_mean(np.array([run.log_apjn.values for run in runs]))
     found = runs[0].assign(log_apjn=("target_block", mean, runs[0].log_apjn.attrs))
     long_name = "standard error of log J(l -> m)"

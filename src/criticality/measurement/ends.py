@@ -14,7 +14,7 @@ from criticality.measurement.axes import stream_axes
 from criticality.measurement.points import Points, points_asked_for, resolved
 from criticality.measurement.profile import Under
 from criticality.measurement.starts import loss_gradient
-from criticality.measurement.statistics import Axes, by_token
+from criticality.measurement.statistics import by_token
 from criticality.stream import Call, trace
 from criticality.stream.find import watch
 from criticality.stream.untouched import placed, untouched
@@ -24,6 +24,17 @@ def input_kernels(
     model: nn.Module, inputs: Any, *, points: Points = None, device: torch.device | str | None = None
 ) -> Float[np.ndarray, "batch tokens tokens"]:
     """Kernels ``x_a . x_b / width`` at the first point of the stream, float64.
+
+    Raises:
+        ValueError: as ``measure``.
+    """
+    return kernels_of(input_stream(model, inputs, points=points, device=device))
+
+
+def input_stream(
+    model: nn.Module, inputs: Any, *, points: Points = None, device: torch.device | str | None = None
+) -> Float[Tensor, "batch tokens width"]:
+    """The first point of the stream.
 
     Raises:
         ValueError: as ``measure``.
@@ -40,7 +51,7 @@ def input_kernels(
                 streams.append(tensor.detach().clone())
 
         watch(model, ready, note)
-    return _kernels(streams[0], axes)
+    return by_token(streams[0], axes)
 
 
 def output_kernels(
@@ -65,10 +76,11 @@ def output_kernels(
         axes = stream_axes(model, ready, found, chain, asked, under)
         edge = GradientEdge(found.node(asked[-1]), 0)
         (gradient,) = torch.autograd.grad(found.output, edge, loss_gradient(found.output, seed, 0))
-    return _kernels(gradient, axes)
+    return kernels_of(by_token(gradient, axes))
 
 
-def _kernels(x: Tensor, axes: Axes | None) -> Float[np.ndarray, "batch tokens tokens"]:
-    x = by_token(x.detach().double(), axes)
+def kernels_of(stream: Float[Tensor, "batch tokens width"]) -> Float[np.ndarray, "batch tokens tokens"]:
+    """``x_a . x_b / width`` of each input, float64."""
+    x = stream.detach().double()
     kernels: np.ndarray = (x @ x.transpose(-1, -2) / x.shape[-1]).cpu().numpy()
     return kernels

@@ -11,46 +11,57 @@ from criticality.lazy import lazy_names
 
 if TYPE_CHECKING:
     from criticality.models.conversion import Conversion, Kept, Replacement, replace_norms, write_weights
-    from criticality.models.description import ModelDescription, OwnDescription, describe_model
-    from criticality.models.huggingface import HuggingFaceDescription
+    from criticality.models.description import ModelSpec, OwnSpec, model_spec
+    from criticality.models.huggingface import HuggingFaceSpec
     from criticality.models.images import photographs
     from criticality.models.initialization import INITS, initialize, initialize_branches
     from criticality.models.normalizers import DynamicPointwise
     from criticality.models.pretrained import load_pretrained
     from criticality.models.residual import ResidualNetwork, gaussian_inputs
     from criticality.models.text import random_tokens, source_bytes
-    from criticality.models.timm_vit import ViTDescription
+    from criticality.models.timm_vit import ViTSpec
 
 _MODULES = {
     "conversion": ("Conversion", "Kept", "Replacement", "replace_norms", "write_weights"),
-    "description": ("ModelDescription", "OwnDescription", "describe_model"),
-    "huggingface": ("HuggingFaceDescription",),
+    "description": ("ModelSpec", "OwnSpec", "model_spec"),
+    "huggingface": ("HuggingFaceSpec",),
     "images": ("photographs",),
     "initialization": ("INITS", "initialize", "initialize_branches"),
     "normalizers": ("DynamicPointwise",),
     "pretrained": ("load_pretrained",),
     "residual": ("ResidualNetwork", "gaussian_inputs"),
     "text": ("random_tokens", "source_bytes"),
-    "timm_vit": ("ViTDescription",),
+    "timm_vit": ("ViTSpec",),
 }
-__getattr__, __dir__ = lazy_names(__name__, _MODULES)
+_RENAMED = {
+    "HuggingFaceDescription": "HuggingFaceSpec",
+    "ModelDescription": "ModelSpec",
+    "OwnDescription": "OwnSpec",
+    "ViTDescription": "ViTSpec",
+    "describe_model": "model_spec",
+    "vit_network": "criticality.reader.read_network",
+    "huggingface_network": "criticality.reader.read_network",
+    "embedding_kernels": "criticality.measurement.input_kernels",
+    "InitializationRecorder": "criticality.weightless.laws_of",
+}
+__getattr__, __dir__ = lazy_names(__name__, _MODULES, _RENAMED)
 
 __all__ = [
     "INITS",
     "Conversion",
     "DynamicPointwise",
-    "HuggingFaceDescription",
+    "HuggingFaceSpec",
     "Kept",
-    "ModelDescription",
-    "OwnDescription",
+    "ModelSpec",
+    "OwnSpec",
     "Replacement",
     "ResidualNetwork",
-    "ViTDescription",
-    "describe_model",
+    "ViTSpec",
     "gaussian_inputs",
     "initialize",
     "initialize_branches",
     "load_pretrained",
+    "model_spec",
     "photographs",
     "random_tokens",
     "replace_norms",

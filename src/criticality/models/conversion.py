@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from criticality.arguments import checked
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError
 from criticality.extras import require
 from criticality.models.behaviour import Behaviour
 from criticality.models.normalizers import DynamicPointwise
@@ -22,6 +22,7 @@ from criticality.models.scope import Kept, Scope, affine
 from criticality.models.survey import survey
 from criticality.schema import whole_or_absent
 from criticality.stream.find import original
+from criticality.theory.edits import OtherNorm
 from criticality.theory.norms import LAYER_NORMS, RMS_NORMS, make_norm, takes_alpha
 
 Alpha = float | Mapping[str, float] | None
@@ -78,6 +79,8 @@ class Conversion:
     model: nn.Module
     replacements: tuple[Replacement, ...]
     kept: tuple[Kept, ...] = ()
+    edits: tuple[OtherNorm, ...] = ()
+    """The same to be kept (``write_edits``) and made elsewhere: one for each alpha."""
     _around: tuple[Around, ...] = ()
 
     def undo(self) -> None:
@@ -105,7 +108,7 @@ def check_norm(norm: str | None, alpha: float | None) -> None:
     if norm is not None:
         make_norm(norm, alpha)
     elif alpha is not None:
-        raise ValueError(f"alpha={alpha!r} must come with a pointwise norm, and no norm was given")
+        raise ArgumentError(f"alpha={alpha!r} must come with a pointwise norm, and no norm was given")
 
 
 @checked
@@ -152,7 +155,7 @@ def replace_norms(
     model = original(model)
     found = survey(model)
     if "" in found.norms:
-        raise CriticalityError("model must contain its norms, but is a norm itself")
+        raise ArgumentError("model must contain its norms, but is a norm itself")
     scope = Scope(model, found, inputs, keep, only)
     chosen, kept = scope.split(strict)
     alphas = _alphas(norm, alpha, list(chosen))
@@ -163,7 +166,11 @@ def replace_norms(
         if key not in made:
             made[key] = _replacement(model, name, module, seen, norm, alphas[name])
         replacements.append(Replacement(name, module, *made[key]))
-    conversion = Conversion(model, tuple(replacements), tuple(kept), tuple(_around(model, replacements)))
+    names: dict[float | None, list[str]] = {}
+    for name in chosen:
+        names.setdefault(alphas[name], []).append(name)
+    edits = tuple(OtherNorm(norm, value, tuple(those)) for value, those in names.items())
+    conversion = Conversion(model, tuple(replacements), tuple(kept), edits, tuple(_around(model, replacements)))
     try:
         for replacement in replacements:
             _assign(model, replacement.name, replacement.after)
@@ -205,12 +212,12 @@ def _alphas(norm: str, alpha: Alpha, names: Sequence[str]) -> dict[str, float | 
         return dict.fromkeys(names, alpha)
     for pattern in alpha:
         if not any(matches(pattern, name) for name in names):
-            raise CriticalityError(f"alpha={pattern!r} must match a norm that is replaced, and matches none")
+            raise ArgumentError(f"alpha={pattern!r} must match a norm that is replaced, and matches none")
     found: dict[str, float | None] = {}
     for name in names:
         fitting = [value for pattern, value in alpha.items() if matches(pattern, name)]
         if not fitting:
-            raise CriticalityError(f"alpha must have a pattern for norm {name!r}, such as '*' at the end")
+            raise ArgumentError(f"alpha must have a pattern for norm {name!r}, such as '*' at the end")
         found[name] = fitting[0]
     return found
 
@@ -267,7 +274,7 @@ def _build(name: str, norm: str, alpha: float | None, seen: Behaviour, where: di
         return nn.Identity()
     if first or seen.width is None:
         what = "acts on axis 1" if first else "has no width of its own"
-        raise CriticalityError(f"norm={norm!r} must act on the last axis of a known width, and '{name}' {what}")
+        raise ArgumentError(f"norm={norm!r} must act on the last axis of a known width, and '{name}' {what}")
     epsilon = 1e-6 if seen.kind == "pointwise" else seen.epsilon
     kind = nn.RMSNorm if key in RMS_NORMS else nn.LayerNorm
     assert key in RMS_NORMS or key in LAYER_NORMS

@@ -13,6 +13,7 @@ from torch import nn
 
 from criticality.arguments import Positive, check, check_fields, checked, meant, shown
 from criticality.errors import (
+    ArgumentError,
     CriticalityError,
     InputsError,
     MissingPackageError,
@@ -28,8 +29,8 @@ from criticality.theory import Network, TokenKernel
 from criticality.weightless.building import build_without_weights
 
 
-class ModelDescription(Protocol):
-    """A model by name with what is changed of it: built with weights, or described without."""
+class ModelSpec(Protocol):
+    """A model by name with what is changed of it: built with weights, or read without."""
 
     @property
     def norm(self) -> str | None: ...
@@ -58,13 +59,13 @@ class ModelDescription(Protocol):
         """Read a model that ``build`` made."""
         ...
 
-    def describe(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
+    def read(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
         """The network and the kernels at its start."""
         ...
 
 
 @dataclass(frozen=True)
-class OwnDescription:
+class OwnSpec:
     """A model of one's own: ``FACTORY()`` of a Python file returns it.
 
     The file also holds ``inputs(model)``, which returns a batch, and may hold ``points(model)``, the names of the modules
@@ -84,7 +85,7 @@ class OwnDescription:
         check_fields(self)
         path, _, factory = self.name.rpartition(":")
         if not path or not factory:
-            raise CriticalityError(f"model 'module:{self.name}' must be given as 'module:PATH.py:FACTORY'")
+            raise ArgumentError(f"model 'module:{self.name}' must be given as 'module:PATH.py:FACTORY'")
         if not callable(getattr(_load(path), factory, None)):
             near = meant(factory, [name for name, value in vars(_load(path)).items() if callable(value)])
             raise UnknownNameError(
@@ -152,7 +153,7 @@ class OwnDescription:
         check(Sequence[str], f"points(model) of 'module:{self.name}'", names)
         return list(names)
 
-    def describe(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
+    def read(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
         """Read from weights that are drawn for it, as one's own code need not work without.
 
         Raises:
@@ -178,14 +179,14 @@ def _adapter(module: str) -> Any:
 
 
 _FAMILIES: dict[str, Callable[[], Any]] = {
-    "timm": lambda: _adapter("timm_vit").ViTDescription,
-    "hf": lambda: _adapter("huggingface").HuggingFaceDescription,
-    "module": lambda: OwnDescription,
+    "timm": lambda: _adapter("timm_vit").ViTSpec,
+    "hf": lambda: _adapter("huggingface").HuggingFaceSpec,
+    "module": lambda: OwnSpec,
 }
 
 
 @checked
-def describe_model(model: str, **changes: Any) -> ModelDescription:
+def model_spec(model: str, **changes: Any) -> ModelSpec:
     """The description of ``timm:NAME``, ``hf:PATH/config.json``, ``hf:MODEL_TYPE`` or ``module:PATH.py:FACTORY``.
 
     ``changes`` that are ``None`` are left out.
@@ -204,8 +205,8 @@ def describe_model(model: str, **changes: Any) -> ModelDescription:
     taken = {field.name for field in fields(make)}
     refused: Sequence[str] = sorted(given.keys() - taken)
     if refused:
-        raise CriticalityError(
+        raise ArgumentError(
             f"{refused[0]}={given[refused[0]]!r} must be left out for {model!r}, which does not take it"
         )
-    description: ModelDescription = make(name, **given)
+    description: ModelSpec = make(name, **given)
     return description

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from criticality.arguments import Depth, Positive, Size, check_fields, meant
-from criticality.errors import CriticalityError, InputsError, ModelFailedError, UnknownNameError, raised
+from criticality.errors import ArgumentError, InputsError, ModelFailedError, UnknownNameError, raised
 from criticality.extras import require
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.example_inputs import transformers_inputs
@@ -28,7 +28,7 @@ SEQUENCES = 2
 
 
 @dataclass(frozen=True)
-class HuggingFaceDescription:
+class HuggingFaceSpec:
     """A Hugging Face model by config, with what is changed of it; ``None`` keeps the config's own value.
 
     The table of token embeddings is cut to the 256 bytes that inputs are made of: its other rows are never read.
@@ -140,7 +140,7 @@ class HuggingFaceDescription:
         """Read a model that ``build`` made."""
         return read_network(model, self.inputs())
 
-    def describe(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
+    def read(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
         """The network and the expected kernels at its start; allocates no weight.
 
         Raises:
@@ -161,7 +161,7 @@ def _load_config(name: str) -> Any:
             content = json.loads(file.read_text(encoding="utf-8"))
             kind = content.pop("model_type")
         except (OSError, json.JSONDecodeError, KeyError, AttributeError, UnicodeDecodeError) as error:
-            raise CriticalityError(
+            raise ArgumentError(
                 f"model 'hf:{name}' must be a config.json with a model_type: {raised(error)}"
             ) from error
     else:
@@ -174,7 +174,7 @@ def _load_config(name: str) -> Any:
     try:
         return AutoConfig.for_model(kind, **content)
     except (TypeError, ValueError) as error:
-        raise CriticalityError(
+        raise ArgumentError(
             f"model 'hf:{name}' must have a valid config, and transformers says: {raised(error)}"
         ) from error
 
@@ -226,7 +226,7 @@ def _resize(config: Any, width: int, heads: int | None) -> None:
     head_dim = getattr(config, "head_dim", None) or old_width // old_heads
     heads = heads or max(1, width * old_heads // old_width)
     if width % heads:
-        raise ValueError(f"width={width!r} must be divisible by heads={heads!r}")
+        raise ArgumentError(f"width={width!r} must be divisible by heads={heads!r}")
     groups = getattr(config, "num_key_value_heads", None)
     for inner in ("intermediate_size", "n_inner", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim", "ffn_dim"):
         if isinstance(getattr(config, inner, None), int):

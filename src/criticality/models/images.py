@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from criticality.arguments import Whole, checked
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError
 from criticality.extras import folder_of, require
 
 Pixels = Annotated[int, Whole(high=16384)]
@@ -30,7 +30,7 @@ def photographs(size: Pixels | Sequence[Pixels] = 224) -> Float[np.ndarray, "2 3
     """
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2:
-        raise CriticalityError(f"size={size!r} must be a whole number or two, (height, width)")
+        raise ArgumentError(f"size={size!r} must be a whole number or two, (height, width)")
     height, width = sides
     size = max(sides)
     require("PIL")

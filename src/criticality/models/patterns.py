@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatchcase
 
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -22,7 +22,7 @@ def matches(pattern: str, name: str) -> bool:
         try:
             return re.fullmatch(pattern[3:], name) is not None
         except re.error as error:
-            raise CriticalityError(f"pattern {pattern!r} must be a regular expression after 're:': {error}") from None
+            raise ArgumentError(f"pattern {pattern!r} must be a regular expression after 're:': {error}") from None
     last = "" if "." in pattern else name.rpartition(".")[2]
     return (
         pattern == name

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from criticality.errors import ArgumentError
+
 LARGEST = 2**18
 """Entries of a parameter; a module with a larger one is not probed."""
 
@@ -34,7 +36,7 @@ class Probe:
     def __init__(self, module: nn.Module):
         shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
         if any(torch.Size(shape).numel() > LARGEST for shape in shapes.values()):
-            raise ValueError("a module with a large parameter is no norm")
+            raise ArgumentError("a module with a large parameter is no norm")
         self._generator = torch.Generator().manual_seed(0)
         self.values = {name: 0.5 + self.uniform(shape) for name, shape in shapes.items()}
         self._module = module

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError
 from criticality.models.behaviour import Behaviour
 from criticality.models.patterns import matches
 from criticality.models.sites import QK_NORM, SITE_KINDS, kinds_by_flow, on_heads_by_shape
@@ -42,7 +42,7 @@ class Scope:
         self.by_flow = None if inputs is None else kinds_by_flow(model, inputs, names)
         for argument, patterns in (("keep", keep), ("only", only)):
             if isinstance(patterns, str):
-                raise CriticalityError(f"{argument}={patterns!r} must be a list of patterns")
+                raise ArgumentError(f"{argument}={patterns!r} must be a list of patterns")
             for pattern in patterns or ():
                 self._check(argument, pattern, names)
 
@@ -59,7 +59,7 @@ class Scope:
             if not reason and seen.width is None and affine(seen):
                 reason = "as one number scales it and its width is not known"
                 if strict:
-                    raise CriticalityError(f"norm '{name}' must be kept, {reason}")
+                    raise ArgumentError(f"norm '{name}' must be kept, {reason}")
             if reason:
                 kept.append(Kept(name, type(module).__name__, reason))
             else:
@@ -71,10 +71,10 @@ class Scope:
         ]
         for name, (_, other) in beyond.items():
             if strict or not chosen or (other.kind == "batch" and not self._outside(name)):
-                raise CriticalityError(f"norm '{name}' must {other.reason}")
+                raise ArgumentError(f"norm '{name}' must {other.reason}")
         if not chosen:
             left = f"; {kept[0]}" if kept else ""
-            raise CriticalityError(
+            raise ArgumentError(
                 f"model {type(self.model).__name__} must have a LayerNorm or RMSNorm to replace, and has none{left}"
             )
         return chosen, kept
@@ -112,14 +112,12 @@ class Scope:
 
     def _check(self, argument: str, pattern: str, names: Sequence[str]) -> None:
         if pattern in SITE_KINDS and pattern != QK_NORM and self.by_flow is None:
-            raise CriticalityError(
+            raise ArgumentError(
                 f"{argument}={pattern!r} is a kind of site that is seen in the data flow: give inputs=..., as for measure"
             )
         if not any(self._matches(pattern, name) for name in names):
             shown = ", ".join(map(repr, names[:4])) + (", ..." if len(names) > 4 else "")
-            raise CriticalityError(
-                f"{argument}={pattern!r} must match a norm of the model, and matches none of {shown}"
-            )
+            raise ArgumentError(f"{argument}={pattern!r} must match a norm of the model, and matches none of {shown}")
 
 
 def affine(seen: Behaviour) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from criticality.arguments import Seed, Size, checked
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError
 
 
 @cache
@@ -28,7 +28,7 @@ def source_bytes(sequences: Size, tokens: Size, seed: Seed = 0) -> Int[np.ndarra
     """
     text = _source()
     if tokens >= len(text):
-        raise CriticalityError(f"tokens={tokens!r} must be below {len(text)}, the bytes that there are")
+        raise ArgumentError(f"tokens={tokens!r} must be below {len(text)}, the bytes that there are")
     starts = np.random.default_rng([seed, 7]).integers(0, len(text) - tokens, sequences)
     return np.array([np.frombuffer(text, np.uint8, tokens, int(start)) for start in starts], dtype=np.int64)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from criticality.arguments import Depth, Positive, Size, check_fields, meant
-from criticality.errors import InputsError, ModelFailedError, UnknownNameError, raised
+from criticality.errors import ArgumentError, InputsError, ModelFailedError, UnknownNameError, raised
 from criticality.extras import require
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.images import photographs
@@ -22,7 +22,7 @@ timm = require("timm")
 
 
 @dataclass(frozen=True)
-class ViTDescription:
+class ViTSpec:
     """A timm model by name, with what is changed of it; ``None`` keeps the model's own value.
 
     Attributes:
@@ -52,7 +52,7 @@ class ViTDescription:
                 f"model 'timm:{self.name}' must be a model of timm {timm.__version__}, and is not{near}"
             )
         if self.width is not None and self.width % self._heads_of_width():
-            raise ValueError(f"width={self.width!r} must be divisible by heads={self._heads_of_width()}")
+            raise ArgumentError(f"width={self.width!r} must be divisible by heads={self._heads_of_width()}")
         check_norm(self.norm, self.alpha)
         check_init(self.init)
 
@@ -117,7 +117,7 @@ class ViTDescription:
         """Read a model that ``build`` made."""
         return read_network(model, self.inputs())
 
-    def describe(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
+    def read(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
         """The network and the expected kernels at its input; allocates no weight.
 
         Raises:

@@ -19,14 +19,8 @@ from criticality.phases.asymptotics import (
 )
 from criticality.phases.classification import Classification, classify
 from criticality.phases.depth import BlockStep, ResidualStep, amplification
-from criticality.phases.maps import (
-    FixedPoint,
-    amplification_map,
-    collapse_map,
-    critical_line,
-    fixed_point_of,
-    transformer_map,
-)
+from criticality.phases.fixed_points import FixedPoint, critical_line, fixed_point_of
+from criticality.phases.maps import amplification_map, collapse_map, transformer_map
 from criticality.phases.tails import Tail, tail_of
 from criticality.phases.zoo import ZOO, zoo_function, zoo_table
 

@@ -17,12 +17,13 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from criticality.arguments import Correlation, Count, Scale, Start, check_fields, checked, shown
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError, NotFiniteError, UnreachableError
 from criticality.lazy import lazy_module
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.kernels import Numbers, SymmetricKernel
+from criticality.theory.layer import Layer
 from criticality.theory.network import Network
-from criticality.theory.norms import Norm, PointwiseNorm
+from criticality.theory.norms import Norm
 
 integrate = lazy_module("scipy.integrate")
 
@@ -81,20 +82,9 @@ class ResidualStep:
 
     def change(self, states: Float[np.ndarray, "variables points"]) -> Float[np.ndarray, "variables points"]:
         q = np.exp(states[0])
-        value, slope = self._moments(q)
-        return np.stack(
-            [np.log1p((self.weight_variance * value + self.bias_variance) / q), np.log1p(self.weight_variance * slope)]
-        )
-
-    def _moments(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if not isinstance(self.norm, PointwiseNorm):
-            state = SymmetricKernel(q, np.zeros_like(q), 1)
-            return np.asarray(self.norm.forward(state).q), np.asarray(self.norm.factor(state).q)
-        pointwise = self.norm.pointwise
-        if len(q) == 1:  # without the overhead of arrays
-            both = [pointwise.equal(float(q[0]), 1.0, derivative)[0] for derivative in (False, True)]
-            return np.array(both[:1]), np.array(both[1:])
-        return pointwise.V(q), pointwise.D(q)
+        one = len(q) == 1  # without the overhead of arrays
+        added, gain = Layer(self.norm, self.weight_variance, self.bias_variance).branch(float(q[0]) if one else q)
+        return np.stack([np.log1p(added / q), np.log1p(np.reshape(gain, q.shape))])
 
 
 @dataclass(frozen=True)
@@ -122,9 +112,9 @@ class BlockStep:
     def __post_init__(self) -> None:
         check_fields(self)
         if not (np.all(np.isfinite(self.branch_scale)) and np.all(np.asarray(self.branch_scale) > 0)):
-            raise ValueError(f"branch_scale={self.branch_scale!r} must be finite and above 0")
+            raise ArgumentError(f"branch_scale={self.branch_scale!r} must be finite and above 0")
         if np.any(self.branch_scale != 1.0) and any(part.placement == "post" for part in self.network.sublayers):
-            raise ValueError(f"branch_scale={self.branch_scale!r} must be 1 with post-norm sub-layers")
+            raise ArgumentError(f"branch_scale={self.branch_scale!r} must be 1 with post-norm sub-layers")
 
     def start(self, q0: float) -> State:
         return np.array([math.log(q0), 1.0 if self.tokens == 1 else self.rho0, 0.0, 0.0])
@@ -168,7 +158,7 @@ def amplification(step: Step, depths: ArrayLike, q0: Start = 1.0) -> Float[np.nd
     """
     wanted = np.atleast_1d(np.asarray(depths, dtype=float))
     if wanted.size == 0 or not np.all((wanted >= 1) & (wanted <= _DEEPEST)):
-        raise CriticalityError(f"depths={shown(depths)} must be whole numbers from 1 to {_DEEPEST:g}")
+        raise ArgumentError(f"depths={shown(depths)} must be whole numbers from 1 to {_DEEPEST:g}")
     order = np.sort(np.unique(wanted))
     found: dict[float, float] = {}
     layer, state = _loop(step, order, q0, found)
@@ -190,7 +180,7 @@ def _loop(step: Step, order: Float[np.ndarray, " depths"], q0: float, found: dic
     while layer < order[-1]:
         added = step.change(state[:, None])[:, 0]
         if not np.all(np.isfinite(added)):
-            raise ValueError(
+            raise NotFiniteError(
                 f"network must have a finite susceptibility at every depth, but has none after {layer} layers"
             )
         slow = (
@@ -249,7 +239,9 @@ def _flow(step: Step, layer: int, state: State, rest: Float[np.ndarray, " depths
         right_side, span, state, method=step.solver, t_eval=ends, rtol=allowed, atol=allowed, events=beyond
     )
     if not solution.success:
-        raise ValueError(f"depths up to {rest[-1]:g} must be reached, but integration stopped: {solution.message}")
+        raise UnreachableError(
+            f"depths up to {rest[-1]:g} must be reached, but integration stopped: {solution.message}"
+        )
     values: np.ndarray = solution.y[-1]
     if solution.status == 1:
         (where,), (last,) = solution.t_events[0], solution.y_events[0]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from criticality.errors import ArgumentError
 from criticality.lazy import lazy_module
 from criticality.phases.classification import DEPTHS, Class, Classification
 
@@ -77,7 +78,7 @@ def classify_profiles(
     """
     at, values = np.asarray(depths, dtype=float), np.asarray(log_apjn, dtype=float)
     if len(at) < 5 or values.ndim != 2 or values.shape[1] != len(at) or not np.all(np.isfinite(values)):
-        raise ValueError(
+        raise ArgumentError(
             f"log_apjn of shape {values.shape} must hold finite numbers at five depths or more, got depths={list(depths)!r}"
         )
     mean, spread = _ensemble(values, steps), _scatter(np.diff(values, axis=1))

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from criticality.arguments import checked
+from criticality.errors import ArgumentError
 from criticality.lazy import lazy_module
 from criticality.pointwise import PointwiseFunction
 from criticality.pointwise.quadrature import ArrayFunction
@@ -85,11 +86,13 @@ def tail_of(function: PointwiseFunction) -> Tail:
     if wavering > 1e-3 and bounded_by < 1e3:
         return Tail("oscillating", 0.0, _mean_square_slope(function.derivative), math.inf)
     if level < 1e-6:
-        raise ValueError(f"function {function.name!r} must not vanish at infinity: its branch would die out with depth")
+        raise ArgumentError(
+            f"function {function.name!r} must not vanish at infinity: its branch would die out with depth"
+        )
     larger = sides[0] if sides[0][-1] >= sides[1][-1] else sides[1]
     late = math.log(larger[-1] / larger[-9]) / math.log(_FAR[-1] / _FAR[-9])
     if late > 1.01:
-        raise ValueError(f"function {function.name!r} must grow no faster than |x|, but grows as |x|^{late:.2f}")
+        raise ArgumentError(f"function {function.name!r} must grow no faster than |x|, but grows as |x|^{late:.2f}")
     integral = _slope_integral(function.derivative, function.kinks)
     if late < 1e-3:
         return Tail("bounded", 0.0, _root_mean_square([side[-1] for side in sides]), integral)

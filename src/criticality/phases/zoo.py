@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from criticality.arguments import Positive, Scale, checked
+from criticality.errors import CriticalityError
 from criticality.phases.classification import DEPTHS, classify
 from criticality.phases.depth import ResidualStep
 from criticality.pointwise import ZOO, Pointwise, PointwiseFunction, get_function
@@ -46,7 +47,7 @@ def zoo_table(weight_variance: Scale = 1.0, alphas: Sequence[Positive] = ALPHAS)
             step = ResidualStep(PointwiseNorm(Pointwise(function, alpha=alpha)), weight_variance)
             try:
                 found = classify(step).record()
-            except ValueError as refusal:
+            except CriticalityError as refusal:
                 found = {**_FAILED, "why": str(refusal)}
             yield {"function": name, "alpha": alpha, **found}
 

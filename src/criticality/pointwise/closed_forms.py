@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from criticality.errors import ArgumentError, NotFiniteError
 from criticality.lazy import lazy_module
 
 special = lazy_module("scipy.special")
@@ -87,7 +88,7 @@ class ClippedPowerFormula:
 
     def average(self, q_a: Array, q_b: Array, rho: Array, derivative: bool, tolerance: float) -> tuple[Array, Array]:
         if not (np.all(rho == 1.0) and np.array_equal(q_a, q_b)):
-            raise ValueError(
+            raise ArgumentError(
                 f"function sign(x) min(|x|^{self.power:.3g}, 1) must be averaged over one input (rho = 1): its slope is"
                 " singular at 0, and averages over two inputs have no closed form here"
             )
@@ -95,7 +96,7 @@ class ClippedPowerFormula:
         value = np.empty_like(q)
         zero = q == 0
         if derivative and zero.any():
-            raise ValueError(
+            raise NotFiniteError(
                 f"q=0.0 must be above 0 for the slope of sign(x) min(|x|^{self.power:.3g}, 1), infinite at 0"
             )
         value[zero] = 0.0

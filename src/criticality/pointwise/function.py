@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from criticality.arguments import checked
-from criticality.errors import CriticalityError, raised
+from criticality.errors import ArgumentError, NotFiniteError, raised
 from criticality.pointwise.closed_forms import KernelFormula
 from criticality.pointwise.kinks import RoughError, find_kinks, singular_or_not
 from criticality.pointwise.quadrature import ArrayFunction, Singular
@@ -67,9 +67,9 @@ def pointwise_function(
     """
     label = name or str(getattr(value, "__name__", "function"))
     if kinks is not None and not all(isinstance(kink, (int, float)) and np.isfinite(kink) for kink in kinks):
-        raise ValueError(f"kinks={kinks!r} of function {label!r} must be finite numbers")
+        raise ArgumentError(f"kinks={kinks!r} of function {label!r} must be finite numbers")
     if not callable(value):
-        raise CriticalityError(f"value={value!r} of function {label!r} must be a function of a float64 array")
+        raise ArgumentError(f"value={value!r} of function {label!r} must be a function of a float64 array")
     phi = _Checked(value, label, "value")
     phi(_PROBES)
     places = _found(phi, label) if kinks is None else tuple(singular_or_not(phi, float(kink)) for kink in kinks)
@@ -83,14 +83,14 @@ def _found(value: ArrayFunction, label: str) -> tuple[float, ...]:
     try:
         places = find_kinks(value)
     except RoughError:
-        raise ValueError(
+        raise ArgumentError(
             f"function {label!r} must be smooth but for a few kinks, but is rough at more places than can be told apart;"
             " declare kinks=... where they are (on the command line FILE.py:NAME@kinks=0,1)"
         ) from None
     for kink in places:
         near, nearer = (float(np.diff(value(kink + np.array([-d, d])))[0]) for d in (1e-8, 1e-11))
         if abs(nearer) > 0.5 * abs(near) and abs(nearer) > 1e-6:
-            raise ValueError(
+            raise ArgumentError(
                 f"function {label!r} must be continuous, but jumps by {nearer:.3g} at x = {kink:g}, where it has no gradient"
             )
     return tuple(singular_or_not(value, kink) for kink in places)
@@ -108,17 +108,16 @@ class _Checked:
         try:
             y = np.asarray(self.call(x), dtype=float)
         except Exception as error:
-            raise CriticalityError(
-                f"{self.part} of function {self.label!r} must take a float64 array, but its own code raised"
-                f" {raised(error)}"
+            raise ArgumentError(
+                f"{self.part} of function {self.label!r} must take a float64 array, but its own code raised {raised(error)}"
             ) from error
         if y.shape != x.shape:
-            raise ValueError(
+            raise ArgumentError(
                 f"{self.part} of function {self.label!r} must keep the shape {x.shape} of its argument, got {y.shape}"
             )
         if not np.all(np.isfinite(y)):
             bad = x[~np.isfinite(y)].flat[0]
-            raise ValueError(f"{self.part} of function {self.label!r} must be finite, but is not at x = {bad:g}")
+            raise NotFiniteError(f"{self.part} of function {self.label!r} must be finite, but is not at x = {bad:g}")
         return y
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from criticality.arguments import CORRELATION, VARIANCE, Finite, Positive, check_fields, numbers_within
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError, NotFiniteError
 from criticality.pointwise.function import PointwiseFunction
 from criticality.pointwise.hermite import ORDERS, grid_resolves, hermite_series, tabulated_coefficients
 from criticality.pointwise.named import get_function
@@ -208,7 +208,7 @@ class Pointwise:
         bad = unresolved(function, np.sqrt(s[s > 0]), self.shift, self.phi.kinks)
         if len(bad):
             kinks = ", ".join(f"{kink:g}" for kink in self.phi.kinks) or "none"
-            raise ValueError(
+            raise ArgumentError(
                 f"function {self.phi.name!r} must be smooth at scale one away from its kinks ({kinks}), with finite second moments"
                 f" of value and slope, but the quadrature does not resolve it at alpha^2 q = {bad[0] ** 2:g}; kinks that the"
                 " scan did not find are declared as kinks=(0.0, 1.0), on the command line FILE.py:NAME@kinks=0,1"
@@ -222,7 +222,7 @@ class Pointwise:
         zero = flat == 0.0
         value[zero] = function(np.array([self.shift]))[0]
         if not np.isfinite(value[zero]).all():
-            raise ValueError(f"q=0.0 must be above 0: the slope of {self.phi.name!r} is infinite at {self.shift:g}")
+            raise NotFiniteError(f"q=0.0 must be above 0: the slope of {self.phi.name!r} is infinite at {self.shift:g}")
         for chunk in np.array_split(np.flatnonzero(~zero), max(1, len(flat) // 2000)):
             value[chunk] = gaussian_average(function, np.sqrt(flat[chunk]), self.shift, self.phi.kinks)
         return value.reshape(np.shape(s))
@@ -238,5 +238,5 @@ def _pair(q_a: ArrayLike, q_b: ArrayLike, rho: ArrayLike) -> tuple[np.ndarray, n
         q_a, q_b, rho = np.broadcast_arrays(*arrays)
     except ValueError:
         shapes = ", ".join(str(array.shape) for array in arrays)
-        raise CriticalityError(f"q_a, q_b and rho must broadcast, and have the shapes {shapes}") from None
+        raise ArgumentError(f"q_a, q_b and rho must broadcast, and have the shapes {shapes}") from None
     return q_a, q_b, rho

@@ -6,7 +6,7 @@ import copyreg
 from typing import Any
 
 from criticality.arguments import check, meant
-from criticality.errors import UnknownNameError
+from criticality.errors import ArgumentError, UnknownNameError
 from criticality.pointwise.function import PointwiseFunction, pointwise_function
 from criticality.pointwise.library import ALIASES, FUNCTIONS
 from criticality.pointwise.zoo import ZOO
@@ -64,10 +64,10 @@ def own_function(text: str) -> PointwiseFunction:
         except ValueError:
             kinks, key = None, ""
         if key != "kinks":
-            raise ValueError(f"function {text!r} must be PATH.py:NAME or PATH.py:NAME@kinks=0,1.5, with numbers")
+            raise ArgumentError(f"function {text!r} must be PATH.py:NAME or PATH.py:NAME@kinks=0,1.5, with numbers")
     found = load_name(place)
     if isinstance(found, PointwiseFunction):
         return found
     if not callable(found):
-        raise ValueError(f"function {place!r} must be a function of an array, but is {type(found).__name__}")
+        raise ArgumentError(f"function {place!r} must be a function of an array, but is {type(found).__name__}")
     return pointwise_function(found, name=place.rpartition(":")[2], kinks=kinks)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         Applied,
         Change,
         Untouched,
+        apply_edits,
         apply_prescription,
         planned_changes,
         schedule_from_data,
@@ -25,17 +26,25 @@ if TYPE_CHECKING:
         scheduled_log_apjn,
         trade_off,
     )
-    from criticality.prescription.tune import Tuning, power_law
+    from criticality.prescription.tune import Tuning, power_law, tune
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "apply": ("Applied", "Change", "Untouched", "apply_prescription", "planned_changes", "schedule_from_data"),
+        "apply": (
+            "Applied",
+            "Change",
+            "Untouched",
+            "apply_edits",
+            "apply_prescription",
+            "planned_changes",
+            "schedule_from_data",
+        ),
         "callbacks": ("lightning_callback", "trainer_callback"),
         "monitor": ("CriticalityWarning", "Monitor", "to_tensorboard"),
         "scaling": ("WriteError",),
         "solve": ("Prescription", "least_amplification", "prescribe", "scheduled_log_apjn", "trade_off"),
-        "tune": ("Tuning", "power_law"),
+        "tune": ("Tuning", "power_law", "tune"),
     },
 )
 
@@ -48,6 +57,7 @@ __all__ = [
     "Tuning",
     "Untouched",
     "WriteError",
+    "apply_edits",
     "apply_prescription",
     "least_amplification",
     "lightning_callback",
@@ -59,4 +69,5 @@ __all__ = [
     "to_tensorboard",
     "trade_off",
     "trainer_callback",
+    "tune",
 ]

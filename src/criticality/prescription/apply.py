@@ -1,4 +1,4 @@
-"""Set a prescription on a torch model in place: by the theory of its config, or by one forward pass on data.
+"""Edits of a torch model in place: a prescription by the theory of its config, or by one forward pass on data.
 
 What is set is found in the data flow of one pass: norms of the stream in the order in which values reach them, and the last
 thing that scales each branch.  No name decides anything; every number that is written is read back.
@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from criticality.arguments import Positive, checked
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError, NotFiniteError
+from criticality.models.conversion import Conversion, replace_norms
 from criticality.prescription.handles import AlphaSite, BranchHandle, Handles
 from criticality.prescription.scaling import (
     Saved,
@@ -33,6 +35,7 @@ from criticality.stream.inputs import arguments, call
 from criticality.stream.recording import tensors_in
 from criticality.stream.sharded import mean_over_processes
 from criticality.stream.untouched import placed, untouched
+from criticality.theory.edits import Alpha, BranchGain, Edit, OtherNorm, Schedule, WeightGain
 
 
 @dataclass(frozen=True)
@@ -66,21 +69,26 @@ class Untouched:
 
 @dataclass(frozen=True)
 class Applied:
-    """What was changed, and what was left as it was; ``undo`` puts the very same numbers back.
+    """What was changed, and what was left as it was; ``undo`` puts the very same numbers and norms back.
 
     Printed, it is a line for each change and one with the number of things left, which are listed.
     """
 
     changes: tuple[Change, ...]
     untouched: tuple[Untouched, ...]
-    _saved: Saved
+    conversions: tuple[Conversion, ...] = ()
+    _steps: tuple[Applied | Conversion, ...] = ()
+    _saved: Saved = field(default_factory=list)
 
     def undo(self) -> None:
         """Put everything back, bit for bit."""
         put_back(self._saved)
+        for step in reversed(self._steps):
+            step.undo()
 
     def __str__(self) -> str:
-        rows = [f"{one.name}: {one.what} {one.before:g} -> {one.after:g}" for one in self.changes]
+        rows = [str(one) for one in self.conversions]
+        rows += [f"{one.name}: {one.what} {one.before:g} -> {one.after:g}" for one in self.changes]
         left = [f"{len(self.untouched)} left as they were"] if self.untouched else []
         return "\n".join([*rows, *left, *(f"  {one}" for one in self.untouched)])
 
@@ -110,7 +118,9 @@ def planned_changes(prescription: Prescription, model: nn.Module, inputs: Any = 
     Raises:
         ValueError: as ``apply_prescription``.
     """
-    return _planned(prescription, Handles(model, inputs))[0]
+    handles = Handles(model, inputs)
+    _check_made_for(prescription, handles)
+    return _planned(prescription.edits, handles)[0]
 
 
 @checked
@@ -132,11 +142,44 @@ def apply_prescription(prescription: Prescription, model: nn.Module, inputs: Any
             The model is then as it was, bit for bit.
     """
     handles = Handles(model, inputs)
-    changes, left = _planned(prescription, handles)
-    values = {name: value for change in changes for name, value in change.values}
-    saved = saved_values(parameter_of(handles.model, name) for name in values)
-    write(handles.model, values)
-    return Applied(tuple(changes), tuple(left), saved)
+    _check_made_for(prescription, handles)
+    return _written(prescription.edits, handles)
+
+
+@checked
+def apply_edits(edits: Sequence[Edit], model: nn.Module, inputs: Any = None) -> Applied:
+    """Make edits in place, one after the other, as ``theory.edits.edited`` does to a description.
+
+    Args:
+        edits: of ``theory.edits``, a ``Prescription``'s, a ``Tuning``'s, or those of a file (``read_edits``).
+        model, inputs: as for ``apply_prescription``; a ``Schedule`` is set by one forward pass on the inputs.
+
+    Raises:
+        InputsError, WriteError, ValueError: as ``apply_prescription``, ``schedule_from_data`` and ``replace_norms``; a number
+            that no norm or branch has. The model is then as it was, bit for bit.
+    """
+    done: list[Applied | Conversion] = []
+    try:
+        for numbers, group in groupby(edits, lambda edit: isinstance(edit, (Alpha, BranchGain, WeightGain))):
+            if numbers:
+                done.append(_written([*group], Handles(model, inputs)))
+                continue
+            for edit in group:
+                if isinstance(edit, Schedule):
+                    done.append(schedule_from_data(model, inputs, edit.c))
+                elif isinstance(edit, OtherNorm):
+                    done.append(replace_norms(model, edit.norm, edit.alpha, inputs=inputs, only=[*edit.names] or None))
+    except BaseException:
+        for one in reversed(done):
+            one.undo()
+        raise
+    numbers_set = [one for one in done if isinstance(one, Applied)]
+    return Applied(
+        tuple(change for one in numbers_set for change in one.changes),
+        tuple(left for one in numbers_set for left in one.untouched),
+        tuple(one for one in done if isinstance(one, Conversion)),
+        tuple(done),
+    )
 
 
 @checked
@@ -169,7 +212,7 @@ def schedule_from_data(
             for site in sites
         ]  # fmt: skip
         write(handles.model, {name: value for change in changes for name, value in change.values})
-    return Applied(tuple(changes), tuple(_other_norms(handles)), saved)
+    return Applied(tuple(changes), tuple(_other_norms(handles)), _saved=saved)
 
 
 def alphas_from_data(
@@ -191,11 +234,11 @@ def alphas_from_data(
             x = next(tensor for tensor in tensors_in((args, kwargs)) if tensor.is_floating_point())
             q = float(mean_over_processes(handles.model, x.detach().double().square().mean().cpu().numpy()))
             if site.name in found:
-                raise CriticalityError(
+                raise ArgumentError(
                     f"norm {site.name!r} must be reached once by the forward pass, and is reached again"
                 )
             if not (math.isfinite(q) and q > 0):
-                raise CriticalityError(
+                raise NotFiniteError(
                     f"norm {site.name!r} must see a finite stream that is not 0, got a mean square of {q}"
                 )
             found[site.name] = c / math.sqrt(q)
@@ -219,39 +262,78 @@ def alphas_from_data(
             hook.remove()
     missing = [site.name for site in sites if site.name not in found]
     if missing:
-        raise CriticalityError(f"norm {missing[0]!r} must be reached by the forward pass, and is not")
+        raise ArgumentError(f"norm {missing[0]!r} must be reached by the forward pass, and is not")
     return found
 
 
-def _planned(prescription: Prescription, handles: Handles) -> tuple[list[Change], list[Untouched]]:
-    """Changes, and what is left as it is."""
-    changes: list[Change] = []
-    left: list[Untouched] = []
-    if prescription.alphas:
-        sites = alpha_sites(handles)
-        inner, final = ([site for site in sites if site.final is last] for last in (False, True))
-        if len(inner) != len(prescription.alphas):
-            raise CriticalityError(
-                f"model {type(handles.model).__name__} must have the {len(prescription.alphas)} pointwise norms that the"
-                f" prescription was made for, and has {len(inner)}"
-            )
-        changes += [_alpha(handles, site, alpha) for site, alpha in zip(inner, prescription.alphas, strict=True)]
-        if prescription.final_alpha is not None:
-            changes += [_alpha(handles, site, prescription.final_alpha) for site in final]
-        else:
-            left += [
-                Untouched(site.name, "after the last block, and the prescription says nothing of it") for site in final
-            ]
-        left += _other_norms(handles)
-    if prescription.branch_scale != 1.0:
-        scaled, kept = scaled_branches(handles, handles.branches, [prescription.branch_scale] * len(handles.branches))
-        changes, left = changes + scaled, left + kept
-    if prescription.gain != 1.0:
+def _check_made_for(prescription: Prescription, handles: Handles) -> None:
+    """Refuse a model with another number of norms."""
+    inner = [site for site in handles.alphas if not site.final]
+    if prescription.alphas and alpha_sites(handles) and len(inner) != len(prescription.alphas):
+        raise ArgumentError(
+            f"model {type(handles.model).__name__} must have the {len(prescription.alphas)} pointwise norms that the"
+            f" prescription was made for, and has {len(inner)}"
+        )
+
+
+def _written(edits: Sequence[Edit], handles: Handles) -> Applied:
+    changes, left = _planned(edits, handles)
+    values = {name: value for change in changes for name, value in change.values}
+    saved = saved_values(parameter_of(handles.model, name) for name in values)
+    write(handles.model, values)
+    return Applied(tuple(changes), tuple(left), _saved=saved)
+
+
+def _planned(edits: Sequence[Edit], handles: Handles) -> tuple[list[Change], list[Untouched]]:
+    """Changes of numbers, and what is left as it is."""
+    changes, left = _planned_alphas([edit for edit in edits if isinstance(edit, Alpha)], handles)
+    gains = [edit for edit in edits if isinstance(edit, BranchGain)]
+    if gains:
+        factors = [1.0] * len(handles.branches)
+        for gain in gains:
+            for number in range(len(factors)) if gain.at == "all" else [_numbered(gain.at, factors, "branch", handles)]:
+                factors[number] *= gain.factor
+        chosen = [(one, factor) for one, factor in zip(handles.branches, factors, strict=True) if factor != 1.0]
+        if chosen:
+            scaled, kept = scaled_branches(handles, *zip(*chosen, strict=True))
+            changes, left = changes + scaled, left + kept
+    factor = math.prod(edit.factor for edit in edits if isinstance(edit, WeightGain))
+    if factor != 1.0:
+        set_before = {name: value for change in changes for name, value in change.values}
         for name in handles.matrices():
-            value = parameter_of(handles.model, name).detach() * prescription.gain
-            module = name.rpartition(".")[0]
-            changes.append(Change(module, "weights x", 1.0, prescription.gain, ((name, value),)))
+            before = set_before.get(name, parameter_of(handles.model, name).detach())
+            changes.append(Change(name.rpartition(".")[0], "weights x", 1.0, factor, ((name, before * factor),)))
     return changes, left
+
+
+def _planned_alphas(edits: Sequence[Alpha], handles: Handles) -> tuple[list[Change], list[Untouched]]:
+    if not edits:
+        return [], []
+    sites = alpha_sites(handles)
+    inner = [site for site in sites if not site.final]
+    wanted: dict[str, float] = {}
+    for edit in edits:
+        chosen: Sequence[AlphaSite] = sites
+        if edit.at == "final":
+            chosen = [site for site in sites if site.final]
+        elif edit.at != "all":
+            chosen = [inner[_numbered(edit.at, inner, "norm", handles)]]
+        wanted |= dict.fromkeys((site.name for site in chosen), edit.value)
+    left = [
+        Untouched(site.name, "after the last block, and the prescription says nothing of it")
+        for site in sites
+        if site.final and site.name not in wanted
+    ]
+    changes = [_alpha(handles, site, wanted[site.name]) for site in sites if site.name in wanted]
+    return changes, left + _other_norms(handles)
+
+
+def _numbered(number: Any, among: Sequence[Any], what: str, handles: Handles) -> int:
+    if not 0 <= number < len(among):
+        raise ArgumentError(
+            f"at={number!r} must be the number of a {what} of {type(handles.model).__name__}, which has {len(among)}"
+        )
+    return int(number)
 
 
 def scaled_branches(
@@ -275,7 +357,7 @@ def scaled_branches(
         changes.append(Change(branch.name, "output weights x", 1.0, factor, values))
     if not changes:
         why = f": {left[0]}" if left else ""
-        raise CriticalityError(
+        raise ArgumentError(
             f"model {type(handles.model).__name__} must have a branch with a weight that scales it, and has none{why}"
         )
     return changes, left
@@ -293,7 +375,7 @@ def alpha_sites(handles: Handles) -> tuple[AlphaSite, ...]:
         CriticalityError: there is none.
     """
     if not any(not site.final for site in handles.alphas):
-        raise CriticalityError(
+        raise ArgumentError(
             f"model {type(handles.model).__name__} must have pointwise norms in its blocks, and has none: see replace_norms"
         )
     return handles.alphas

@@ -13,7 +13,7 @@ import xarray as xr
 from torch import nn
 
 from criticality.arguments import Count, Finite, checked
-from criticality.errors import NotFiniteError, ZeroGradientError
+from criticality.errors import ArgumentError, NotFiniteError, ZeroGradientError
 from criticality.measurement import measure
 from criticality.measurement.points import Points
 from criticality.prescription.watching import Seen, Watcher, unwrapped
@@ -136,7 +136,7 @@ class Monitor:
             ValueError: nothing was recorded yet.
         """
         if not self._steps:
-            raise ValueError("monitor must have recorded a step, and has none")
+            raise ArgumentError("monitor must have recorded a step, and has none")
         steps = xr.DataArray(self._steps, dims="step", name="step")
         result = xr.concat(self._profiles, steps, combine_attrs="override", join="outer")
         names = list(dict.fromkeys(name for record in self._norms for name in record))

@@ -20,7 +20,7 @@ from criticality.prescription.apply import alpha_sites, alphas_from_data
 from criticality.prescription.handles import Handles
 from criticality.prescription.kinds import Kind
 from criticality.prescription.scaling import Scaled, parameter_of
-from criticality.prescription.solve import Prescription, root_between
+from criticality.prescription.solve import Prescription, alpha_edits, edits_of_kind, root_between
 from criticality.stream.untouched import untouched
 from criticality.weightless.building import settle
 from criticality.weightless.entries import Player, playing
@@ -117,11 +117,10 @@ def prescribe_sampled(
         "branch-scale": f"branches scaled by {value:.3f} give",
         "gain": f"weights of the branches scaled by {value:.3f} give",
     }
-    scale = value if kind == "branch-scale" else 1.0
-    gain = value if kind == "gain" else 1.0
+    edits = alpha_edits(inner, final) if kind in ("constant", "schedule") else edits_of_kind(kind, value)
     why = f"{what[kind]} log J(0->L) = {solved:.2f}"
     return SampledPrescription(
-        kind, value, inner, final, scale, gain, reached, before, target, share, why, error, solved, tuple(sorted(tried.items()))
+        kind, value, edits, reached, before, target, share, why, error, solved, tuple(sorted(tried.items()))
     )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,23 @@ from scipy.optimize import brentq, minimize_scalar
 from scipy.special import gammaln
 
 from criticality.arguments import Samples, Seed, checked
-from criticality.errors import TokensNotEquivalentError
+from criticality.errors import ArgumentError, TokensNotEquivalentError, UndescribedError, UnreachableError
+from criticality.moved import renamed_fields
 from criticality.pointwise import Pointwise
 from criticality.prescription.kinds import Kind
-from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
-from criticality.theory.attention import ScoreSampling
+from criticality.theory import Network, SymmetricKernel, propagate
+from criticality.theory.edits import (
+    Alpha,
+    BranchGain,
+    Edit,
+    OtherNorm,
+    Schedule,
+    WeightGain,
+    alphas_of,
+    edited,
+    edits_record,
+)
 from criticality.theory.kernels import Kernel
-from criticality.theory.network import Sublayer, scale_weights
-from criticality.theory.norms import LayerNorm, PointwiseNorm
 
 PRE_LAYER_NORM = "preln"
 """The target that matches the same network with LayerNorm, all its tokens alike: a class token, whose variance is small at the
@@ -36,6 +45,12 @@ _LOWEST, _HIGHEST = 1e-3, 1e2
 _CLOSE_ENOUGH = 0.01
 
 
+@renamed_fields(
+    alphas="edits, an Alpha(value, at=number) for each",
+    final_alpha="edits, Alpha(value, at='final')",
+    branch_scale="edits, BranchGain(factor)",
+    gain="edits, WeightGain(factor)",
+)
 @dataclass(frozen=True)
 class Prescription:
     """What to set so that a network at initialization has a given ``log J``.
@@ -44,9 +59,7 @@ class Prescription:
         kind: ``constant`` alpha, ``schedule`` ``alpha_l = value / sqrt(K_l)``, ``branch-scale`` (output weights of every
             branch times value) or ``gain`` (all weights of the blocks times value).
         value: the one number that was solved for.
-        alphas: of the norms of the blocks, in order; empty where they are left alone.
-        final_alpha: of norms after the last block, ``None`` where they are left alone.
-        branch_scale, gain: 1 where they are left alone.
+        edits: that make it, in order: they can be kept as JSON (``write_edits``) and applied elsewhere.
         log_apjn: ``log J(0 -> L)`` predicted with it.
         log_apjn_before: and without.
         target: that was asked for.
@@ -56,19 +69,58 @@ class Prescription:
 
     kind: Kind
     value: float
-    alphas: tuple[float, ...]
-    final_alpha: float | None
-    branch_scale: float
-    gain: float
+    edits: tuple[Edit, ...]
     log_apjn: float
     log_apjn_before: float
     target: float
     branch_share: float
     why: str
 
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """Of the norms of the blocks, in order; empty where they are left alone."""
+        return tuple(edit.value for edit in self.edits if isinstance(edit, Alpha) and edit.at != "final")
+
+    @property
+    def final_alpha(self) -> float | None:
+        """Of norms after the last block, ``None`` where they are left alone."""
+        return next((edit.value for edit in self.edits if isinstance(edit, Alpha) and edit.at == "final"), None)
+
+    @property
+    def branch_scale(self) -> float:
+        """1 where branches are left alone."""
+        return math.prod(edit.factor for edit in self.edits if isinstance(edit, BranchGain))
+
+    @property
+    def gain(self) -> float:
+        """1 where weights are left alone."""
+        return math.prod(edit.factor for edit in self.edits if isinstance(edit, WeightGain))
+
     def record(self) -> dict[str, Any]:
         """As it is printed and written."""
-        return asdict(self)
+        short = {name: getattr(self, name) for name in ("alphas", "final_alpha", "branch_scale", "gain")}
+        kept = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {
+            "kind": kept.pop("kind"),
+            "value": kept.pop("value"),
+            **short,
+            **kept,
+            "edits": edits_record(self.edits),
+        }
+
+
+def edits_of_kind(kind: Kind, value: float) -> tuple[Edit, ...]:
+    """What a value of a kind means, before it is known of each norm."""
+    kinds: dict[Kind, Callable[[float], Edit]] = {
+        "constant": Alpha, "schedule": Schedule, "branch-scale": BranchGain, "gain": WeightGain
+    }  # fmt: skip
+    return (kinds[kind](value),)
+
+
+def alpha_edits(alphas: Sequence[float], final: float | None) -> tuple[Edit, ...]:
+    """One for each norm of the blocks, and that of the norms after them."""
+    each = tuple(Alpha(float(alpha), number) for number, alpha in enumerate(alphas))
+    return each if final is None else (*each, Alpha(final, "final"))
 
 
 @checked
@@ -122,10 +174,12 @@ def prescribe(
             break
         log_value -= float(np.clip(miss / slope, -0.7, 0.7))
     else:
-        raise ValueError(f"target={target!r} must be reached by kind={kind!r}, but the search ends {miss:+.3f} from it")
+        raise UnreachableError(
+            f"target={target!r} must be reached by kind={kind!r}, but the search ends {miss:+.3f} from it"
+        )
     value = math.exp(log_value)
     before = float(exact(network).log_apjn[0])
-    return _prescription(network, changed, profile, kind, value, before, wanted, _why(kind, value, target, wanted))
+    return _prescription(changed, profile, kind, value, before, wanted, _why(kind, value, target, wanted))
 
 
 def _listed(inputs: Kernel | Sequence[Kernel]) -> list[Kernel]:
@@ -150,62 +204,25 @@ def log_apjn_of_target(
     except ValueError:
         wanted = math.nan
     if not (math.isfinite(wanted) and wanted > 0):
-        raise ValueError(f"target={target!r} must be a log J above 0, 'preln' or 'preln-tokens'")
+        raise ArgumentError(f"target={target!r} must be a log J above 0, 'preln' or 'preln-tokens'")
     return wanted
 
 
 def with_layer_norm(network: Network) -> Network:
-    """The same network with LayerNorm in the place of every pointwise norm of the stream."""
-    return _with_norms(network, lambda norm: LayerNorm(gamma=norm.pointwise.gamma, beta=norm.pointwise.beta))
+    """The same network with LayerNorm in the place of every norm of the stream."""
+    return edited(network, [OtherNorm("ln")])
 
 
 def changed_network(network: Network, inputs: Sequence[Kernel], kind: Kind, value: float) -> Network:
     """The network with one kind of prescription applied, its norms' alphas set one after the other along the stream.
 
     Raises:
-        ValueError: ``constant`` or ``schedule`` for a network without pointwise norms, ``branch-scale`` for post-norm.
+        UndescribedError: ``constant`` or ``schedule`` for a network without pointwise norms, ``branch-scale`` for post-norm.
     """
-    if kind == "gain":
-        return scale_weights(network, value)
-    if kind == "branch-scale":
-        if any(part.placement == "post" for part in network.sublayers):
-            raise ValueError(
-                "kind='branch-scale' must be used with pre-norm: post-norm undoes a scale of both summands"
-            )
-        scaled = tuple(replace(part, scale=part.scale * value) for part in network.sublayers)
-        return replace(network, sublayers=scaled)
-    if not any(isinstance(part.norm, PointwiseNorm) for part in network.sublayers):
-        raise ValueError(f"kind={kind!r} must be used with pointwise norms, and network {network.name!r} has none")
-    if kind == "constant":
-        return _with_norms(network, lambda norm: _with_alpha(norm, value))
-    sampling, kernels, parts = ScoreSampling(2, 0), list(inputs), []
-    for layer, part in enumerate(network.sublayers):
-        if isinstance(part.norm, PointwiseNorm):
-            variance = float(np.mean([kernel.mean_diagonal() for kernel in kernels]))
-            part = replace(part, norm=_with_alpha(part.norm, value / math.sqrt(variance)))
-        parts.append(part)
-        kernels = [_forward(part, kernel, sampling.at(layer)) for kernel in kernels]
-    return replace(network, sublayers=tuple(parts))
-
-
-def _forward(part: Sublayer, kernel: Kernel, sampling: ScoreSampling) -> Kernel:
-    if isinstance(kernel, SymmetricKernel):
-        return part.forward(kernel, sampling)
-    assert isinstance(kernel, TokenKernel)
-    return part.forward(kernel, sampling)
-
-
-def _with_norms(network: Network, change: Callable[[PointwiseNorm], Any]) -> Network:
-    changed = tuple(
-        replace(part, norm=change(part.norm)) if isinstance(part.norm, PointwiseNorm) else part
-        for part in network.sublayers
-    )
-    return replace(network, sublayers=changed)
-
-
-def _with_alpha(norm: PointwiseNorm, alpha: float) -> PointwiseNorm:
-    own = norm.pointwise
-    return PointwiseNorm(Pointwise(own.phi, alpha=alpha, gamma=own.gamma, beta=own.beta, shift=own.shift))
+    try:
+        return edited(network, edits_of_kind(kind, value), inputs)
+    except UndescribedError as error:
+        raise UndescribedError(f"kind={kind!r} must fit the network: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -242,7 +259,7 @@ def root_between(
         right += 0.5
         at_right = function(right)
     if at_left > 0 or at_right < 0:
-        raise ValueError(
+        raise UnreachableError(
             f"target={wanted:.4g} must be within reach of kind={kind!r}: log J from {wanted + at_left:.3g} at value"
             f" {math.exp(left):.2g} to {wanted + at_right:.3g} at {math.exp(right):.2g}"
         )
@@ -250,29 +267,13 @@ def root_between(
 
 
 def _prescription(
-    network: Network, changed: Network, profile: Any, kind: Kind, value: float, before: float, target: float, why: str
+    changed: Network, profile: Any, kind: Kind, value: float, before: float, target: float, why: str
 ) -> Prescription:
-    sets_alpha = kind in ("constant", "schedule")
     q = profile.q.values
-    final = {"constant": value, "schedule": value / math.sqrt(float(q[-1]))}.get(kind)
-    return Prescription(
-        kind,
-        value,
-        alphas_of(changed) if sets_alpha else (),
-        final,
-        value if kind == "branch-scale" else 1.0,
-        value if kind == "gain" else 1.0,
-        float(profile.log_apjn[0]),
-        before,
-        target,
-        float(1 - q[0] / q[-1]),
-        why,
-    )
-
-
-def alphas_of(network: Network) -> tuple[float, ...]:
-    """Of the pointwise norms of the stream, in order."""
-    return tuple(part.norm.pointwise.alpha for part in network.sublayers if isinstance(part.norm, PointwiseNorm))
+    edits = edits_of_kind(kind, value)
+    if kind in ("constant", "schedule"):
+        edits = alpha_edits(alphas_of(changed), value if kind == "constant" else value / math.sqrt(float(q[-1])))
+    return Prescription(kind, value, edits, float(profile.log_apjn[0]), before, target, float(1 - q[0] / q[-1]), why)
 
 
 def _why(kind: Kind, value: float, target: float | str, wanted: float) -> str:
@@ -320,7 +321,7 @@ def least_amplification(
         ValueError: a share outside (0, 1), out of reach, or a network without pointwise norms.
     """
     if not 0 < branch_share < 1:
-        raise ValueError(f"branch_share={branch_share!r} must be between 0 and 1")
+        raise ArgumentError(f"branch_share={branch_share!r} must be between 0 and 1")
     kernels = _listed(inputs)
     cheap = _cheap_theory(network, kernels)
 
@@ -344,8 +345,8 @@ def least_amplification(
     profile = propagate(changed, kernels, samples=samples, seed=seed)
     before = float(propagate(network, kernels, samples=samples, seed=seed).log_apjn[0])
     why = f"of all alphas and branch scales that leave {branch_share:.0%} of the variance to the branches, those of least log J"
-    found = _prescription(network, changed, profile, "constant", alpha, before, float(profile.log_apjn[0]), why)
-    return replace(found, branch_scale=scale)
+    found = _prescription(changed, profile, "constant", alpha, before, float(profile.log_apjn[0]), why)
+    return replace(found, edits=(*found.edits, BranchGain(scale)))
 
 
 def scheduled_log_apjn(

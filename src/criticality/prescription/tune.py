@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -17,13 +17,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from criticality.arguments import Depth, Positive, Size, Whole, checked
-from criticality.errors import CriticalityError
+from criticality.errors import ArgumentError
 from criticality.measurement import measure
 from criticality.measurement.points import Points, points_asked_for
 from criticality.models.patterns import matches
 from criticality.prescription.handles import Handles
 from criticality.prescription.scaling import Scaled, parameter_of, put_back, saved_values, write
 from criticality.stream.sharded import gathered, mean_over_processes, reshard
+from criticality.theory.edits import BranchGain
 
 _LARGEST_STEP = 4.0
 
@@ -45,6 +46,8 @@ class Tuning:
         reason: why it stopped, in a sentence.
         moved: names of the parameters that are not what they were, as they were found by comparing all of them.
         untouched: branches that nothing scales, with the reason.
+        edits: the gains of the branches by number, to be kept (``write_edits``) and applied elsewhere; empty where they were put
+            back, or where ``layers`` said what is scaled.
     """
 
     converged: bool
@@ -56,6 +59,7 @@ class Tuning:
     reason: str
     moved: tuple[str, ...] = ()
     untouched: tuple[str, ...] = ()
+    edits: tuple[BranchGain, ...] = ()
 
 
 @checked
@@ -114,7 +118,7 @@ def tune(
     depth = len(asked) - 1
     wanted = power_law(depth, target) if isinstance(target, (int, float)) else np.asarray(target, dtype=float)
     if wanted.shape != (depth,) or not np.all(np.isfinite(wanted) & (wanted > 0)):
-        raise ValueError(
+        raise ArgumentError(
             f"target={target!r} must be a log J, or a log susceptibility above 0 for each of {depth} blocks"
         )
     nodes = [point.node for point in asked]
@@ -139,7 +143,7 @@ def tune(
     strange = sorted({*moved} - {name for block in levers.rules for name in block})
     if strange:
         levers.put_back()
-        raise CriticalityError(
+        raise ArgumentError(
             f"parameter {strange[0]!r} must stay as it was, and moved while {type(model).__name__} was tuned"
         )
     return Tuning(
@@ -152,6 +156,7 @@ def tune(
         reason,
         moved,
         levers.untouched,
+        tuple(BranchGain(float(gains[block]), at) for at, block in levers.blocks.items() if gains[block] != 1.0),
     )
 
 
@@ -198,10 +203,17 @@ class _Levers:
         model: that is tuned.
         rules: for each block by the name of a parameter how it scales.
         untouched: branches that nothing scales.
+        blocks: of each branch by its number.
     """
 
-    def __init__(self, model: nn.Module, rules: list[dict[str, Scaled]], untouched: tuple[str, ...] = ()):
-        self.model, self.rules, self.untouched = model, rules, untouched
+    def __init__(
+        self,
+        model: nn.Module,
+        rules: list[dict[str, Scaled]],
+        untouched: tuple[str, ...] = (),
+        blocks: Mapping[int, int] | None = None,
+    ):
+        self.model, self.rules, self.untouched, self.blocks = model, rules, untouched, blocks or {}
         names = dict.fromkeys(name for block in rules for name in block)
         self._saved = saved_values(parameter_of(model, name) for name in names)
         self._before = {name: parameter_of(model, name).detach().clone() for name in names}
@@ -227,7 +239,8 @@ class _Levers:
         rules: list[dict[str, Scaled]] = [{} for _ in nodes[1:]]
         reasons: list[list[str]] = [[] for _ in nodes[1:]]
         tried = handles.scalings(handles.branches)
-        for branch in handles.branches:
+        blocks: dict[int, int] = {}
+        for number, branch in enumerate(handles.branches):
             block = bisect_left(nodes, branch.end) - 1
             if branch.chain or branch.start < nodes[0] or not 0 <= block < len(rules):
                 continue
@@ -237,14 +250,15 @@ class _Levers:
                 reasons[block].append(f"{branch.name}: {why}")
                 continue
             rules[block] |= {name: tried[name] for name in branch.parameters}
+            blocks[number] = block
         for number, block_rules in enumerate(rules):
             if not block_rules:
                 why = f" ({reasons[number][0]})" if reasons[number] else ""
-                raise CriticalityError(
+                raise ArgumentError(
                     f"block {number} of {type(handles.model).__name__} must have a weight that scales its branch, and none was"
                     f" found{why}; for others give layers=['name in block', ...]"
                 )
-        return cls(handles.model, rules, tuple(reason for block in reasons for reason in block))
+        return cls(handles.model, rules, tuple(reason for block in reasons for reason in block), blocks)
 
     @classmethod
     def given(
@@ -260,9 +274,9 @@ class _Levers:
             tensors = [getattr(module, part, None) for module in modules for part in ("weight", "bias")]
             rules.append({whole[id(one)]: Scaled(0.0) for one in tensors if isinstance(one, Tensor)})
             if not rules[-1]:
-                raise CriticalityError(f"block {number} must have a layer with a weight among {layers!r}, and has none")
+                raise ArgumentError(f"block {number} must have a layer with a weight among {layers!r}, and has none")
         if len(rules) != len(names):
-            raise CriticalityError(f"blocks must be {len(names)}, one between any two points, and are {len(rules)}")
+            raise ArgumentError(f"blocks must be {len(names)}, one between any two points, and are {len(rules)}")
         return cls(model, rules)
 
 
@@ -271,7 +285,7 @@ def _modules(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
     modules = dict(model.named_modules())
     missing = [name for name in names if name not in modules]
     if missing:
-        raise CriticalityError(
+        raise ArgumentError(
             f"point {missing[0]!r} must be the output of a module for layers to be found in it: give blocks=[module, ...], too"
         )
     return [modules[name] for name in names]
@@ -281,7 +295,7 @@ def _named(block: nn.Module, patterns: Sequence[str], number: int) -> list[nn.Mo
     named = [(name, module) for name, module in block.named_modules() if name]
     for pattern in patterns:
         if not any(matches(pattern, name) for name, _ in named):
-            raise CriticalityError(
+            raise ArgumentError(
                 f"block {number} ({type(block).__name__}) must have a layer named {pattern!r}, and has"
                 f" {', '.join(repr(name) for name, _ in named)}"
             )

@@ -114,12 +114,10 @@ def _scaled(branch: Branch, factor: float) -> Branch:
     """A branch whose output is scaled."""
     if factor == 1.0:
         return branch
-    names = (
-        ("weight_variance", "bias_variance") if isinstance(branch, Linear) else ("out_variance", "out_bias_variance")
-    )
-    names = ("output_variance", "output_bias_variance") if isinstance(branch, Attention) else names
-    changes = {name: getattr(branch, name) * factor**2 for name in names}
-    return replace(branch, **changes)  # type: ignore[type-var]
+    if isinstance(branch, Linear):
+        return branch.scaled(factor)
+    last = "output" if isinstance(branch, Attention) else "down"
+    return replace(branch, **{last: getattr(branch, last).scaled(factor)})  # type: ignore[type-var]
 
 
 def norm_of(term: Term) -> Norm:
@@ -176,18 +174,17 @@ def _is_stem(term: Term) -> bool:
 
 def _branch(output: Projected, samples: int) -> tuple[Branch, Term]:
     hidden = output.inner
-    out_variance, out_bias = output.weight.variance(), sum((bias.variance() for bias in output.bias), 0.0)
+    last = _linear(output)
     if _is_stem(hidden):
-        return Linear(out_variance, out_bias), hidden
+        return last, hidden
     if isinstance(hidden, Applied) and isinstance(hidden.inner, Projected):
         inner = hidden.inner
-        variance, bias = _projection(inner, None)
         ratio = output.weight.fan_in / inner.weight.fan_in
-        return MLP(_pointwise(hidden), variance, out_variance, bias, out_bias, ratio), _stem(inner)
+        return MLP(_pointwise(hidden), _linear(inner), last, ratio), _stem(inner)
     if isinstance(hidden, Gated):
-        return _gated(hidden, output, out_variance, out_bias)
+        return _gated(hidden, output.weight.fan_in, last)
     if isinstance(hidden, Mixed):
-        return _attention(hidden, out_variance, out_bias, samples)
+        return _attention(hidden, last, samples)
     raise UndescribedError(f"the exact theory describes no branch of a projection after {_named(hidden)}")
 
 
@@ -199,12 +196,13 @@ def _stem(projection: Projected) -> Term:
     return projection.inner
 
 
-def _projection(projection: Projected, channels: Tensor | None) -> tuple[float, float]:
-    """``fan_in Var(W)`` and ``Var(b)`` of some channels of a projection."""
-    return projection.weight.variance(channels), sum((bias.variance(channels) for bias in projection.bias), 0.0)
+def _linear(projection: Projected, channels: Tensor | None = None) -> Linear:
+    """Some channels of a projection, or all."""
+    biases = sum((bias.variance(channels) for bias in projection.bias), 0.0)
+    return Linear(projection.weight.variance(channels), biases)
 
 
-def _gated(hidden: Gated, output: Projected, out_variance: float, out_bias: float) -> tuple[Branch, Term]:
+def _gated(hidden: Gated, width: int, down: Linear) -> tuple[Branch, Term]:
     sides = []
     for seen in (hidden.left, hidden.right):
         factor, inner = closed(seen)
@@ -227,14 +225,11 @@ def _gated(hidden: Gated, output: Projected, out_variance: float, out_bias: floa
     stem = _stem(gate)
     if _stem(up) is not stem:
         raise UndescribedError("the two sides of a gate must begin at the same norm, and begin at two")
-    (gate_variance, gate_bias), (up_variance, up_bias) = _projection(gate, gate_channels), _projection(up, up_channels)
-    up_variance, up_bias = up_variance * up_factor**2, up_bias * up_factor**2
-    ratio = output.weight.fan_in / gate.weight.fan_in
-    branch = GatedMLP(activation, gate_variance, up_variance, out_variance, gate_bias, up_bias, out_bias, ratio)
-    return branch, stem
+    gates, ups = _linear(gate, gate_channels), _linear(up, up_channels).scaled(up_factor)
+    return GatedMLP(activation, gates, ups, down, width / gate.weight.fan_in), stem
 
 
-def _attention(mixed: Mixed, out_variance: float, out_bias: float, samples: int) -> tuple[Branch, Term]:
+def _attention(mixed: Mixed, output: Linear, samples: int) -> tuple[Branch, Term]:
     scores = mixed.scores
     queries, keys = side(scores.query), side(scores.key)
     factor, value = closed(mixed.value)
@@ -257,14 +252,10 @@ def _attention(mixed: Mixed, out_variance: float, out_bias: float, samples: int)
     width = queries.width
     return (
         Attention(
-            query[0],
-            key[0],
-            carried[0] * factor**2,
-            out_variance,
-            query[1],
-            key[1],
-            carried[1] * factor**2,
-            out_bias,
+            query,
+            key,
+            carried.scaled(factor),
+            output,
             heads=queries.heads,
             head_dim=width,
             key_value_heads=keys.heads if keys.heads != queries.heads else None,
@@ -284,7 +275,7 @@ def _in_order(one: Side, samples: int, length: int) -> bool:
     return one.tokens.shape == expected.shape and bool((one.tokens == expected).all())
 
 
-def _projected_side(seen: Seen, read: Side) -> tuple[tuple[float, float], HeadNorm | None, Term]:
+def _projected_side(seen: Seen, read: Side) -> tuple[Linear, HeadNorm | None, Term]:
     base, norm = seen.base, None
     if isinstance(base, Normalized):
         if base.group != read.width or base.beta:
@@ -293,4 +284,4 @@ def _projected_side(seen: Seen, read: Side) -> tuple[tuple[float, float], HeadNo
         norm, base = HeadNorm(base.epsilon, abs(base.gamma), base.centred), base.inner
     if not isinstance(base, Projected):
         raise UndescribedError(f"queries, keys and values must be projections, and one is {_named(base)}")
-    return _projection(base, read.channels), norm, _stem(base)
+    return _linear(base, read.channels), norm, _stem(base)

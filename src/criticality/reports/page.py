@@ -13,7 +13,8 @@ import xarray as xr
 from criticality.arguments import checked
 from criticality.reports.figures import NORM_NAMES, apjn_figure, correlation_figure, kernel_figure, save_figure
 from criticality.schema import write_text
-from criticality.studies.compare import summary, weak_agreement
+from criticality.studies.agreement import weak_agreement
+from criticality.studies.compare import summary
 
 _FIGURES = (
     (

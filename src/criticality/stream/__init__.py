@@ -1,4 +1,11 @@
-"""The residual stream of any model, found in the data flow of one forward pass; knows no names and no theory."""
+"""The residual stream of any model, found in the data flow of one forward pass; knows no names and no theory.
+
+``criticality.stream(model, inputs)`` is ``criticality.stream.stream``: the package can be called by its verb.
+"""
+
+import sys
+from types import ModuleType
+from typing import Any
 
 from criticality.stream.diamonds import Branch, Diamond, Reader, Site
 from criticality.stream.find import Chain, Trace, trace
@@ -21,3 +28,13 @@ __all__ = [
     "stream",
     "trace",
 ]
+
+
+class _Verb(ModuleType):
+    """A package that is called like the function that it is named after."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Stream:
+        return stream(*arguments, **named)
+
+
+sys.modules[__name__].__class__ = _Verb

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import rankdata
 
+from criticality.errors import ArgumentError
 from criticality.studies.training import Choice
 
 LEAST = 8
@@ -60,7 +61,7 @@ def tabulate(choices: Sequence[Choice], read: Read) -> Table:
         ValueError: no choices, or of different numbers of seeds.
     """
     if len({choice.seeds for choice in choices}) != 1:
-        raise ValueError(f"choices must be some, of equally many seeds, and are {len(choices)}")
+        raise ArgumentError(f"choices must be some, of equally many seeds, and are {len(choices)}")
     drawn = choices[0].resamples
     rows = [[read(choice, seeds) for seeds, _ in drawn] for choice in choices]
     whole = [read(choice, range(choice.seeds)) for choice in choices]
@@ -100,7 +101,7 @@ def correlation(
     names = [predictor, target, *([given] if given else [])]
     places = table.defined(names)
     if len(places) < LEAST:
-        raise ValueError(f"{predictor!r} and {target!r} must be known of {LEAST} choices, and are of {len(places)}")
+        raise ArgumentError(f"{predictor!r} and {target!r} must be known of {LEAST} choices, and are of {len(places)}")
 
     def of(columns: Mapping[str, np.ndarray]) -> np.ndarray:
         if given:
@@ -123,7 +124,7 @@ def held_out(
     names = [predictor, target]
     here, there = fitted.defined(names), held.defined(names)
     if min(len(here), len(there)) < LEAST:
-        raise ValueError(
+        raise ArgumentError(
             f"{predictor!r} and {target!r} must be known of {LEAST} choices on both sides, and are of"
             f" {len(here)} and {len(there)}"
         )

@@ -11,9 +11,9 @@ import numpy as np
 import xarray as xr
 
 from criticality.arguments import Finite, Samples, Seed, Size, checked
-from criticality.errors import CriticalityError, UndescribedError
+from criticality.errors import ArgumentError, CriticalityError, UndescribedError
 from criticality.measurement import measure_ensemble
-from criticality.models import ModelDescription, describe_model
+from criticality.models import ModelSpec, model_spec
 from criticality.phases import Classification, classify
 from criticality.prescription.solve import PRE_LAYER_NORM, log_apjn_of_target, prescribe
 from criticality.studies.classify import classify_sampled
@@ -73,18 +73,18 @@ def check_up(
     """Check a model by name.
 
     Args:
-        model, changes: as ``describe_model`` takes them.
+        model, changes: as ``model_spec`` takes them.
         budget: largest ``log J(0 -> L)`` [default: that of the same network with LayerNorm, plus 0.5; a network with
             LayerNorm is its own reference].
         seeds: to measure a model with that the exact theory does not describe.
         samples, seed: of the theory, and of what is random.
 
     Raises:
-        ValueError: as ``describe_model`` and ``measure``; no budget where LayerNorm cannot take the place of the model's norms.
+        ValueError: as ``model_spec`` and ``measure``; no budget where LayerNorm cannot take the place of the model's norms.
     """
-    description = describe_model(model, **changes)
+    description = model_spec(model, **changes)
     try:
-        network, inputs = description.describe(seed)
+        network, inputs = description.read(seed)
     except UndescribedError:
         return _measured(model, description, budget, seeds, seed)
     profile = propagate(network, inputs, samples=samples, seed=seed)
@@ -111,7 +111,7 @@ def check_up(
     )
 
 
-def _measured(model: str, description: ModelDescription, budget: float | None, seeds: int, seed: int) -> CheckUp:
+def _measured(model: str, description: ModelSpec, budget: float | None, seeds: int, seed: int) -> CheckUp:
     """By measurement, for a model that the exact theory does not describe."""
     profile = _profile(description, seeds, seed)
     log_apjn, depth = float(profile.log_apjn[0]), profile.sizes["block"] - 1
@@ -137,7 +137,7 @@ def _measured(model: str, description: ModelDescription, budget: float | None, s
     )
 
 
-def _profile(description: ModelDescription, seeds: int, seed: int) -> xr.Dataset:
+def _profile(description: ModelSpec, seeds: int, seed: int) -> xr.Dataset:
     return measure_ensemble(
         lambda _: description.build(),
         description.inputs(seed),
@@ -147,7 +147,7 @@ def _profile(description: ModelDescription, seeds: int, seed: int) -> xr.Dataset
     )
 
 
-def _layer_norm_reference(model: str, description: ModelDescription, seeds: int, seed: int) -> float:
+def _layer_norm_reference(model: str, description: ModelSpec, seeds: int, seed: int) -> float:
     """``log J`` of the same model with LayerNorm.
 
     Raises:
@@ -157,7 +157,7 @@ def _layer_norm_reference(model: str, description: ModelDescription, seeds: int,
         changed: Any = replace(description, norm="ln", alpha=None)  # type: ignore[type-var]
         return float(_profile(changed, seeds, seed).log_apjn[0])
     except CriticalityError as refusal:
-        raise CriticalityError(
+        raise ArgumentError(
             f"largest log J of {model!r} must be given by --budget (budget=), as its own with LayerNorm is not to be had: {refusal}"
         ) from refusal
 
@@ -192,7 +192,7 @@ def _phase(network: Network, inputs: list[TokenKernel], repeated: Callable[[], s
     return _in_words(found) + near
 
 
-def _repeated(description: ModelDescription, seeds: int, seed: int) -> str:
+def _repeated(description: ModelSpec, seeds: int, seed: int) -> str:
     """The class of growth of a model whose blocks are repeated with fresh weights, in words."""
     try:
         repeated = classify_sampled(
@@ -252,3 +252,7 @@ def _advice(
         span = f"{max(found.alphas):.3f} (first) to {min(found.alphas):.3f} (last)"
         return f"alpha_l = {found.value:.3f} / sqrt(K_l), {span}, gives log J = {found.log_apjn:.2f}: criticality prescribe"
     return f"branches x {found.value:.3f} give log J = {found.log_apjn:.2f}: criticality prescribe --kind branch-scale"
+
+
+check = check_up
+"""By the name of the verb, as ``criticality.check``."""

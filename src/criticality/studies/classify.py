@@ -11,7 +11,7 @@ from torch import nn
 
 from criticality.arguments import checked
 from criticality.errors import InputsError, NotFiniteError, UndescribedError
-from criticality.models import ModelDescription
+from criticality.models import ModelSpec
 from criticality.phases import Classification, classify
 from criticality.phases.noisy import GEOMETRIC, SampledClassification, classify_profiles
 from criticality.studies.predict import Way
@@ -104,7 +104,7 @@ def classify_sampled(
 
 @checked
 def classify_description(
-    description: ModelDescription,
+    description: ModelSpec,
     *,
     way: Way = "auto",
     seeds: int = 4,
@@ -116,7 +116,7 @@ def classify_description(
     """Classify a model by name.
 
     Args:
-        description: as ``describe_model`` makes it.
+        description: as ``model_spec`` makes it.
         way: ``exact``, ``sampled`` or ``auto``: exact where the theory describes the network and its tokens are equivalent.
         seeds, depth, progress: of ``classify_sampled``.
         q0: variance of the input, of the exact way.
@@ -130,7 +130,7 @@ def classify_description(
     """
     if way != "sampled":
         try:
-            network, inputs = description.describe(seed)
+            network, inputs = description.read(seed)
             mean = SymmetricKernel.mean_of(inputs)
             start, rho = float(mean.q) if q0 is None else q0, float(mean.p / mean.q)
             found = classify(network, start, rho0=rho, tokens=mean.tokens)

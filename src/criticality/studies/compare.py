@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,21 +18,23 @@ import xarray as xr
 from criticality import __version__
 from criticality.arguments import Depth, Positive, Samples, Seed, Size, check_fields, checked
 from criticality.devices import torch_device
-from criticality.errors import TokensNotEquivalentError, UndescribedError
-from criticality.measurement import input_kernels, measure_ensemble, output_kernels
-from criticality.models import ModelDescription, describe_model
+from criticality.errors import ArgumentError, TokensNotEquivalentError, UndescribedError
+from criticality.measurement import measure_ensemble, output_kernels
+from criticality.measurement.ends import input_stream, kernels_of
+from criticality.models import ModelSpec, model_spec
 from criticality.probes import Probe, check_probe
 from criticality.schema import SCHEMA, plain, read_dataset, source_digest, write_dataset, write_text
+from criticality.studies.agreement import fold_errors, standard_errors, tolerance_of, verdict
 from criticality.studies.predict import predict_description
 from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
-from criticality.theory.network import mean_description
+from criticality.theory.network import mean_network
 from criticality.theory.norms import takes_alpha
 
 OWN_NORM = "own"
 """The norms that a model has."""
 
-TOLERANCE = {"timm": 0.03, "own": 0.10, "fan-in": 0.10}
-"""Largest ``|log J predicted - measured|`` beyond three standard errors that counts as agreement, by initialization."""
+_APART = 100_003
+"""Between the seeds of a measurement and those of a sampled prediction, which must not be the same."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Comparison:
     """What is compared: one model, and the grid of norms, alphas and initializations.
 
     Attributes:
-        model: as ``criticality.models.describe_model`` takes it.
+        model: as ``criticality.models.model_spec`` takes it.
         norms: names of norms; pointwise ones are crossed with ``alphas``, the others appear once.
         inits: ``own``, ``fan-in`` or both.
         depth, width, image_size, tokens, text: changes to the model; ``None`` keeps its own.
@@ -72,12 +74,12 @@ class Comparison:
         check_fields(self)
         for name in ("norms", "alphas", "inits"):
             if not getattr(self, name):
-                raise ValueError(f"{name}=() must hold at least one value")
+                raise ArgumentError(f"{name}=() must hold at least one value")
         check_probe(self.probe)
         torch_device(self.device)
         self.cases()
 
-    def cases(self) -> list[ModelDescription]:
+    def cases(self) -> list[ModelSpec]:
         """Every model of the comparison.
 
         Raises:
@@ -85,16 +87,11 @@ class Comparison:
         """
         changes = {name: getattr(self, name) for name in ("depth", "width", "image_size", "tokens", "text")}
         return [
-            describe_model(self.model, norm=None if norm == OWN_NORM else norm, alpha=alpha, init=init, **changes)
+            model_spec(self.model, norm=None if norm == OWN_NORM else norm, alpha=alpha, init=init, **changes)
             for init in dict.fromkeys(self.inits)
             for norm in dict.fromkeys(self.norms)
             for alpha in (dict.fromkeys(self.alphas) if norm != OWN_NORM and takes_alpha(norm) else (None,))
         ]
-
-
-_WEAK = 0.5
-_APART = 100_003
-"""Between the seeds of a measurement and those of a sampled prediction, which must not be the same."""
 
 
 @checked
@@ -134,7 +131,7 @@ def steps_per_case(comparison: Comparison) -> int:
     return comparison.seeds + 1
 
 
-def case_label(case: ModelDescription) -> str:
+def case_label(case: ModelSpec) -> str:
     """Short name of a case: ``dyt alpha=0.5 timm``."""
     alpha = f" alpha={case.alpha:g}" if case.alpha is not None else ""
     return f"{case.norm or OWN_NORM}{alpha} {case.init}"
@@ -147,7 +144,7 @@ def _installed(package: str) -> str:
         return "none"
 
 
-def _key(comparison: Comparison, case: ModelDescription) -> str:
+def _key(comparison: Comparison, case: ModelSpec) -> str:
     settings = {name: getattr(comparison, name) for name in ("seeds", "seed", "probes", "samples", "probe")}
     made_by = {
         "criticality": __version__,
@@ -160,28 +157,30 @@ def _key(comparison: Comparison, case: ModelDescription) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def run_case(
-    comparison: Comparison, case: ModelDescription, progress: Callable[[str, int], None] | None = None
-) -> xr.Dataset:
+def run_case(comparison: Comparison, case: ModelSpec, progress: Callable[[str, int], None] | None = None) -> xr.Dataset:
     """Build, measure and predict one case (see ``compare``)."""
     label = case_label(case)
     networks: list[Network] = []
     kernels: list[np.ndarray] = []
     sent_back: list[np.ndarray] = []
     batch = case.inputs(comparison.seed)
-    described = True
+    described, width = True, 0
 
     def build(seed: int) -> torch.nn.Module:
-        nonlocal described
+        nonlocal described, width
         model = case.build()
+        if not described:
+            return model
+        stream = input_stream(model, batch, points=case.points)
+        width = stream.shape[-1]
         try:
-            if described:
-                networks.append(case.network(model))
-                kernels.append(input_kernels(model, batch, points=case.points))
-                if comparison.probe == "loss":
-                    sent_back.append(output_kernels(model, batch, points=case.points, seed=seed))
+            networks.append(case.network(model))
         except UndescribedError:
             described = False
+            return model
+        kernels.append(kernels_of(stream))
+        if comparison.probe == "loss":
+            sent_back.append(output_kernels(model, batch, points=case.points, seed=seed))
         return model
 
     seeds = range(comparison.seed, comparison.seed + comparison.seeds)
@@ -195,14 +194,15 @@ def run_case(
         device=comparison.device,
         progress=None if progress is None else lambda seed: progress(label, 1),
     )
+    blocks = measured.sizes["block"] - 1
     if not described:
         predicted = predict_description(
             case, way="sampled", seeds=comparison.seeds, seed=comparison.seed + _APART, probe=comparison.probe
         )
         if progress is not None:
             progress(label, 1)
-        return _case_dataset(case, measured, predicted, None, None)
-    network = mean_description(networks)
+        return _case_dataset(case, measured, predicted, None, None, tolerance_of(None, width, blocks))
+    network = mean_network(networks)
     inputs = [TokenKernel.of(kernel) for kernel in np.mean(kernels, axis=0)]
     start: Probe = np.mean(sent_back, axis=0) if sent_back else comparison.probe
     seeds_of_scores = (comparison.seed, comparison.seed + 1_000_003)
@@ -212,7 +212,7 @@ def run_case(
     symmetric = _equivalent_tokens(network, inputs, np.mean(sent_back, axis=(0, 1)) if sent_back else comparison.probe)
     if progress is not None:
         progress(label, 1)
-    return _case_dataset(case, measured, predicted, again, symmetric)
+    return _case_dataset(case, measured, predicted, again, symmetric, tolerance_of(network, width, blocks))
 
 
 def _equivalent_tokens(network: Network, inputs: Sequence[TokenKernel], probe: Probe) -> xr.Dataset | None:
@@ -224,11 +224,12 @@ def _equivalent_tokens(network: Network, inputs: Sequence[TokenKernel], probe: P
 
 
 def _case_dataset(
-    case: ModelDescription,
+    case: ModelSpec,
     measured: xr.Dataset,
     predicted: xr.Dataset,
     again: xr.Dataset | None,
     symmetric: xr.Dataset | None,
+    tolerance: float,
 ) -> xr.Dataset:
     """One case; ``again`` is a second, independent run of the exact theory, whose attention is sampled."""
     blocks = measured.block
@@ -259,6 +260,7 @@ def _case_dataset(
         alpha=("case", [math.nan if case.alpha is None else case.alpha]),
         init=("case", [case.init]),
     )
+    dataset["tolerance"] = "case", [tolerance]
     dataset = dataset.assign_coords(way=("case", ["exact" if again is not None else "sampled"]))
     return dataset.assign_attrs(source="comparison", schema=SCHEMA)
 
@@ -266,15 +268,13 @@ def _case_dataset(
 def gather(cases: Sequence[xr.Dataset], comparison: Comparison) -> xr.Dataset:
     """All cases in one dataset, with ``deviation``, what is ``allowed`` and whether they ``agree``.
 
-    ``log_apjn_symmetric`` is the theory of equivalent tokens, for contrast; ``allowed`` is the tolerance of the
-    initialization (``TOLERANCE``) and three standard errors of the measurement, those of a sampled prediction included.
+    ``log_apjn_symmetric`` is the theory of equivalent tokens, for contrast; ``allowed`` is ``tolerance_of`` the
+    case and ``standard_errors`` of measurement and prediction together.
     """
     result = xr.concat(list(cases), "case", combine_attrs="override")
     result["deviation"] = abs(result.log_apjn_predicted - result.log_apjn_measured)
-    tolerance = xr.DataArray([TOLERANCE[str(init)] for init in result.init.values], dims="case")
-    sampled = xr.DataArray(result.way.values == "sampled", dims="case")
-    error = np.hypot(result.log_apjn_se, result.log_apjn_predicted_se.where(sampled, 0.0))
-    result["allowed"] = tolerance + 3 * error
+    error = np.hypot(result.log_apjn_se, result.log_apjn_predicted_se)
+    result["allowed"] = result.tolerance + standard_errors(comparison.seeds) * error
     settings = {key: json.dumps(value) for key, value in asdict(comparison).items()}
     return result.assign_attrs(source="comparison", schema=SCHEMA, version=__version__, **settings)
 
@@ -299,7 +299,7 @@ def summary(result: xr.Dataset) -> dict[str, Any]:
                 "largest_deviation": plain(float(case.deviation[worst])),
                 "largest_deviation_block": int(case.block[worst]),
                 "largest_allowed": plain(float(case.allowed.max())),
-                "tolerance": TOLERANCE[str(case.init.values)],
+                "tolerance": plain(float(case.tolerance)),
                 "verdict": verdict(excess),
                 **fold_errors(case),
             }
@@ -308,53 +308,6 @@ def summary(result: xr.Dataset) -> dict[str, Any]:
     return {"criticality": __version__, **settings, "cases": cases}
 
 
-THIRDS = ("shallow", "middle", "deep")
-
-
-def fold_errors(case: xr.Dataset) -> dict[str, Any]:
-    """Geometric mean fold error ``GMFE = exp(mean |log J measured - log J predicted|)`` over the blocks before the last.
-
-    Returns:
-        ``gmfe``; ``gmfe_thirds``, of each third of the depth (near-equal split; ``None`` where there is no block); and
-        ``gmfe_thirds_of_noise``, what it would come to if the theory were exact: ``exp(sqrt(2 / pi) mean SE)``, for normal errors
-        of the standard errors that are known.
-    """
-    distance = abs(case.log_apjn_measured - case.log_apjn_predicted).values[:-1]
-    noise = math.sqrt(2 / math.pi) * case.log_apjn_se.values[:-1]
-    thirds = dict(zip(THIRDS, np.array_split(np.arange(len(distance)), 3), strict=True))
-
-    def mean(values: np.ndarray) -> float | None:
-        return float(np.exp(values.mean())) if len(values) and np.all(np.isfinite(values)) else None
-
-    return {
-        "gmfe": mean(distance),
-        "gmfe_thirds": {name: mean(distance[third]) for name, third in thirds.items()},
-        "gmfe_thirds_of_noise": {name: mean(noise[third]) for name, third in thirds.items()},
-    }
-
-
 def asdict_keys(result: xr.Dataset) -> list[str]:
     """Names of the comparison's settings among the attributes of a gathered dataset."""
     return [name for name in Comparison.__dataclass_fields__ if name in result.attrs]
-
-
-def weak_agreement(record: Mapping[str, Any]) -> str:
-    """A sentence where few seeds leave so large an error that agreement says little, from ``summary``; else nothing."""
-    widest = max(
-        (case["largest_allowed"] or 0.0 for case in record["cases"] if case["verdict"] == "agrees"), default=0.0
-    )
-    if widest <= _WEAK:
-        return ""
-    return (
-        f"'agrees' is weak here: with {record['seeds']} seeds a deviation of log J up to {widest:.2f} would not be seen"
-        f" (tolerance and three standard errors); more --seeds make it sharper."
-    )
-
-
-def verdict(excess: np.ndarray) -> str:
-    """``agrees`` when no layer deviates by more than is allowed, ``deviates`` when one does, ``unknown`` when the
-    standard error is not known (one seed)."""
-    known = excess[np.isfinite(excess)]
-    if len(known) < len(excess):
-        return "unknown"
-    return "agrees" if np.all(known <= 0) else "deviates"

@@ -9,10 +9,10 @@ import numpy as np
 from torch import nn
 
 from criticality.arguments import checked
-from criticality.errors import UndescribedError
+from criticality.errors import ArgumentError, UndescribedError
 from criticality.lazy import lazy_module
 from criticality.measurement import output_kernels
-from criticality.models import ModelDescription
+from criticality.models import ModelSpec
 from criticality.probes import Probe, check_probe, probe_name
 from criticality.theory import propagate
 from criticality.weightless import predict_sampled
@@ -30,7 +30,7 @@ WAYS: tuple[Way, ...] = ("auto", "exact", "sampled")
 
 @checked
 def predict_description(
-    description: ModelDescription,
+    description: ModelSpec,
     *,
     way: str = "auto",
     seeds: int = 4,
@@ -42,7 +42,7 @@ def predict_description(
     """``log J(l -> L)`` of a model by name.
 
     Args:
-        description: as ``describe_model`` makes it.
+        description: as ``model_spec`` makes it.
         way: ``exact`` (mean-field theory of the network, infinite width, no noise), ``sampled`` (the model itself is run with
             its weights integrated out), or ``auto``: exact where the network is described.
         seeds: of ``sampled``.
@@ -62,7 +62,7 @@ def predict_description(
     check_probe(probe)
     if way != "sampled":
         try:
-            network, inputs = description.describe(seed)
+            network, inputs = description.read(seed)
         except UndescribedError:
             if way == "exact":
                 raise
@@ -81,7 +81,7 @@ def predict_description(
     )
 
 
-def _sent_back(description: ModelDescription, seeds: int, seed: int) -> np.ndarray:
+def _sent_back(description: ModelSpec, seeds: int, seed: int) -> np.ndarray:
     """Kernels of the gradient of a loss at the end of the stream, ``(inputs, tokens, tokens)``, mean over weights and labels."""
     inputs, kernels = description.inputs(seed), []
     for number in range(seed, seed + seeds):
@@ -106,9 +106,9 @@ def predict(model: str | nn.Module | Factory, inputs: Any = None, seeds: int = 4
         ValueError: no inputs for a model that is not given by name; as those functions.
     """
     if isinstance(model, str):
-        from criticality.models import describe_model
+        from criticality.models import model_spec
 
-        return predict_description(describe_model(model), seeds=seeds, **settings)
+        return predict_description(model_spec(model), seeds=seeds, **settings)
     if inputs is None:
-        raise ValueError("inputs=None must be a batch for a model that is not given by name")
+        raise ArgumentError("inputs=None must be a batch for a model that is not given by name")
     return predict_sampled(model, inputs, seeds, **settings)

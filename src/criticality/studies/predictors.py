@@ -92,7 +92,7 @@ class Predictors:
 
 def log_alpha(choice: Choice) -> float:
     """Mean over layers of ``log alpha``, ``nan`` for norms that have none."""
-    from criticality.laboratory.stacked import STACKED, ResidualRun
+    from criticality.laboratory.residual_run import STACKED, ResidualRun
 
     if choice.settings.get("task", STACKED[0]) not in STACKED:
         return math.log(choice.settings["alpha"]) if "alpha" in choice.settings else math.nan

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from criticality.errors import ArgumentError
 from criticality.sweeps.search import MARGIN, first_places, next_value
 from criticality.sweeps.search import Outcome as Tried
 
@@ -188,7 +189,7 @@ def read_trainings(data: xr.Dataset) -> Trainings:
     """
     missing = [name for name in _NEEDED if name not in data]
     if missing or "study" not in data.attrs:
-        raise ValueError(f"data must be a study of stacked trainings, and lacks {', '.join(missing) or 'its study'}")
+        raise ArgumentError(f"data must be a study of stacked trainings, and lacks {', '.join(missing) or 'its study'}")
     study = json.loads(data.attrs["study"])
     rates = [float(rate) for rate in study["grid"]["learning_rate"]]
     groups: dict[str, list[int]] = {}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from criticality.errors import raised
+from criticality.errors import ArgumentError, raised
 from criticality.sweeps.study import Cell, Values
 
 _LOSS_WINDOW = 10
@@ -51,7 +51,7 @@ def compute_cell(compute: str, cell: Cell, memory_gb: float | None) -> Computed:
     try:
         with _limited(memory_gb):
             found = _function(compute)(dict(cell))
-            values = {name: _floating(value) for name, value in _named(found, cell).items()}
+            values = {name: as_floating(value) for name, value in _named(found, cell).items()}
     except MemoryError:
         return ended(OUT_OF_MEMORY, {}, f"needed more than memory_gb={memory_gb}")
     except Exception as error:
@@ -67,7 +67,7 @@ def compute_cells(compute: str, cells: Mapping[int, Cell], memory_gb: float | No
     return {number: compute_cell(compute, cell, memory_gb) for number, cell in cells.items()}
 
 
-def _floating(value: Any) -> np.ndarray:
+def as_floating(value: Any) -> np.ndarray:
     """Of the type that it has where that is a floating one: what is long and needs few digits may come as float16 or float32."""
     found = np.asarray(value)
     return found if found.dtype in (np.float16, np.float32) else found.astype(float)
@@ -84,7 +84,7 @@ def _named(found: Any, cell: Cell) -> dict[str, Any]:
             or name.startswith((".", "__"))
             or name in (*RESERVED, *cell)
         ):
-            raise ValueError(
+            raise ArgumentError(
                 f"returned a value named {name!r}, which must be text without '/' and none of {', '.join((*RESERVED, *cell))}"
             )
     return found
@@ -101,7 +101,7 @@ def _limited(memory_gb: float | None) -> Iterator[None]:
     except ImportError:  # only Unix has it
         resource = None  # type: ignore[assignment]
     if resource is None or sys.platform != "linux":
-        raise ValueError(f"memory_gb={memory_gb!r} must be left out on {sys.platform}, where it cannot be kept to")
+        raise ArgumentError(f"memory_gb={memory_gb!r} must be left out on {sys.platform}, where it cannot be kept to")
 
     with open("/proc/self/status") as status:
         now = next(int(line.split()[1]) for line in status if line.startswith("VmData")) * 1024
@@ -131,11 +131,11 @@ def _predict(cell: Cell) -> dict[str, Any]:
         network = resnet(norm, cell["depth"], cell.get("sigma_w", 1.0) ** 2, cell.get("sigma_b", 0.0) ** 2)
         profile = propagate(network, SymmetricKernel.of(cell.get("q0", 1.0)))
     else:
-        from criticality.models import describe_model
+        from criticality.models import model_spec
 
         seed = cell.get("seed", 0)
-        described = describe_model(**{key: value for key, value in cell.items() if key not in ("seed", "samples")})
-        profile = propagate(*described.describe(seed), samples=cell.get("samples", 8), seed=seed)
+        described = model_spec(**{key: value for key, value in cell.items() if key not in ("seed", "samples")})
+        profile = propagate(*described.read(seed), samples=cell.get("samples", 8), seed=seed)
     return {"log_apjn": float(profile.log_apjn[0]), "q_final": float(profile.q[-1])}
 
 
@@ -143,10 +143,10 @@ def _measure(cell: Cell) -> dict[str, Any]:
     import torch
 
     from criticality.measurement import measure
-    from criticality.models import describe_model
+    from criticality.models import model_spec
 
     seed = cell.get("seed", 0)
-    described = describe_model(**{key: value for key, value in cell.items() if key not in ("seed", "probes")})
+    described = model_spec(**{key: value for key, value in cell.items() if key not in ("seed", "probes")})
     torch.manual_seed(seed)
     profile = measure(
         described.build(), described.inputs(), points=described.points, seed=seed, probes=cell.get("probes", 1)
@@ -157,7 +157,8 @@ def _measure(cell: Cell) -> dict[str, Any]:
 def _train(cell: Cell) -> dict[str, Any]:
     import torch
 
-    from criticality.laboratory.stacked import STACKED, ResidualRun, train_stacked
+    from criticality.laboratory.residual_run import STACKED, ResidualRun
+    from criticality.laboratory.stacked import train_stacked
     from criticality.laboratory.train import Run, train
 
     torch.set_num_threads(1)
@@ -188,7 +189,7 @@ def _train(cell: Cell) -> dict[str, Any]:
 def _initial(cell: Cell) -> dict[str, Any]:
     """A stacked task at initialization (``laboratory.initial``), by seed; ``log_apjn`` is the mean."""
     from criticality.laboratory.initial import initial_values
-    from criticality.laboratory.stacked import ResidualRun
+    from criticality.laboratory.residual_run import ResidualRun
 
     found = initial_values(ResidualRun(**cell))
     return {**found, "log_apjn_by_run": found["log_apjn"], "log_apjn": float(found["log_apjn"].mean())}
@@ -256,6 +257,22 @@ def _of_seed(result: Any, records: int) -> dict[str, np.ndarray]:
 
 
 _SCALARS = ("diverged", "diverged_at", "first_loss", "last_loss", "largest_loss", "largest_spike")
+
+
+def vit_values(found: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What a study keeps of the seeds of a cell, of ``stacked_vit.train_vits``: as ``seeds_values``."""
+    kept: dict[str, Any] = {name: values for name, values in found.items() if name != "step_seconds"}
+    with np.errstate(over="ignore"):
+        kept |= {
+            name: kept[name].astype(np.float16) for name in kept if name.endswith("_series") and kept[name].ndim > 2
+        }
+        kept["loss_series"] = kept["loss_series"].astype(np.float16)
+    return kept | {
+        "log_apjn": float(found["log_apjn_by_run"].mean()),
+        "log_q_last": float(found["log_q_series"][:, 0, -1].astype(float).mean()),
+        "score": float(found["test_accuracy"].mean()),
+        "step_seconds": float(found["step_seconds"].mean()),
+    }
 
 
 def stacked_values(result: Any) -> dict[str, Any]:

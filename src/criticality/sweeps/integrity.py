@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from criticality.errors import FileError
+
 CHECKSUM = "checksum"
 """Array of a store, ``(cell,)``: CRC-32 of what was written of each cell, 0 where nothing is known (older stores)."""
 
@@ -48,15 +50,15 @@ def arrays_of(group: Any, where: str) -> dict[str, Any]:
         names += [name for name, _ in group.arrays() if name not in names]
     except Exception as error:
         if not names:
-            raise ValueError(f"{where} must have arrays whose zarr.json is whole: {_brief(error)}") from error
+            raise FileError(f"{where} must have arrays whose zarr.json is whole: {_brief(error)}") from error
     found = {}
     for name in names:
         try:
             found[name] = group[name]
         except KeyError:
-            raise ValueError(f"{where} must hold the array {name!r} that was written to it, but it is gone") from None
+            raise FileError(f"{where} must hold the array {name!r} that was written to it, but it is gone") from None
         except Exception as error:
-            raise ValueError(
+            raise FileError(
                 f"{where} must hold the array {name!r}, but its zarr.json is damaged: {_brief(error)}"
             ) from error
     return found

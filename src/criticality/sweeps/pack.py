@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from criticality.arguments import checked
+from criticality.errors import ArgumentError, FileError
 from criticality.extras import require
 from criticality.schema import whole_or_absent
 from criticality.sweeps.integrity import sentence
@@ -30,7 +31,7 @@ def pack_study(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> Pat
     store = Store(path)
     damaged = store.damage()
     if damaged:
-        raise ValueError(f"{sentence(store.where, damaged, store.cells)}; {REPAIR}")
+        raise FileError(f"{sentence(store.where, damaged, store.cells)}; {REPAIR}")
     source = store.group
     status = np.asarray(source["status"][:])  # first: a cell that ends meanwhile is open in the pack, not half in it
     with whole_or_absent(target) as file:
@@ -54,7 +55,7 @@ def unpack_study(packed: str | os.PathLike[str], path: str | os.PathLike[str]) -
     """
     source_path, target = _checked(packed), Path(path)
     if target.exists():
-        raise ValueError(f"path={str(target)!r} must not exist, as what is in it would be lost")
+        raise ArgumentError(f"path={str(target)!r} must not exist, as what is in it would be lost")
     part = target.with_name(f".{target.name}.{os.getpid()}.part")
     target.parent.mkdir(parents=True, exist_ok=True)
     packed_dataset(source_path)  # verified
@@ -84,7 +85,7 @@ def packed_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
     except (ValueError, KeyError) as error:
         if str(error).startswith(where):
             raise
-        raise ValueError(f"{where} must be a whole study of criticality: {error}") from error
+        raise FileError(f"{where} must be a whole study of criticality: {error}") from error
     finally:
         storage.close()
 
@@ -99,13 +100,13 @@ def open_packed(path: str | os.PathLike[str]) -> tuple[Any, Any]:
         storage = zarr.storage.ZipStore(Path(path), mode="r")
         return storage, zarr.open_group(storage, mode="r")
     except Exception as error:
-        raise ValueError(f"packed study {str(path)!r} must be a zipped Zarr of criticality: {error}") from error
+        raise FileError(f"packed study {str(path)!r} must be a zipped Zarr of criticality: {error}") from error
 
 
 def _checked(path: str | os.PathLike[str]) -> Path:
     target = Path(path)
     if not target.name.endswith(".zarr.zip"):
-        raise ValueError(f"packed study {str(target)!r} must end in .zarr.zip")
+        raise ArgumentError(f"packed study {str(target)!r} must end in .zarr.zip")
     return target
 
 

@@ -17,11 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from criticality.arguments import checked
+from criticality.arguments import Count, checked
+from criticality.devices import torch_device
+from criticality.errors import ArgumentError, FileError, UnreachableError
 from criticality.extras import require
 from criticality.sweeps.compute import compute_cells
 from criticality.sweeps.integrity import sentence
 from criticality.sweeps.search import next_cell
+from criticality.sweeps.stacks import compute_stack, stacks_of
 from criticality.sweeps.store import REPAIR, Store
 from criticality.sweeps.study import Study
 
@@ -49,6 +52,8 @@ def run_study(
     *,
     scheduler: str | None = None,
     workers: int = 2,
+    together: Count | None = None,
+    device: str = "cpu",
     progress: Callable[[int, str], None] | None = None,
     retry: bool = False,
 ) -> Report:
@@ -59,16 +64,24 @@ def run_study(
         path: the Zarr store, made when missing.
         scheduler: address of a Dask scheduler, ``tcp://...``; without, worker processes are started here.
         workers: how many; 0 computes one cell after another in this process, without Dask.
+        together: train this many runs at once in one stack (``laboratory.train_together``), in this process, as a card does as fast
+            as one; of a study with ``search`` every value is computed.
+        device: of torch, with ``together``.
         progress: called with a number of cells that were done and the state of the last of them.
         retry: compute cells again that failed, returned nan, exceeded their memory or are damaged.
 
     Raises:
-        ValueError: as ``Store``; a study with ``search`` and ``workers`` other than 0, or with ``search`` and damaged cells; no
+        ValueError: as ``Store``; ``together`` of a study that is not one of such trainings, or a device that is not there; a study
+            with ``search`` and ``workers`` other than 0, or with ``search`` and damaged cells; no
             file of the study's own function; worker processes on a machine whose loopback interface is down.
     """
     _check_own_file(study)
-    if study.search and workers != 0:
-        raise ValueError(
+    if together is None and device != "cpu":
+        raise ArgumentError(f"device={device!r} must come with together, how many runs are trained at once")
+    if together is not None:
+        torch_device(device)
+    elif study.search and workers != 0:
+        raise ArgumentError(
             f"workers={workers!r} must be 0 for a study that searches {study.search!r}, one cell after another"
         )
     store = Store(path, study, write=True)
@@ -76,10 +89,15 @@ def run_study(
         with _finished_first():
             damaged = store.damage()
         if damaged and study.search and not retry:
-            raise ValueError(f"{sentence(store.where, damaged, store.cells)}; {REPAIR}")
+            raise FileError(f"{sentence(store.where, damaged, store.cells)}; {REPAIR}")
         if retry:
             store.forget_missing()
-        if workers == 0:
+        if together is not None:
+            again = store.status() > 1 if retry else np.zeros(len(store.cells), bool)
+            again[list(damaged)] = retry
+            todo = [int(index) for index in np.flatnonzero((store.status() == 0) | again)]
+            computed, not_written = _in_stacks(study, store, todo, together, device, progress)
+        elif workers == 0:
             computed, not_written = _one_by_one(study, store, progress, retry, set(damaged))
         else:
             again = store.status() != 0 if not retry else store.status() == 1
@@ -103,7 +121,7 @@ def run_study(
 def _check_own_file(study: Study) -> None:
     own = study.compute.removeprefix("module:").rpartition(":")
     if study.compute.startswith("module:") and not (own[2] and Path(own[0]).is_file()):
-        raise ValueError(
+        raise ArgumentError(
             f"compute={study.compute!r} must be 'module:PATH.py:FUNCTION' of a file that exists, from the folder {os.getcwd()!r}"
         )
 
@@ -129,6 +147,26 @@ def _one_by_one(
     return computed, lost
 
 
+def _in_stacks(
+    study: Study,
+    store: Store,
+    todo: list[int],
+    most: int,
+    device: str,
+    progress: Callable[[int, str], None] | None,
+) -> tuple[int, int]:
+    """A stack after the other, in this process. How many cells were, and could not be, written."""
+    computed = lost = 0
+    for stack in stacks_of({index: store.cells[index] for index in todo}, study.compute, most):
+        results = compute_stack(stack, device)
+        with _finished_first():
+            missing = store.write(results)
+        computed, lost = computed + len(results) - missing, lost + missing
+        if progress is not None:
+            progress(len(results), next(iter(results.values())).status)
+    return computed, lost
+
+
 def _check_loopback(workers: int) -> None:
     """Dask's processes of one machine talk through it, and wait for ever where it is down."""
     try:
@@ -138,7 +176,7 @@ def _check_loopback(workers: int) -> None:
         ):
             pass
     except OSError as error:
-        raise ValueError(
+        raise UnreachableError(
             f"workers={workers!r} must be 0 on this machine, as its loopback interface does not answer ({error.strerror or error})"
         ) from error
 
@@ -190,7 +228,7 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
             try:
                 client = Client(scheduler, timeout=30)
             except (OSError, TimeoutError, ValueError) as error:
-                raise ValueError(
+                raise UnreachableError(
                     f"scheduler={scheduler!r} must be the address of a Dask scheduler that answers: {error}"
                 ) from error
             with client:
@@ -263,4 +301,4 @@ def export_study(path: str | os.PathLike[str], out: str | os.PathLike[str]) -> P
         with whole_or_absent(target) as file:
             flat.to_dataframe().to_csv(file)
         return target
-    raise ValueError(f"out={str(target)!r} must end in .nc or .csv")
+    raise ArgumentError(f"out={str(target)!r} must end in .nc or .csv")

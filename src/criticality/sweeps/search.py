@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from criticality.errors import ArgumentError
 from criticality.sweeps.store import STATES, Store
 from criticality.sweeps.study import Study
 
@@ -109,7 +110,7 @@ def choices_of(study: Study, cells: Sequence[Mapping[str, object]]) -> list[list
     values = study.grid[study.search]
     numbers = all(isinstance(value, (int, float)) for value in values)
     if not numbers or any(low >= high for low, high in itertools.pairwise(values)):
-        raise ValueError(f"grid {study.search!r} must be ascending numbers for a search, got {values!r}")
+        raise ArgumentError(f"grid {study.search!r} must be ascending numbers for a search, got {values!r}")
     found: dict[str, list[int]] = {}
     for index, cell in enumerate(cells):
         key = repr(sorted((name, value) for name, value in cell.items() if name != study.search))

@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 
 from criticality import __version__
+from criticality.errors import FileError
 from criticality.extras import require
 from criticality.schema import SCHEMA
 from criticality.sweeps.compute import DONE, FAILED, NOT_A_NUMBER, OUT_OF_MEMORY, Computed
@@ -68,7 +69,7 @@ class Store:
             self._create(study)
         self.group, self.study = self._open()
         if study is not None and self.group.attrs["key"] != study.key():
-            raise ValueError(
+            raise FileError(
                 f"{self.where} must be of this study, code and version, but is of study"
                 f" {self.study.name!r} of criticality {self.group.attrs['version']} with other content or code"
             )
@@ -100,7 +101,7 @@ class Store:
             except (BlockingIOError, PermissionError):
                 self._lock.close()
                 self._lock = None
-                raise ValueError(f"{self.where} must not be in use, but another process writes to it") from None
+                raise FileError(f"{self.where} must not be in use, but another process writes to it") from None
             try:
                 if os.fstat(self._lock.fileno()).st_ino == self._lock_path.stat().st_ino:
                     break
@@ -136,7 +137,7 @@ class Store:
             group: Any = zarr.open_group(self.path, mode="r+" if self._lock is not None else "r")
             study = study_of(group)
         except Exception as error:
-            raise ValueError(f"{self.where} must be a whole store of a criticality study: {error}") from error
+            raise FileError(f"{self.where} must be a whole store of a criticality study: {error}") from error
         return group, study
 
     def status(self) -> np.ndarray:
@@ -277,7 +278,7 @@ def dataset_of(group: Any, cells: Sequence[Mapping[str, Any]], where: str) -> xr
     """
     read, damaged = _read(group, cells, where)
     if damaged:
-        raise ValueError(f"{sentence(where, damaged, cells)}; {REPAIR}")
+        raise FileError(f"{sentence(where, damaged, cells)}; {REPAIR}")
     names = list(dict.fromkeys(name for cell in cells for name in cell))
     coordinates: dict[str, Any] = {name: ("cell", _column(cells, name)) for name in names}
     coordinates["status"] = ("cell", np.array([STATES[number] for number in read["status"][1]]))
@@ -294,11 +295,11 @@ def study_of(group: Any) -> Study:
     """
     attrs = dict(group.attrs)
     if attrs.get("kind") != _KIND or attrs.get("schema") != SCHEMA or "status" not in group:
-        raise ValueError(f"its kind is {attrs.get('kind')!r} and its schema {attrs.get('schema')!r}")
+        raise FileError(f"its kind is {attrs.get('kind')!r} and its schema {attrs.get('schema')!r}")
     content = json.loads(str(attrs["study"]))
     study = Study(**{**content, "cases": tuple(content["cases"])})
     if group["status"].shape != (sum(1 for _ in study.cells()),):
-        raise ValueError("its cells are not those of its study")
+        raise FileError("its cells are not those of its study")
     return study
 
 

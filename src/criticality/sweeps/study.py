@@ -15,6 +15,7 @@ import numpy as np
 
 from criticality import __version__
 from criticality.arguments import checked
+from criticality.errors import ArgumentError, FileError
 from criticality.extras import require
 from criticality.schema import source_digest
 
@@ -58,28 +59,28 @@ class Study:
             ("search", str, "text"),
         ):
             if not isinstance(getattr(self, field_name), kind):
-                raise ValueError(f"study's {field_name}={getattr(self, field_name)!r} must be {what}")
+                raise ArgumentError(f"study's {field_name}={getattr(self, field_name)!r} must be {what}")
         if not self.name or "/" in self.name:
-            raise ValueError(f"study's name={self.name!r} must be a name, without '/'")
+            raise ArgumentError(f"study's name={self.name!r} must be a name, without '/'")
         if self.compute not in ("predict", "measure", "train", "initial") and not self.compute.startswith("module:"):
-            raise ValueError(
+            raise ArgumentError(
                 f"compute={self.compute!r} must be 'predict', 'measure', 'train', 'initial' or 'module:PATH.py:FUNCTION'"
             )
         for name, values in self.grid.items():
             if not isinstance(values, list) or not values:
-                raise ValueError(f"grid {name!r} must be a list of values, got {values!r}")
+                raise ArgumentError(f"grid {name!r} must be a list of values, got {values!r}")
         for case in self.cases:
             if not isinstance(case, Mapping):
-                raise ValueError(f"study's cases must each be a mapping, and one is {case!r}")
+                raise ArgumentError(f"study's cases must each be a mapping, and one is {case!r}")
         for name in (*self.grid, *self.fixed, *(name for case in self.cases for name in case)):
             if not isinstance(name, str):
-                raise ValueError(f"study's parameter {name!r} must have a name that is text")
+                raise ArgumentError(f"study's parameter {name!r} must have a name that is text")
         try:
             json.dumps([dict(self.grid), dict(self.fixed), [dict(case) for case in self.cases]])
         except (TypeError, ValueError) as error:
-            raise ValueError(f"study's parameters must be numbers, text, lists and mappings: {error}") from error
+            raise ArgumentError(f"study's parameters must be numbers, text, lists and mappings: {error}") from error
         if self.search and self.search not in self.grid:
-            raise ValueError(
+            raise ArgumentError(
                 f"search={self.search!r} must be a parameter of the grid, {', '.join(self.grid) or 'none'}"
             )
         if self.memory_gb is not None and not (
@@ -88,7 +89,7 @@ class Study:
             and math.isfinite(self.memory_gb)
             and self.memory_gb > 0
         ):
-            raise ValueError(f"memory_gb={self.memory_gb!r} must be a finite number above 0")
+            raise ArgumentError(f"memory_gb={self.memory_gb!r} must be a finite number above 0")
 
     def cells(self) -> Iterator[Cell]:
         """Every cell, in the order of the grid."""
@@ -136,21 +137,21 @@ def read_study(path: str | Path) -> Study:
     """
     file = Path(path)
     if not file.is_file():
-        raise ValueError(f"study {str(file)!r} must exist, and does not")
+        raise FileError(f"study {str(file)!r} must exist, and does not")
     yaml = require("yaml")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"study {str(file)!r} must be YAML: {error}") from error
+        raise FileError(f"study {str(file)!r} must be YAML: {error}") from error
     known = set(Study.__dataclass_fields__)
     if not isinstance(content, dict) or not {"name", "compute"} <= set(content) <= known:
         unknown = [key for key in content if key not in known] if isinstance(content, dict) else []
         found = f", and holds {unknown[0]!r}" if unknown else ""
-        raise ValueError(
+        raise FileError(
             f"study {str(file)!r} must hold name and compute, and of {', '.join(sorted(known))} only{found}"
         )
     described = {key: value for key, value in content.items() if value is not None}
     try:
         return Study(**{**described, "cases": described.get("cases") or ({},)})
     except (ValueError, TypeError) as error:
-        raise ValueError(f"study {str(file)!r}: {error}") from error
+        raise FileError(f"study {str(file)!r}: {error}") from error

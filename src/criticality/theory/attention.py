@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from criticality.arguments import Finite, NotNegative, Samples, Seed, Size, check_fields, checked
+from criticality.errors import ArgumentError
 from criticality.theory.kernels import Numbers
 
 Matrix = Float[np.ndarray, "tokens tokens"]
@@ -65,7 +66,7 @@ class Rotary:
     def __post_init__(self) -> None:
         check_fields(self)
         if bool(self.frequencies) == (self.positions is not None):
-            raise ValueError("Rotary must have either frequencies or positions")
+            raise ArgumentError("Rotary must have either frequencies or positions")
 
     @classmethod
     @checked
@@ -73,7 +74,7 @@ class Rotary:
         """``frequencies = base^(-2i / r)`` over the first ``r = fraction head_dim`` channels (arXiv:2104.09864)."""
         turned = int(fraction * head_dim) // 2 * 2
         if not (turned >= 2 and base > 0):
-            raise ValueError(
+            raise ArgumentError(
                 f"base={base!r}, fraction={fraction!r} of Rotary must be above 0 and turn a pair of head_dim={head_dim!r}"
             )
         return cls(tuple(float(base ** (-i / turned)) for i in range(0, turned, 2)))
@@ -92,7 +93,7 @@ class Rotary:
         if self.positions is None:
             return np.outer(np.arange(tokens), self.frequencies)
         if len(self.positions) != tokens:
-            raise ValueError(f"positions of Rotary must be of {tokens} tokens, but are of {len(self.positions)}")
+            raise ArgumentError(f"positions of Rotary must be of {tokens} tokens, but are of {len(self.positions)}")
         return self.positions
 
 
@@ -133,6 +134,29 @@ class HeadNorm:
         return self.gamma * gradient / size
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """Queries or keys of a chunk of heads, as they enter the scores.
+
+    Attributes:
+        channels: ``(pairs, tokens, channels)``, divided by ``sqrt(head_dim)`` where that is known; their products are kernels.
+        unit, size: what ``HeadNorm.apply`` returned, with an axis for both signs of the scores; ``None`` without QK-norm.
+    """
+
+    channels: Channels
+    unit: np.ndarray | None = None
+    size: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class DrawnHeads:
+    """Attention matrices of a chunk of heads, the scores of each pair of opposite sign, with the queries and keys of each pair."""
+
+    attention: OfHeads
+    query: Drawn
+    key: Drawn
+
+
 class Side:
     """Queries or keys of sampled heads: from independent channels to what enters the scores, and back."""
 
@@ -141,20 +165,23 @@ class Side:
         angles = None if rotary is None else rotary.angles(len(kernel))
         self.turn = None if angles is None else (np.cos(angles), np.sin(angles))
 
-    def draw(self, normals: Channels) -> Channels:
-        x = self.factor @ normals
+    def draw(self, normals: Channels) -> Drawn:
+        """From independent channels, ``(pairs, tokens, head_dim)``."""
+        x, unit, size = self.factor @ normals, None, None
         if self.norm is not None:
             unit, size = self.norm.apply(x)
-            self._unit, self._size = unit[:, None], size[:, None]  # alike for both signs of the scores
-            x = self.norm.gamma * unit
-        return x if self.turn is None else rotate(x, *self.turn)
+            x, unit, size = self.norm.gamma * unit, unit[:, None], size[:, None]
+        turned = x if self.turn is None else rotate(x, *self.turn)
+        return Drawn(turned / math.sqrt(normals.shape[-1]), unit, size)
 
-    def backward(self, gradient: Channels) -> Channels:
-        """Gradient at the channels of the last draw, for both signs of the scores."""
+    def backward(self, gradient: Channels, drawn: Drawn) -> Channels:
+        """Gradient at the independent channels of a draw, for both signs of the scores."""
         if self.turn is not None:
             cosine, sine = self.turn
             gradient = rotate(gradient, cosine, -sine)
-        return gradient if self.norm is None else self.norm.backward(gradient, self._unit, self._size)
+        if self.norm is None or drawn.unit is None or drawn.size is None:
+            return gradient
+        return self.norm.backward(gradient, drawn.unit, drawn.size)
 
 
 class Heads:
@@ -183,22 +210,20 @@ class Heads:
             yield min(step, left)
             left -= step
 
-    def attention(self, precision: type[np.floating] = np.float64) -> Iterator[OfHeads]:
-        """The attention matrices of all sampled heads in chunks, the scores of each pair of opposite sign; ``query`` and
-        ``key`` are the channels of the last chunk, ``(pairs, tokens, channels)``, whose products are the heads' kernels."""
+    def drawn(self, precision: type[np.floating] = np.float64) -> Iterator[DrawnHeads]:
+        """All sampled heads in chunks."""
         generator = self.sampling.generator(0)
         for pairs in self.chunks():
             if self.head_dim is None:
-                self.query, self.key = self.queries.factor[None], self.keys.factor[None]
+                query, key = Drawn(self.queries.factor[None]), Drawn(self.keys.factor[None])
                 normals, weight = generator.standard_normal((pairs, self.tokens, self.tokens)), self.scale
-                scores = self.query @ normals @ self.key.mT
+                scores = query.channels @ normals @ key.channels.mT
             else:
                 normals = generator.standard_normal((pairs, 2, self.tokens, self.head_dim))
-                root = math.sqrt(self.head_dim)
-                self.query, self.key = self.queries.draw(normals[:, 0]) / root, self.keys.draw(normals[:, 1]) / root
-                scores, weight = self.query @ self.key.mT, root * self.scale
+                query, key = self.queries.draw(normals[:, 0]), self.keys.draw(normals[:, 1])
+                scores, weight = query.channels @ key.channels.mT, math.sqrt(self.head_dim) * self.scale
             scores *= weight
-            yield softmax(np.stack([scores, -scores], axis=1), self.allowed, precision)
+            yield DrawnHeads(softmax(np.stack([scores, -scores], axis=1), self.allowed, precision), query, key)
 
     @property
     def plain(self) -> bool:
@@ -233,8 +258,8 @@ def sampled_forward(heads: Heads, values: Matrix) -> Matrix:
     """``E A V A^T``."""
     value_factor = factor(values)
     total = np.zeros_like(values)
-    for attention in heads.attention():
-        mixed = attention @ value_factor
+    for chunk in heads.drawn():
+        mixed = chunk.attention @ value_factor
         total += (mixed @ mixed.mT).sum(axis=(0, 1))
     return total / heads.sampling.samples
 
@@ -269,9 +294,10 @@ def _exact_paths(heads: Heads, values: Matrix, gradient: Matrix, weights: tuple[
     by_query, by_key = np.zeros((2, *values.shape))
     values, value_size = unit(_centred(_centred(values).T))
     gradient, gradient_size = unit(gradient)
-    for a in heads.attention(np.float32):
-        query, query_size = unit(heads.query)
-        key, key_size = unit(_centred(heads.key))
+    for chunk in heads.drawn(np.float32):
+        a = chunk.attention
+        query, query_size = unit(chunk.query.channels)
+        key, key_size = unit(_centred(chunk.key.channels))
         strength = heads.scale**2 * value_size * np.array([key_size**2 * weights[1], query_size**2 * weights[2]])
         largest = max(weights[0], strength[1]) or 1.0
         through_values, through_keys = np.float32(weights[0] / largest), np.float32(strength[1] / largest)
@@ -293,17 +319,18 @@ def _drawn_paths(heads: Heads, values: Matrix, gradient: Matrix, weights: tuple[
     gradient_factor, left_size = unit(factor(gradient))
     value_factor, right_size = unit(_centred(factor(values)))
     gradient, gradient_size = unit(gradient)
-    for a in heads.attention(np.float32):
+    for chunk in heads.drawn(np.float32):
+        a = chunk.attention
         normals = generator.standard_normal((len(a), *values.shape)).astype(np.float32)
         at_attention = (gradient_factor @ normals @ value_factor.T)[:, None]
         at_scores = a * (at_attention - np.sum(a * at_attention, axis=-1, keepdims=True))
         total += weights[0] * gradient_size * _sum(a.mT @ gradient @ a)
-        for side, at_side, other, weight in (
-            (heads.queries, at_scores, _centred(heads.key), weights[1]),
-            (heads.keys, at_scores.mT, heads.query, weights[2]),
+        for side, drawn, at_side, other, weight in (
+            (heads.queries, chunk.query, at_scores, _centred(chunk.key.channels), weights[1]),
+            (heads.keys, chunk.key, at_scores.mT, chunk.query.channels, weights[2]),
         ):
             channels, size = unit(other[:, None])
-            at_channels = side.backward(at_side @ channels)
+            at_channels = side.backward(at_side @ channels, drawn)
             strength = weight * (left_size * right_size * heads.scale * size) ** 2
             total += strength * _sum(at_channels @ at_channels.mT)
     return total

@@ -2,7 +2,7 @@
 
 A branch maps the normalized kernel ``K_hat`` to the kernel of its output (``forward``) and the backward kernel of
 its output to the backward kernel of its input (``backward``).  Weights are ``N(0, variance / fan_in)``: a
-``*_variance`` below is ``fan_in Var(W)``, dimensionless.  Derivations: ``docs/theory.md``, section 4.
+``weight_variance`` is ``fan_in Var(W)``, dimensionless.  Derivations: ``docs/theory.md``, section 4.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Literal, Protocol
 import numpy as np
 
 from criticality.arguments import Finite, Positive, Scale, Size, check_fields
-from criticality.errors import TokensNotEquivalentError
+from criticality.errors import ArgumentError, TokensNotEquivalentError
+from criticality.moved import renamed_fields
 from criticality.pointwise import Pointwise
 from criticality.theory.attention import (
     HeadNorm,
@@ -47,7 +48,7 @@ class Branch(Protocol):
 
 @dataclass(frozen=True)
 class Linear:
-    """``x -> W x + b``."""
+    """``x -> W x + b``: a branch, and what every other branch is made of."""
 
     weight_variance: Scale = 1.0
     bias_variance: Scale = 0.0
@@ -55,78 +56,82 @@ class Linear:
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def forward(self, kernel: K, sampling: ScoreSampling) -> K:
+    def of(self, kernel: K) -> K:
+        """Kernel of ``W x + b``."""
         return kernel.affine(self.weight_variance, self.bias_variance)
 
-    def backward(self, kernel: K, gradient: K, sampling: ScoreSampling) -> K:
+    def back(self, gradient: K) -> K:
+        """Backward kernel of ``x``."""
         return gradient.affine(self.weight_variance)
 
+    def scaled(self, factor: float) -> Linear:
+        """``factor (W x + b)``."""
+        return Linear(self.weight_variance * factor**2, self.bias_variance * factor**2)
 
+    def forward(self, kernel: K, sampling: ScoreSampling) -> K:
+        return self.of(kernel)
+
+    def backward(self, kernel: K, gradient: K, sampling: ScoreSampling) -> K:
+        return self.back(gradient)
+
+
+def _linears(**before: str) -> dict[str, str]:
+    """What the two numbers of each projection were called in version 0.1, and are now."""
+    weights = {f"{old}_variance": f"{new}, a Linear with weight_variance" for new, old in before.items()}
+    return weights | {f"{old}_bias_variance": f"{new}, a Linear with bias_variance" for new, old in before.items()}
+
+
+@renamed_fields(**_linears(up="in", down="out"))
 @dataclass(frozen=True)
 class MLP:
-    """``x -> W_out phi(W_in x + b_in) + b_out``.
+    """``x -> down(phi(up(x)))``.
 
     ``ratio`` (hidden width over width) does not enter at infinite width; it is kept for reports and for finite-width
     corrections.
     """
 
     activation: Pointwise
-    in_variance: Scale = 1.0
-    out_variance: Scale = 1.0
-    in_bias_variance: Scale = 0.0
-    out_bias_variance: Scale = 0.0
+    up: Linear = Linear()
+    down: Linear = Linear()
     ratio: Positive = 4.0
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def forward(self, kernel: K, sampling: ScoreSampling) -> K:
-        hidden = self._hidden(kernel).map_pairs(PointwiseMap(self.activation))
-        return hidden.affine(self.out_variance, self.out_bias_variance)
+        return self.down.of(self.up.of(kernel).map_pairs(PointwiseMap(self.activation)))
 
     def backward(self, kernel: K, gradient: K, sampling: ScoreSampling) -> K:
-        slopes = self._hidden(kernel).map_pairs(PointwiseMap(self.activation, derivative=True))
-        return (gradient * slopes).affine(self.in_variance * self.out_variance)
-
-    def _hidden(self, kernel: K) -> K:
-        return kernel.affine(self.in_variance, self.in_bias_variance)
+        slopes = self.up.of(kernel).map_pairs(PointwiseMap(self.activation, derivative=True))
+        return self.up.back(self.down.back(gradient) * slopes)
 
 
+@renamed_fields(**_linears(gate="gate", up="up", down="out"))
 @dataclass(frozen=True)
 class GatedMLP:
-    """``x -> W_out (phi(W_gate x + b_gate) * (W_up x + b_up)) + b_out``: SwiGLU, GeGLU (arXiv:2002.05202).
+    """``x -> down(phi(gate(x)) * up(x))``: SwiGLU, GeGLU (arXiv:2002.05202).
 
     The two factors are independent, so that their kernels multiply.
     """
 
     activation: Pointwise
-    gate_variance: Scale = 1.0
-    up_variance: Scale = 1.0
-    out_variance: Scale = 1.0
-    gate_bias_variance: Scale = 0.0
-    up_bias_variance: Scale = 0.0
-    out_bias_variance: Scale = 0.0
+    gate: Linear = Linear()
+    up: Linear = Linear()
+    down: Linear = Linear()
     ratio: Positive = 8 / 3
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def forward(self, kernel: K, sampling: ScoreSampling) -> K:
-        gate = self._gate(kernel).map_pairs(PointwiseMap(self.activation))
-        return (gate * self._up(kernel)).affine(self.out_variance, self.out_bias_variance)
+        gate = self.gate.of(kernel).map_pairs(PointwiseMap(self.activation))
+        return self.down.of(gate * self.up.of(kernel))
 
     def backward(self, kernel: K, gradient: K, sampling: ScoreSampling) -> K:
-        before = self._gate(kernel)
-        hidden = gradient.affine(self.out_variance)
-        by_gate = hidden * self._up(kernel) * before.map_pairs(PointwiseMap(self.activation, derivative=True))
+        before, hidden = self.gate.of(kernel), self.down.back(gradient)
+        by_gate = hidden * self.up.of(kernel) * before.map_pairs(PointwiseMap(self.activation, derivative=True))
         by_up = hidden * before.map_pairs(PointwiseMap(self.activation))
-        return by_gate.affine(self.gate_variance) + by_up.affine(self.up_variance)
-
-    def _gate(self, kernel: K) -> K:
-        return kernel.affine(self.gate_variance, self.gate_bias_variance)
-
-    def _up(self, kernel: K) -> K:
-        return kernel.affine(self.up_variance, self.up_bias_variance)
+        return self.gate.back(by_gate) + self.up.back(by_up)
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ class Parallel:
     def __post_init__(self) -> None:
         check_fields(self)
         if not self.branches:
-            raise ValueError("branches=() of Parallel must hold at least one branch")
+            raise ArgumentError("branches=() of Parallel must hold at least one branch")
 
     def forward(self, kernel: K, sampling: ScoreSampling) -> K:
         first, *others = (branch.forward(kernel, sampling) for branch in self.branches)
@@ -166,6 +171,7 @@ class Normed:
         return self.norm.factor(kernel) * self.branch.backward(self.norm.forward(kernel), gradient, sampling)
 
 
+@renamed_fields(**_linears(query="query", key="key", value="value", output="output"))
 @dataclass(frozen=True)
 class Attention:
     """Multi-head softmax attention, ``S = score_scale q k^T / sqrt(head_dim)``.
@@ -175,7 +181,7 @@ class Attention:
     is the limit of small scores, all allowed tokens alike, values only.
 
     Attributes:
-        query_variance ... output_bias_variance: ``fan_in Var(W)`` and ``Var(b)``.
+        query, key, value, output: the four projections.
         heads, key_value_heads: numbers of heads. Heads that share keys and values (grouped-query, multi-query) have the
             same kernels at large width, as their queries and output weights are independent.
         head_dim: channels of a head; sampled heads have as many, ``None`` is the limit of many.
@@ -185,14 +191,10 @@ class Attention:
         score_scale: factor on the scores beside ``1 / sqrt(head_dim)``.
     """
 
-    query_variance: Scale = 1.0
-    key_variance: Scale = 1.0
-    value_variance: Scale = 1.0
-    output_variance: Scale = 1.0
-    query_bias_variance: Scale = 0.0
-    key_bias_variance: Scale = 0.0
-    value_bias_variance: Scale = 0.0
-    output_bias_variance: Scale = 0.0
+    query: Linear = Linear()
+    key: Linear = Linear()
+    value: Linear = Linear()
+    output: Linear = Linear()
     heads: Size = 1
     scores: Literal["gaussian", "uniform"] = "gaussian"
     head_dim: Size | None = None
@@ -207,36 +209,26 @@ class Attention:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.key_value_heads is not None and self.heads % self.key_value_heads:
-            raise ValueError(f"key_value_heads={self.key_value_heads!r} of Attention must divide heads={self.heads!r}")
+            raise ArgumentError(
+                f"key_value_heads={self.key_value_heads!r} of Attention must divide heads={self.heads!r}"
+            )
         if self.window is not None and not self.causal:
-            raise ValueError(f"window={self.window!r} of Attention must come with causal=True")
+            raise ArgumentError(f"window={self.window!r} of Attention must come with causal=True")
         for name in ("rotary", "query_norm", "key_norm"):
             if getattr(self, name) is not None and self.head_dim is None:
-                raise ValueError(f"{name} of Attention must come with head_dim")
+                raise ArgumentError(f"{name} of Attention must come with head_dim")
         if self.rotary is not None and self.head_dim is not None and 2 * self.rotary.pairs > self.head_dim:
-            raise ValueError(f"rotary of Attention must turn no more than head_dim={self.head_dim!r} channels")
+            raise ArgumentError(f"rotary of Attention must turn no more than head_dim={self.head_dim!r} channels")
 
     @property
     def score_variance(self) -> float:
         """``sigma_Q^2 sigma_K^2``: the variance of a score between unit tokens, biases, QK-norm and scale aside."""
-        return self.query_variance * self.key_variance
+        return self.query.weight_variance * self.key.weight_variance
 
     @property
     def value_output_variance(self) -> float:
         """``s_VO = sigma_V^2 sigma_O^2``."""
-        return self.value_variance * self.output_variance
-
-    def queries(self, kernel: K) -> K:
-        """Kernel of the queries of one head, per channel, before any QK-norm."""
-        return kernel.affine(self.query_variance, self.query_bias_variance)
-
-    def keys(self, kernel: K) -> K:
-        """Kernel of the keys, likewise."""
-        return kernel.affine(self.key_variance, self.key_bias_variance)
-
-    def values(self, kernel: K) -> K:
-        """Kernel of the values."""
-        return kernel.affine(self.value_variance, self.value_bias_variance)
+        return self.value.weight_variance * self.output.weight_variance
 
     def allowed(self, tokens: int) -> np.ndarray | None:
         """Which tokens (columns) each token (row) sees; ``None`` for all."""
@@ -250,7 +242,7 @@ class Attention:
             mixed = self._symmetric_forward(kernel)
         else:
             mixed = TokenKernel(self._token_forward(kernel, sampling))
-        return mixed.affine(self.output_variance, self.output_bias_variance)
+        return self.output.of(mixed)
 
     def backward(self, kernel: K, gradient: K, sampling: ScoreSampling) -> K:
         if isinstance(kernel, SymmetricKernel):
@@ -262,8 +254,8 @@ class Attention:
 
     def _heads(self, kernel: TokenKernel, sampling: ScoreSampling) -> Heads:
         return Heads(
-            Side(self.queries(kernel).entries, self.query_norm, self.rotary),
-            Side(self.keys(kernel).entries, self.key_norm, self.rotary),
+            Side(self.query.of(kernel).entries, self.query_norm, self.rotary),
+            Side(self.key.of(kernel).entries, self.key_norm, self.rotary),
             self.head_dim,
             self.allowed(kernel.tokens),
             self.score_scale,
@@ -271,7 +263,7 @@ class Attention:
         )
 
     def _token_forward(self, kernel: TokenKernel, sampling: ScoreSampling) -> Matrix:
-        values = self.values(kernel).entries
+        values = self.value.of(kernel).entries
         if self.scores == "uniform":
             attention = self._uniform(kernel.tokens)
             return attention @ values @ attention.T
@@ -283,9 +275,9 @@ class Attention:
             return self.value_output_variance * (attention.T @ gradient.entries @ attention)
         return sampled_backward(
             self._heads(kernel, sampling),
-            self.values(kernel).entries,
-            gradient.entries * self.output_variance,
-            (self.value_variance, self.query_variance, self.key_variance),
+            self.value.of(kernel).entries,
+            self.output.back(gradient).entries,
+            (self.value.weight_variance, self.query.weight_variance, self.key.weight_variance),
         )
 
     def _symmetric_sides(self, kernel: SymmetricKernel) -> tuple[SymmetricKernel, SymmetricKernel, Numbers, Numbers]:
@@ -296,7 +288,7 @@ class Attention:
                 " SymmetricKernel"
             )
         sides = []
-        for side, norm in ((self.queries(kernel), self.query_norm), (self.keys(kernel), self.key_norm)):
+        for side, norm in ((self.query.of(kernel), self.query_norm), (self.key.of(kernel), self.key_norm)):
             factor = 1.0 if norm is None else norm.gamma**2 / (side.q + norm.epsilon)
             sides.append((side.with_entries(side.q * factor, side.p * factor), factor))
         (queries, query_factor), (keys, key_factor) = sides
@@ -312,7 +304,7 @@ class Attention:
         )
 
     def _symmetric_forward(self, kernel: SymmetricKernel) -> SymmetricKernel:
-        values = self.values(kernel)
+        values = self.value.of(kernel)
         queries, keys, _, _ = self._symmetric_sides(kernel)
         spread = (values.q - values.p) / kernel.tokens
         same, other = self._overlaps(queries, keys)
@@ -327,11 +319,11 @@ class Attention:
         diagonal = self.value_output_variance * (u * same + (tokens - 1) * v * other) / tokens
         off = self.value_output_variance * (u * (1 - same / tokens) / others + v * (1 - other / tokens))
         if self.scores == "gaussian":
-            values = self.values(kernel)
+            values = self.value.of(kernel)
             # E over the gradient that reaches the scores, rows of R summing to zero (docs/theory, section 4).
-            strength = self.output_variance * (values.q - values.p) * (1 - 1 / tokens) / tokens
-            by_queries = query_factor * self.query_variance * strength * (keys.q - keys.p)
-            by_keys = key_factor * self.key_variance * strength
+            strength = self.output.weight_variance * (values.q - values.p) * (1 - 1 / tokens) / tokens
+            by_queries = query_factor * self.query.weight_variance * strength * (keys.q - keys.p)
+            by_keys = key_factor * self.key.weight_variance * strength
             by_keys = by_keys * (u * queries.q * same + (tokens - 1) * v * queries.p * other)
             diagonal = diagonal + by_queries * u * same + by_keys
             off = off + by_queries * v * other - by_keys / others

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from criticality.errors import ArgumentError
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.kernels import SymmetricKernel
 from criticality.theory.network import Sublayer
@@ -46,7 +47,7 @@ def collapse_exponents(block: Sequence[Sublayer], q: float, tokens: int = 2) -> 
         ValueError: a ``q`` that is not positive and finite.
     """
     if not (math.isfinite(q) and q > 0):
-        raise ValueError(f"q={q!r} must be a finite variance above 0")
+        raise ArgumentError(f"q={q!r} must be a finite variance above 0")
     sampling = ScoreSampling(2, 0)
     kernels = [SymmetricKernel.of(float(q), float(q), max(tokens, 2))]
     for sublayer in block:

@@ -14,11 +14,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
 from criticality.arguments import Count, Depth, Positive, Seed, Size, checked
+from criticality.errors import ArgumentError
 from criticality.pointwise import Pointwise
+from criticality.theory.layer import Layer
+from criticality.theory.norms import PointwiseNorm
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class LogVariance:
             ValueError: an ``error`` that is not positive.
         """
         if not error > 0:
-            raise ValueError(f"error={error!r} must be above 0")
+            raise ArgumentError(f"error={error!r} must be above 0")
         return max(1, math.ceil(self.total / error**2))
 
 
@@ -76,12 +80,8 @@ def log_apjn_variance(
     Raises:
         ValueError: a depth, width, number of probes or variance that is not allowed.
     """
-    q = np.empty(depth + 1)
-    q[0] = q0
-    for layer in range(depth):
-        q[layer + 1] = q[layer] + weight_variance * pointwise.equal(float(q[layer]), 1.0, False)[0]
-    gain = weight_variance * pointwise.D(q[:-1])
-    chi = 1 + gain
+    one = Layer(PointwiseNorm(pointwise), weight_variance)
+    q, chi = np.array(list(islice(one.states(q0), depth + 1))).T
     shift = 1e-4
     value_slope, gain_slope = (
         weight_variance * (moment(q[:-1] * (1 + shift)) - moment(q[:-1] * (1 - shift))) / (2 * shift * q[:-1])
@@ -104,11 +104,8 @@ def log_apjn_variance(
     stream = float(np.mean(spread**2)) / width
     stream_se = float(np.std(spread**2)) / math.sqrt(walks) / width
     share = 0.0 if probes is None else 1 / probes  # of a probe's own square in that of all
-    weights, spectrum, gradient = (
-        0.0,
-        1.0,
-        np.ones(walks),
-    )  # squared, of each coordinate: larger where slopes were large
+    weights, spectrum = 0.0, 1.0
+    gradient = np.ones(walks)  # squared, of each coordinate: larger where slopes were large
     for layer in reversed(range(depth)):
         slope = slopes[layer].astype(float)
         crossed = 2 * weight_variance * float(np.mean(gradient * slope) / np.mean(gradient))

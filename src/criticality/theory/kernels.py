@@ -18,7 +18,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from criticality.arguments import Covariance, Size, Variance, checked
-from criticality.errors import ArgumentError
+from criticality.errors import ArgumentError, NotFiniteError
 
 Numbers = float | np.ndarray
 """One number, or one for each of several layers."""
@@ -102,7 +102,7 @@ class SymmetricKernel(Kernel):
             ValueError: ``q`` negative, ``|p| > q`` or a value that is not finite; ``tokens`` below 1.
         """
         if not abs(p) <= q * (1 + 1e-12):
-            raise ValueError(f"p={p!r} must be a covariance with |p| <= q = {q!r}")
+            raise ArgumentError(f"p={p!r} must be a covariance with |p| <= q = {q!r}")
         return cls(float(q), float(p), int(tokens))
 
     @classmethod
@@ -202,16 +202,16 @@ class TokenKernel(Kernel):
         """
         entries = np.array(matrix, dtype=float)
         if entries.ndim != 2 or entries.shape[0] != entries.shape[1] or entries.size == 0:
-            raise ValueError(f"kernel must be a square matrix, got the shape {entries.shape}")
+            raise ArgumentError(f"kernel must be a square matrix, got the shape {entries.shape}")
         if not np.all(np.isfinite(entries)):
-            raise ValueError("kernel must be finite, but has entries that are nan or infinite")
+            raise NotFiniteError("kernel must be finite, but has entries that are nan or infinite")
         scale = float(np.abs(entries).max())
         if not np.allclose(entries, entries.T, rtol=0, atol=1e-6 * scale):
-            raise ValueError("kernel must be symmetric")
+            raise ArgumentError("kernel must be symmetric")
         entries = (entries + entries.T) / 2
         lowest = float(np.linalg.eigvalsh(entries)[0])
         if lowest < -1e-5 * scale:
-            raise ValueError(f"kernel must be positive semidefinite, but has the eigenvalue {lowest:g}")
+            raise ArgumentError(f"kernel must be positive semidefinite, but has the eigenvalue {lowest:g}")
         return cls(entries)
 
     @property

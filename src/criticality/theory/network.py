@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 
-from criticality.arguments import Count, Depth, Finite, Positive, Scale, check_fields, checked
+from criticality.arguments import Count, Depth, Finite, Positive, Scale, check_fields, checked, shown
+from criticality.errors import ArgumentError, UndescribedError
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.branches import Branch, Linear
 from criticality.theory.norms import K, NoNorm, Norm
+from criticality.theory.parts import DESCEND, rebuilt
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,12 @@ class Sublayer:
     def __post_init__(self) -> None:
         check_fields(self)
         if self.skip_scale != 1.0 and self.placement != "post":
-            raise ValueError(f"skip_scale={self.skip_scale!r} of Sublayer must come with placement='post'")
+            raise ArgumentError(f"skip_scale={self.skip_scale!r} of Sublayer must come with placement='post'")
+
+    @property
+    def in_flow(self) -> tuple[str, ...]:
+        """Fields that values go through, in their order."""
+        return ("branch", "norm") if self.placement == "post" else ("norm", "branch", "output_norm")
 
     def forward(self, kernel: K, sampling: ScoreSampling) -> K:
         """Kernel of the stream after the sub-layer."""
@@ -94,9 +101,9 @@ class Network:
     def __post_init__(self) -> None:
         check_fields(self)
         if not self.sublayers:
-            raise ValueError("sublayers=() of Network must hold at least one Sublayer")
+            raise ArgumentError("sublayers=() of Network must hold at least one Sublayer")
         if len(self.sublayers) % self.sublayers_per_block:
-            raise ValueError(
+            raise ArgumentError(
                 f"sublayers_per_block={self.sublayers_per_block!r} of Network must divide its"
                 f" {len(self.sublayers)} sublayers"
             )
@@ -146,51 +153,38 @@ def scale_weights(network: Network, gain: Positive) -> Network:
     Raises:
         ValueError: a ``gain`` that is not finite and positive.
     """
-    return cast(Network, _scaled(network, gain**2))
 
+    def visit(part: Any) -> Any:
+        if not isinstance(part, Linear):
+            return DESCEND
+        return replace(part, weight_variance=part.weight_variance * gain**2)
 
-def _scaled(part: Any, factor: float) -> Any:
-    if isinstance(part, tuple):
-        return tuple(_scaled(entry, factor) for entry in part)
-    if not is_dataclass(part) or isinstance(part, type):
-        return part
-    changes = {}
-    for f in fields(part):
-        value = getattr(part, f.name)
-        if f.name.endswith("_variance") and "bias" not in f.name:
-            changes[f.name] = value * factor
-        elif f.name in ("sublayers", "branch", "branches"):
-            changes[f.name] = _scaled(value, factor)
-    return replace(part, **changes)
+    return cast(Network, rebuilt(visit, network))
 
 
 T = TypeVar("T")
 
 
-def mean_description(descriptions: Sequence[T]) -> T:
-    """The description whose numbers are the means over ``descriptions``, which must be alike in everything else.
+def mean_network(networks: Sequence[T]) -> T:
+    """The network whose numbers are the means over ``networks``, which must be alike in everything else.
 
     For networks read from several seeds: every variance is averaged over seeds.
 
     Raises:
-        ValueError: descriptions that differ in more than their numbers.
+        ValueError: networks that differ in more than their numbers.
     """
-    return cast(T, _mean(list(descriptions)))
+    return cast(T, rebuilt(_mean, *networks))
 
 
-def _mean(parts: list[Any]) -> Any:
+def _mean(*parts: Any) -> Any:
     first = parts[0]
-    if any(type(other) is not type(first) for other in parts):
-        raise ValueError(f"descriptions must be alike, but hold {first!r} beside other types")
-    if isinstance(first, float):
+    alike = all(type(other) is type(first) for other in parts)
+    if alike and isinstance(first, float):
         return math.fsum(parts) / len(parts)
-    if isinstance(first, tuple) and len({len(part) for part in parts}) == 1:
-        return tuple(_mean(list(column)) for column in zip(*parts, strict=True))
-    if is_dataclass(first) and not isinstance(first, type):
-        means = {f.name: _mean([getattr(part, f.name) for part in parts]) for f in fields(first) if f.init}
-        return type(first)(**means)
-    if isinstance(first, np.ndarray) and all(np.array_equal(other, first) for other in parts):
-        return first
-    if isinstance(first, np.ndarray) or any(other != first for other in parts):
-        raise ValueError(f"descriptions must be alike, but hold {first!r} beside other values")
-    return first
+    if alike and isinstance(first, tuple):
+        alike = len({len(part) for part in parts}) == 1
+    elif alike and not is_dataclass(first):
+        alike = all(np.array_equal(other, first) for other in parts)
+    if not alike:
+        raise UndescribedError(f"networks must be alike, but hold {shown(first)} beside another")
+    return DESCEND

@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from criticality.arguments import Finite, NotNegative, Positive, check_fields, checked, meant
-from criticality.errors import CriticalityError, UnknownNameError
+from criticality.errors import ArgumentError, NotFiniteError, UnknownNameError
 from criticality.pointwise import ALIASES, FUNCTIONS, ZOO, Pointwise
 from criticality.theory.kernels import SymmetricKernel, TokenKernel
 
@@ -68,7 +68,7 @@ class LayerNorm:
 
     def factor(self, kernel: K) -> K:
         if self.epsilon == 0.0 and np.any(kernel.mean_diagonal() == 0.0):
-            raise ValueError("epsilon=0.0 must be above 0 for LayerNorm of a stream with variance 0")
+            raise NotFiniteError("epsilon=0.0 must be above 0 for LayerNorm of a stream with variance 0")
         return kernel.map_variances(lambda q: self.gamma**2 / (q + self.epsilon))
 
 
@@ -112,7 +112,7 @@ def make_norm(name: str, alpha: Positive | None = None, epsilon: NotNegative = 1
     """
     key = name.lower()
     if alpha is not None and not takes_alpha(name):
-        raise CriticalityError(f"alpha={alpha!r} must be left out for norm {name!r}, which has none")
+        raise ArgumentError(f"alpha={alpha!r} must be left out for norm {name!r}, which has none")
     if key in LAYER_NORMS:
         return LayerNorm(epsilon)
     if key in RMS_NORMS:

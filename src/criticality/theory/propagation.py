@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from criticality.arguments import LARGEST_VARIANCE, Samples, Seed, checked
+from criticality.errors import ArgumentError, CriticalityError, NotFiniteError
 from criticality.lazy import lazy_module
 from criticality.probes import Probe, probe_kernel, probe_name
 from criticality.schema import SCHEMA, profile_dataset
@@ -57,7 +58,7 @@ def propagate(
     """
     kernels = [inputs] if isinstance(inputs, Kernel) else list(inputs)
     if not kernels or len({(type(kernel), kernel.tokens) for kernel in kernels}) != 1:
-        raise ValueError("inputs must be one kernel or several of one kind and number of tokens")
+        raise ArgumentError("inputs must be one kernel or several of one kind and number of tokens")
     sampling = ScoreSampling(samples, seed)
     forwards: list[list[Kernel]] = []
     profiles: list[np.ndarray] = []
@@ -115,7 +116,7 @@ def propagate(
 def _collapse(network: Network, q: float, tokens: int) -> dict[str, list[float]]:
     try:
         return {"collapse_exponents": list(collapse_exponents(network.last_block, q, tokens))}
-    except ValueError:  # it tells tokens apart, or is dead
+    except CriticalityError:  # it tells tokens apart, or is dead
         return {}
 
 
@@ -144,10 +145,10 @@ def propagate_between(
     """
     kernels = [inputs] if isinstance(inputs, Kernel) else list(inputs)
     if not kernels or len({(type(kernel), kernel.tokens) for kernel in kernels}) != 1:
-        raise ValueError("inputs must be one kernel or several of one kind and number of tokens")
+        raise ArgumentError("inputs must be one kernel or several of one kind and number of tokens")
     boundaries = network.block_of_boundary
     if start is not None and start not in boundaries:
-        raise ValueError(f"start={start!r} must be a boundary of {network.name!r} in blocks, 0 to {network.depth}")
+        raise ArgumentError(f"start={start!r} must be a boundary of {network.name!r} in blocks, 0 to {network.depth}")
     first = 0 if start is None else boundaries.index(start)
     sampling = ScoreSampling(samples, seed)
     total = np.full((len(kernels), len(boundaries), len(boundaries)), np.nan)
@@ -184,7 +185,7 @@ def _starts(probe: Probe, inputs: int) -> tuple[list[Probe], Float[np.ndarray, "
         return [probe] * inputs, np.full(inputs, 1 / inputs)
     given = [*probe]
     if len(given) != inputs:
-        raise ValueError(f"probe must be one kernel, or one for each of {inputs} inputs, got {len(given)}")
+        raise ArgumentError(f"probe must be one kernel, or one for each of {inputs} inputs, got {len(given)}")
     traces = np.array([np.trace(one) for one in given])
     return [*given], traces / traces.sum()
 
@@ -215,7 +216,7 @@ def _forward(network: Network, kernel: K, sampling: ScoreSampling) -> tuple[list
         entered, output = sublayer.passed(kernel, sampling.at(layer))
         kernel = sublayer.joined(kernel, output)
         if not kernel.mean_diagonal() <= LARGEST_VARIANCE:
-            raise ValueError(
+            raise NotFiniteError(
                 f"network {network.name!r} must keep a finite kernel, but its variance overflows in sub-layer {layer}"
             )
         kernels.append(kernel)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from criticality.errors import UnknownLawError
 from criticality.weightless.law import Law
 from criticality.weightless.numbers import entries, generator
 from criticality.weightless.regions import Dims, Region, disjoint, merged
@@ -70,7 +71,7 @@ class Root:
         self, weight: Tensor, law: Law, seed: tuple[object, ...], copied: tuple[Root, float] | None = None
     ) -> None:
         if not law.known:
-            raise ValueError(
+            raise UnknownLawError(
                 f"the law of a weight of shape {tuple(weight.shape)} is not known: some of its entries were never written"
             )
         self.weight, self.law, self.seed = weight, law, seed

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from criticality.errors import UnknownLawError
 from criticality.stream.opened import composite, opened
 from criticality.stream.recording import memory_of, tensors_in
 from criticality.stream.sharded import is_sharded
@@ -161,7 +162,7 @@ class WeightsIntegratedOut(TorchFunctionMode):
                 self._last = rows.detach(), rows._version, Span.of(flat)
         return self._last[2]
 
-    def describe(self, tree: Any) -> Any:
+    def read(self, tree: Any) -> Any:
         """``tree`` with each random weight replaced by a tensor of its shape, precision and device that takes no memory."""
 
         def stand_in(tensor: Tensor) -> Tensor:
@@ -176,7 +177,7 @@ class WeightsIntegratedOut(TorchFunctionMode):
 
     def described(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """A call that reads no entry of a random weight."""
-        return func(*self.describe(args), **self.describe(kwargs))
+        return func(*self.read(args), **self.read(kwargs))
 
     def with_drawn(self, func: Any, *args: Any, **kwargs: Any) -> Any:
         """A call with its random weights drawn; what autograd would save of them is drawn again in the backward pass.
@@ -187,7 +188,7 @@ class WeightsIntegratedOut(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if args and self.find(args[0]) and (name == "__setitem__" or name.rstrip("_") + "_" == name):
             shape = tuple(args[0].shape)
-            raise ValueError(
+            raise UnknownLawError(
                 f"{name} changes a random weight of shape {shape} in place: initialize the model first, then run it"
             )
         drawn: dict[int, tuple[Root, Tensor, int]] = {}

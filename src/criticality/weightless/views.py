@@ -24,7 +24,7 @@ def view(run: Any, func: Any, first: Any, *args: Any, **kwargs: Any) -> Any:
     found = run.find(first)
     if not found:
         return run.described(func, first, *args, **kwargs)
-    shown = func(found[1], *run.describe(args), **run.describe(kwargs))
+    shown = func(found[1], *run.read(args), **run.read(kwargs))
     parts = shown if isinstance(shown, (tuple, list)) else (shown,)
     return shown if all(map(run.find, parts)) else NotImplemented
 

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from criticality.arguments import Positive, Scale, check, checked
+from criticality.errors import ArgumentError
 from criticality.lazy import lazy_module
 from criticality.phases.tails import slope_diverges, tail_of
 from criticality.pointwise import PointwiseFunction, get_function
@@ -93,14 +94,14 @@ def stretched_scale(
     phi = get_function(function) if isinstance(function, str) else function
     tail = tail_of(phi)
     if tail.growth != "bounded" or not math.isfinite(tail.slope_integral) or slope_diverges(phi):
-        raise ValueError(f"function {phi.name!r} must be bounded with a square-integrable slope")
+        raise ArgumentError(f"function {phi.name!r} must be bounded with a square-integrable slope")
     left, right = (float(phi.value(np.array([end]))[0]) for end in (-1e9, 1e9))
     if abs(left + right) > 1e-9 * tail.scale:
-        raise ValueError(f"function {phi.name!r} must have opposite bounds, but comes to {left:g} and {right:g}")
+        raise ArgumentError(f"function {phi.name!r} must have opposite bounds, but comes to {left:g} and {right:g}")
     _, p = saturated_correlation(value_output_variance, mlp_variance)
     gain = alpha * tail.slope_integral / tail.scale * (mlp_variance + 2 * value_output_variance / tokens)
     if gain == 0:
-        raise ValueError(f"mlp_variance={mlp_variance!r} must be above 0 for infinitely many tokens")
+        raise ArgumentError(f"mlp_variance={mlp_variance!r} must be above 0 for infinitely many tokens")
     return 2 * math.pi * (mlp_variance / 2 + value_output_variance * p) / gain**2
 
 
@@ -108,4 +109,4 @@ def _check(value_output_variance: float, mlp_variance: float) -> None:
     check(Scale, "value_output_variance", value_output_variance)
     check(Scale, "mlp_variance", mlp_variance)
     if value_output_variance == mlp_variance == 0:
-        raise ValueError("mlp_variance=0.0 must be above 0 where value_output_variance is 0, or nothing grows")
+        raise ArgumentError("mlp_variance=0.0 must be above 0 where value_output_variance is 0, or nothing grows")

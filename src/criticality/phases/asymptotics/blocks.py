@@ -14,6 +14,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
 
+from criticality.errors import ArgumentError
 from criticality.phases.asymptotics.laws import PowerLaw, StretchedLaw
 from criticality.phases.depth import BlockStep
 from criticality.phases.tails import saturation_deficit
@@ -183,4 +184,4 @@ def _eigenvalues(matrix: np.ndarray) -> tuple[float, float]:
 
 def _check_grown(grown: float) -> None:
     if not grown > 0:
-        raise ValueError(f"network must add a variance to its stream in every block, and adds {grown:g}")
+        raise ArgumentError(f"network must add a variance to its stream in every block, and adds {grown:g}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from criticality.errors import ArgumentError
 from criticality.phases.asymptotics.blocks import power_law, stretched_law
 from criticality.phases.asymptotics.laws import ExponentialLaw, Law, PowerLaw, StretchedLaw
 from criticality.phases.asymptotics.one_branch import crossover_depth, stretched_growth
@@ -59,7 +60,7 @@ def _of_function(step: ResidualStep, pointwise: Pointwise, q0: float) -> Law | N
 def _crossover(pointwise: Pointwise, weight: float, q0: float) -> float:
     try:
         return crossover_depth(pointwise.phi, pointwise.alpha, weight, q0)
-    except ValueError:  # no linear regime
+    except ArgumentError:  # no linear regime
         return math.nan
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from criticality.arguments import Finite, Positive, Scale, Start, check, checked
+from criticality.errors import ArgumentError
 from criticality.lazy import lazy_module
 from criticality.phases.tails import saturation_deficit, slope_diverges, tail_of
 from criticality.pointwise import Pointwise, PointwiseFunction
@@ -50,13 +51,13 @@ def stretched_growth(
     """
     tail = tail_of(function)
     if tail.growth != "bounded" or not math.isfinite(tail.slope_integral) or slope_diverges(function):
-        raise ValueError(
+        raise ArgumentError(
             f"function {function.name!r} must be bounded with a square-integrable slope, but its growth is {tail.growth!r} or the"
             " integral of phi'^2 diverges"
         )
     _check_positive(alpha=alpha)
     if weight_variance == 0:
-        raise ValueError("weight_variance=0.0 must be above 0 for gradients to grow")
+        raise ArgumentError("weight_variance=0.0 must be above 0 for gradients to grow")
     end = tail.scale**2
     grown = weight_variance * end + bias_variance
     gain = weight_variance * alpha * tail.slope_integral
@@ -158,7 +159,9 @@ def layer_norm_exponent(function: PointwiseFunction, weight_variance: Scale = 1.
     value, slope = _at_unit_variance(function)
     grown = weight_variance * value + bias_variance
     if grown == 0:
-        raise ValueError(f"weight_variance={weight_variance!r} must leave the branch of {function.name!r} a variance")
+        raise ArgumentError(
+            f"weight_variance={weight_variance!r} must leave the branch of {function.name!r} a variance"
+        )
     return weight_variance * slope / grown
 
 
@@ -179,7 +182,7 @@ def layer_norm_susceptibility(
         ValueError: ``skip`` outside [0, 1]; as ``layer_norm_exponent``.
     """
     if not 0 <= skip <= 1:
-        raise ValueError(f"skip={skip!r} must be a number from 0 to 1")
+        raise ArgumentError(f"skip={skip!r} must be a number from 0 to 1")
     return skip**2 + (1 - skip**2) * layer_norm_exponent(function, weight_variance, bias_variance)
 
 
@@ -192,7 +195,7 @@ def layer_norm_critical_bias(function: PointwiseFunction, weight_variance: Scale
     """
     value, slope = _at_unit_variance(function)
     if slope < value * (1 - 1e-12):
-        raise ValueError(f"function {function.name!r} must have D >= V at unit variance, but {slope:g} < {value:g}")
+        raise ArgumentError(f"function {function.name!r} must have D >= V at unit variance, but {slope:g} < {value:g}")
     return weight_variance * max(slope - value, 0.0)
 
 
@@ -205,7 +208,7 @@ def _slope_at_zero(function: PointwiseFunction) -> float:
     zero = np.zeros(1)
     value, slope = float(function.value(zero)[0]), abs(float(function.derivative(zero)[0]))
     if abs(value) > 1e-12 or not (slope > 0 and math.isfinite(slope)):
-        raise ValueError(
+        raise ArgumentError(
             f"function {function.name!r} must be 0 with a finite slope other than 0 at 0, but phi(0) = {value:g} and"
             f" phi'(0) = {slope:g}"
         )

@@ -224,8 +224,8 @@ def normalize(
     reader: Any, operation: Operation, x: Seen, p: Any = 2.0, dim: int = -1, eps: float = 1e-12, **_: Any
 ) -> Seen:
     norm = size(reader, operation, x, p, dim, True)
-    least = number_of(reader, eps)
-    found = over_its_size(x, _through(norm, lambda v: v.clamp_min(least)), True)
+    least = number_of(reader, eps) or 0.0
+    found = over_its_size(x, composed(norm, lambda v: v.clamp_min(least)), True)
     if found is None:
         raise UndescribedError("normalize must act on the channels of each token, and does not")
     return found
