@@ -232,17 +232,16 @@ def _check_container(origin: type, inner: tuple[Any, ...], name: str, value: Any
         return
     if not isinstance(value, origin) or isinstance(value, (str, bytes)):
         raise _wrong(name, value, f"a {_CONTAINERS.get(origin, origin.__name__)}")
-    entries: list[tuple[Any, Any]] = []
     if isinstance(value, Mapping) and len(inner) == 2:
-        entries = [(inner[0], key) for key in value] + [(inner[1], entry) for entry in value.values()]
-    elif origin is tuple and isinstance(value, tuple) and inner and inner[-1] is not Ellipsis:
-        if len(inner) != len(value):
-            raise _wrong(name, value, f"a tuple of {len(inner)} values")
-        entries = list(zip(inner, value, strict=True))
+        for key, entry in value.items():
+            check(inner[0], f"a key of {name}", key)
+            check(inner[1], f"{name}[{key!r}]", entry)
     elif isinstance(value, Sequence) and inner:
-        entries = [(inner[0], entry) for entry in value]
-    for hint, entry in entries:
-        check(hint, f"an entry of {name}, {name}[...]", entry)
+        fixed = origin is tuple and inner[-1] is not Ellipsis
+        if fixed and len(inner) != len(value):
+            raise _wrong(name, value, f"a tuple of {len(inner)} values")
+        for index, entry in enumerate(value):
+            check(inner[index if fixed else 0], f"{name}[{index}]", entry)
 
 
 def _check_class(hint: type, name: str, value: Any) -> None:

@@ -53,6 +53,10 @@ class NotFiniteError(CriticalityError):
     """A value or a gradient that is nan, infinite, or 0 where it must not be."""
 
 
+class ZeroGradientError(NotFiniteError):
+    """A gradient that is 0, of which there is no logarithm."""
+
+
 class StreamNotFoundError(CriticalityError):
     """No residual stream in the data flow, or none at the points that were given."""
 

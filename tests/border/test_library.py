@@ -204,6 +204,19 @@ def test_a_check_says_what_is_allowed():
         with pytest.raises(CriticalityError, match=said):
             kind.check("x", value)
     check(Finite | None, "x", None)
+    for values in ((1.0, 2.0, 3.0), [1.0, 2.0, 3.0], (), range(3)):
+        check(Sequence[float], "x", values)  # a tuple is a sequence of any length
+        check(tuple[float, ...], "x", tuple(values))
+    for hint, value, said in (
+        (Sequence[Finite], (1.0, 2.0, "y"), r"^x\[2\]='y' must be"),
+        (tuple[float, int], (1.0, "y"), r"^x\[1\]='y' must be"),
+        (tuple[float, int], (1.0, 2, 3), r"^x=\(1.0, 2, 3\) must be a tuple of 2 values"),
+        (Mapping[str, float], {"a": 1.0, "b": None}, r"^x\['b'\]=None must be"),
+        (Mapping[str, float], {3: 1.0}, r"^a key of x=3 must be text"),
+        (Sequence[tuple[str, float]], (("a", 1.0), ("b", "c")), r"^x\[1\]\[1\]='c' must be"),
+    ):
+        with pytest.raises(CriticalityError, match=said):
+            check(hint, "x", value)
     with pytest.raises(CriticalityError, match="or None"):
         check(Finite | None, "x", "y")
     assert inspect.signature(propagate).parameters["samples"].default == 8  # the wrapper keeps it

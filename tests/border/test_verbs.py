@@ -1,5 +1,6 @@
 """Bad calls of every verb, made from the verbs' own parameters: one sentence, exit code 2, nothing else."""
 
+import sys
 import warnings
 from pathlib import Path
 
@@ -137,6 +138,7 @@ BASE = {
     "classify --function": ("classify", ["--function", "tanh"]),
     "classify MODEL": ("classify", TINY),
     "measure --between": ("measure", [*TINY, "--between"]),
+    "measure --from": ("measure", [*TINY, "--from", "0"]),
     "train without --prescription": ("train", ["digits"]),
     "train on a task with data of its own": ("train", ["digits"]),
     "--way exact": ("classify", [*TINY, "--way", "exact"]),
@@ -151,6 +153,7 @@ GOOD = {
     "text": "bytes",
     "target": "2",
     "kind": "constant",
+    "mode": "training",
     "data_root": "x",
 }
 
@@ -167,6 +170,25 @@ def test_flags_that_do_not_apply_are_refused(subject):
         assert result.exit_code == 2
         assert option in result.stderr
         assert "must be left out" in result.stderr
+
+
+def test_warnings_of_libraries_reach_nobody(tmp_path, monkeypatch):
+    noisy = tmp_path / "noisy.py"
+    noisy.write_text(
+        "import warnings, torch\n"
+        "def build():\n"
+        "    for module in ('torch.jit', 'transformers.modeling', 'noisy'):\n"
+        "        warnings.warn_explicit(f'said by {module}', FutureWarning, 'file.py', 1, module=module)\n"
+        "    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)\n"
+        "    return torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)\n"
+        "def inputs(model):\n"
+        "    return torch.randn(2, 3, 8)\n"
+    )
+    monkeypatch.setattr(sys, "warnoptions", [])
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert CliRunner().invoke(main, ["stream", f"module:{noisy}:build"]).exit_code == 0
+    assert {str(one.message) for one in told} == {"said by noisy"}
 
 
 def test_nothing_and_a_word_too_near():

@@ -189,8 +189,8 @@ def test_lightning(tmp_path):
         enable_model_summary=False,
     )
     trainer.fit(task, torch.utils.data.DataLoader(data, batch_size=4))
-    assert [step for step, _ in scalars_of(tmp_path)["criticality/log_apjn"]] == [3, 6]
-    assert monitor.dataset().step.values.tolist() == [3, 6]
+    assert [step for step, _ in scalars_of(tmp_path)["criticality/log_apjn"]] == [0, 3, 6]
+    assert monitor.dataset().step.values.tolist() == [0, 3, 6]
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from criticality.measurement import measure
 from criticality.models import DynamicPointwise
 from criticality.prescription import CriticalityWarning, Monitor, lightning_callback, trainer_callback
 
@@ -71,6 +72,76 @@ def test_checkpointed_activations_are_seen_as_others(how):
         np.testing.assert_allclose(folded.dataset()[name].values, plain.dataset()[name].values, rtol=1e-5)
     model = tower(how)
     assert train(model, Monitor(model, X, every=1)) == train(tower(how))
+
+
+def small_llama():
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=64, **sizes))
+
+
+def small_vit():
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    return timm.create_model("vit_tiny_patch16_224", depth=3, embed_dim=12, img_size=32, num_classes=2)
+
+
+IDS = torch.randint(0, 64, (2, 9), generator=torch.Generator().manual_seed(0))
+IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # transformers': a new name of the same
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpoints_of_libraries_change_nothing(reentrant):
+    """They act in training mode only."""
+    llama, vit = small_llama(), small_vit()
+    pairs = [(llama, {"input_ids": IDS}, None), (vit, IMAGES, None)]
+    expected = [measure(model, inputs, mode="training", points=points) for model, inputs, points in pairs]
+    llama.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    vit.set_grad_checkpointing()
+    for (model, inputs, points), plain in zip(pairs, expected, strict=True):
+        model.train()
+        folded = measure(model, inputs, mode="training", points=points)
+        np.testing.assert_allclose(folded.log_apjn, plain.log_apjn, rtol=1e-5)
+        monitor = Monitor(model, inputs)
+        monitor.record(0)
+        np.testing.assert_allclose(
+            monitor.dataset().log_apjn.values[0], measure(model, inputs).log_apjn.values, rtol=1e-6
+        )
+        assert monitor.dataset().sizes["branch"] == 3
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft's, of transformers' names
+@pytest.mark.parametrize("kind", ["LoraConfig", "IA3Config", "PromptTuningConfig"])
+def test_adapters(kind):
+    peft = pytest.importorskip("peft")
+    settings = {
+        "LoraConfig": {"r": 2, "target_modules": ["q_proj", "down_proj"], "lora_dropout": 0.1},
+        "IA3Config": {"target_modules": ["k_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
+        "PromptTuningConfig": {"num_virtual_tokens": 3},
+    }[kind]
+
+    def losses(watched):
+        torch.manual_seed(0)
+        model = peft.get_peft_model(small_llama(), getattr(peft, kind)(task_type="CAUSAL_LM", **settings)).train()
+        monitor = Monitor(model, {"input_ids": IDS}, every=1)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+        seen = []
+        for step in range(3):
+            loss = model(input_ids=IDS, labels=IDS).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            seen.append(loss.item())
+            if watched:
+                monitor.step(step)
+        return seen, monitor
+
+    seen, monitor = losses(True)
+    assert seen == losses(False)[0]
+    assert dict(monitor.dataset().sizes) == {"step": 3, "block": 4, "branch": 3}
+    assert np.isfinite(monitor.dataset().log_apjn.values).all()
 
 
 @pytest.mark.slow
@@ -139,6 +210,20 @@ def test_overflow_is_recorded_as_it_is():
     assert np.isfinite(q[:2]).all()
     assert q[2] == np.inf
     assert monitor.alarms == [(0, "divergence")]
+
+
+def test_gradients_that_vanish_are_no_divergence():
+    class Shrinking(Tower):
+        def forward(self, x):
+            for layer in self.tower:
+                x = layer(x * 1e-25)
+            return x
+
+    torch.manual_seed(0)
+    monitor = Monitor(Shrinking(), X)
+    with pytest.warns(CriticalityWarning, match="gradient at point .* must be finite and not 0"):
+        assert np.isnan(monitor.record(0)["criticality/log_apjn"])
+    assert monitor.alarms == [(0, "vanished")]
 
 
 def test_the_state_goes_through_json():
@@ -225,8 +310,8 @@ def test_lightning_resumes_with_what_was_recorded(tmp_path):
         trainer.save_checkpoint(tmp_path / "saved.ckpt")
         return monitor.dataset().step.values.tolist()
 
-    assert fit(1) == [2, 4]
-    assert fit(2, tmp_path / "saved.ckpt") == [2, 4, 6, 8]
+    assert fit(1) == [0, 2, 4]
+    assert fit(2, tmp_path / "saved.ckpt") == [0, 2, 4, 6, 8]
 
 
 @pytest.mark.slow
@@ -258,3 +343,6 @@ def test_the_trainer_resumes_with_what_was_recorded(tmp_path):
 
     assert fit(4, None) == [0, 2, 4]
     assert fit(6, True) == [0, 2, 4, 6]
+    (tmp_path / "checkpoint-6" / "criticality_monitor.json").write_text("{")
+    with pytest.warns(CriticalityWarning, match="must hold what the monitor had recorded"):
+        assert fit(8, True) == [8]

@@ -13,12 +13,13 @@ import warnings
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 
 from criticality.measurement import measure
-from criticality.models import replace_norms
-from criticality.prescription import Prescription, apply_prescription, schedule_from_data
+from criticality.models import replace_norms, write_weights
+from criticality.prescription import Monitor, Prescription, apply_prescription, schedule_from_data
 from criticality.prescription.solve import alpha_edits
 from criticality.prescription.tune import tune
 from criticality.stream import stream
@@ -85,6 +86,31 @@ def alike(model):
     return sent[0]
 
 
+def watched(model):
+    # Losses are those of a training without it, and what it sees is what the whole model shows.
+    other, monitor = tower(hasattr(next(model.parameters()), "full_tensor")), Monitor(model, x, every=1)
+    losses = []
+    for step in range(2):
+        pair = []
+        for one in (model, other):
+            loss = one(x).square().mean()
+            loss.backward()
+            with torch.no_grad():
+                for parameter in one.parameters():
+                    parameter -= 0.1 * parameter.grad
+                    parameter.grad = None
+            pair.append(loss.item())
+        assert pair[0] == pair[1]
+        losses.append(round(pair[0], 9))
+        assert monitor.step(step) is not None
+    return losses, monitor.dataset().log_apjn.values.round(9).tolist(), monitor.dataset().alpha.values.round(9).tolist()
+
+
+def written(model):
+    file = write_weights(model, f"{sys.argv[2]}.{rank}.safetensors")
+    return {name: round(float(one.square().sum()), 9) for name, one in load_file(file).items()}
+
+
 x = torch.randn(2, 8, WIDTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 TASKS = {
     "measure": lambda model: [round(float(one), 9) for one in measure(model, x).log_apjn.values.ravel()],
@@ -96,6 +122,8 @@ TASKS = {
     "alphas": lambda model: (str(apply_prescription(prescription(alphas=(2.0, 3.0, 4.0)), model, x)), numbers(model)),
     "scale": lambda model: (str(apply_prescription(prescription(branch_scale=0.5), model, x)), numbers(model)),
     "initialize": lambda model: (torch.manual_seed(rank), initialize(model, "fan-in"), alike(model))[1:],
+    "monitor": watched,
+    "write": written,
     "gain": lambda model: (str(apply_prescription(prescription(gain=0.5), model, x)), numbers(model)),
 }
 for name, task in TASKS.items():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from criticality.cli.options import FILE, INIT, POSITIVE, common, model_changes
+from criticality.cli.options import FILE, INIT, NAMES, POSITIVE, common, model_changes
 from criticality.cli.output import emit, table
 from criticality.errors import ArgumentError
 
@@ -21,12 +22,18 @@ from criticality.errors import ArgumentError
 @click.option("--edits", type=FILE, help="Then make the edits of this file, as prescribe --out writes it.")
 @INIT
 @model_changes
+@click.option("--keep", type=NAMES, default=(), help="Patterns of norms that stay: names, globs, re:...")
+@click.option("--only", type=NAMES, default=(), help="Patterns of norms that are replaced.")
+@click.option("--strict", is_flag=True, help="Refuse a model with norms that cannot be replaced.")
 @common
 def convert(
     model: str,
     norm: str | None,
     alpha: float | None,
     with_head_norms: bool,
+    keep: tuple[str, ...],
+    only: tuple[str, ...],
+    strict: bool,
     edits: Path | None,
     as_json: bool,
     seed: int,
@@ -43,14 +50,17 @@ def convert(
     from criticality.prescription import apply_edits
     from criticality.theory import read_edits
 
-    if edits is not None and norm is None and (alpha is not None or with_head_norms):
-        raise ArgumentError(f"--edits {edits} must come with --norm where --alpha or --with-head-norms is given")
+    if edits is not None and norm is None and (alpha is not None or with_head_norms or keep or only or strict):
+        raise ArgumentError(f"--edits {edits} must come with --norm where a flag of --norm's is given, such as --alpha")
     read = () if edits is None else read_edits(edits)
     torch.manual_seed(seed)
     description = model_spec(model, **changes)
     built = description.build()
     norm = norm or ("dyt" if edits is None else None)
-    replaced = [] if norm is None else [replace_norms(built, norm, alpha, keep=() if with_head_norms else None)]
+    kept = keep or (() if with_head_norms else None)
+    scope: dict[str, Any] = {"keep": kept, "only": only or None, "strict": strict}
+    replaced = [] if norm is None else [replace_norms(built, norm, alpha, **scope)]
+    left = [one for conversion in replaced for one in conversion.kept]
     applied = apply_edits(read, built, description.inputs(seed)) if read else None
     replaced += [] if applied is None else applied.conversions
     rows = [
@@ -63,7 +73,9 @@ def convert(
     if out is not None:
         click.echo(f"wrote {write_weights(built, out)}", err=True)
     record = {"model": model, "norm": norm, "alpha": alpha, "replaced": rows, "changes": changes_made}
+    record["kept"] = [{"name": one.name, "reason": one.reason} for one in left]
     text = table([list(row.values()) for row in rows], ["norm", "before", "after"]) + f"\n\n{len(rows)} norms replaced"
+    text += "\n".join([f", {len(left)} kept", *map(str, left)]) if left else ""
     if applied is not None:
         text += f"\n\n{applied}"
     emit(record, as_json, text)

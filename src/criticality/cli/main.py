@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any, TypeVar
@@ -76,7 +78,10 @@ class Verbs(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return _refusing(lambda: super(Verbs, self).invoke(ctx))
+            with warnings.catch_warnings():
+                if not sys.warnoptions:  # what libraries say of one another is nothing that a user of a verb can mend
+                    warnings.filterwarnings("ignore", module=r"(torch|timm|transformers|lightning)\b")
+                return _refusing(lambda: super(Verbs, self).invoke(ctx))
         except KeyboardInterrupt:
             click.echo("criticality: interrupted", err=True)
             ctx.exit(130)

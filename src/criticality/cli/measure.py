@@ -7,7 +7,19 @@ from typing import Any
 
 import click
 
-from criticality.cli.options import FROM, PROBE, SEEDS, OneOf, common, left_out, measurement, model_changes, model_norm
+from criticality.cli.options import (
+    FROM,
+    MODE,
+    PROBE,
+    SEEDS,
+    Mode,
+    OneOf,
+    common,
+    left_out,
+    measurement,
+    model_changes,
+    model_norm,
+)
 from criticality.cli.output import emit, forward_record, forward_text, profile_record, profile_text, save
 from criticality.cli.progress import bar
 from criticality.errors import ArgumentError
@@ -21,6 +33,7 @@ from criticality.errors import ArgumentError
 @click.option("--between", is_flag=True, help="J between every two blocks, one seed; --out also gets a heat map.")
 @measurement
 @PROBE
+@MODE
 @FROM
 @model_changes
 @common
@@ -32,6 +45,7 @@ def measure(
     dtype: str,
     between: bool,
     probe: str,
+    mode: Mode,
     source: int | None,
     as_json: bool,
     seed: int,
@@ -69,6 +83,7 @@ def measure(
         emit(record, as_json, f"{model}: log J(0->L) = {float(pairs.log_apjn[0, -1]):.4f}")
         return
     if source is not None:
+        left_out("measure --from")
         with bar(seeds, "measure") as advance:
             forward = measure_forward_ensemble(
                 lambda _: description.build(),
@@ -93,11 +108,14 @@ def measure(
             points=description.points,
             probes=probes,
             probe=probe,
+            mode=mode,
             progress=lambda done: advance(f"seed {done}", 1),
             **settings,
         )
     record = {"model": model, "norm": options["norm"], "alpha": options["alpha"], "seeds": seeds, "probe": probe}
+    record["mode"] = dataset.attrs["mode"]
     record |= profile_record(dataset)
     save(dataset, out)
-    title = f"{model}: log J(0->L) = {record['log_apjn']:.4f} +- {record['log_apjn_se']:.4f}"
+    shown = "" if dataset.attrs["mode"] == "evaluation" else f" ({dataset.attrs['mode']})"
+    title = f"{model}: log J(0->L) = {record['log_apjn']:.4f} +- {record['log_apjn_se']:.4f}{shown}"
     emit(record, as_json, profile_text(record, title))

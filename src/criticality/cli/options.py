@@ -112,6 +112,7 @@ NAMES = CommaSeparated()
 FILE = Outside()
 WAY = OneOf(("auto", "exact", "sampled"))
 Way = Literal["auto", "exact", "sampled"]
+Mode = Literal["evaluation", "training"]
 
 
 def common(function: F) -> F:
@@ -178,6 +179,14 @@ PROBE = click.option(
     help="Gradient at the end of the stream: of each token its own, pooled (one for all), class (first token), or of a loss.",
 )
 
+MODE = click.option(
+    "--mode",
+    type=OneOf(("evaluation", "training")),
+    default="evaluation",
+    show_default=True,
+    help="Of the model: training has dropout, and statistics of the batch in every batch norm.",
+)
+
 SAMPLES = click.option(
     "--samples",
     type=SAMPLE_COUNT,
@@ -193,7 +202,8 @@ DOES_NOT_APPLY: dict[str, tuple[str, ...]] = {
     "predict MODEL": ("sigma_w", "sigma_b", "q0", "rho0"),
     "classify --function": ("norm", "init", "way", "seeds", "to_depth", "depth", *_CHANGES),
     "classify MODEL": ("sigma_w", "sigma_b"),
-    "measure --between": ("seeds", "probes", "source"),
+    "measure --between": ("seeds", "probes", "source", "mode"),
+    "measure --from": ("mode",),
     "train without --prescription": ("target",),
     "train on a task with data of its own": ("data_root",),
     "--way exact": ("seeds", "to_depth"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 else:
     xr = lazy_module("xarray")
 
+Mode = Literal["evaluation", "training"]
+"""In which a model is measured."""
+
 
 @checked
 def measure(
@@ -37,6 +40,7 @@ def measure(
     probes: Size = 1,
     probe: Probe = "normal",
     seed: Seed = 0,
+    mode: Mode = "evaluation",
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
 ) -> xr.Dataset:
@@ -48,8 +52,8 @@ def measure(
     memory is that of a forward pass with saved activations and one gradient of the size of the stream.
 
     Args:
-        model: any module; evaluated in eval mode. Parameters' ``requires_grad``, modes, hooks and random states are
-            as before when the call returns or raises.
+        model: any module. Parameters' ``requires_grad``, modes, buffers, hooks and random states are as before when the call
+            returns or raises.
         inputs: a tensor, a tuple of positional or a mapping of keyword arguments, already batched; a dataclass, or a list of
             tensors of one shape.
         points: by default the boundaries of blocks, as found in the data flow (``criticality.stream``); see ``Points``.
@@ -57,12 +61,14 @@ def measure(
         probes: independent ``u``; from two on, the standard error over probes is known.
         probe: what ``u`` is: ``normal``, ``pooled``, ``class``, ``loss`` or a kernel over tokens (``criticality.probes``); for
             others than ``normal``, ``log_apjn`` is ``log |delta^l|^2 / |delta^L|^2`` of such gradients.
-        seed: of the probes.
+        seed: of the probes, and in training mode of what the model draws, such as dropout.
+        mode: of the model. In ``evaluation`` dropout does nothing, and batch norms use their running statistics, or, where they
+            have seen no data, those of the batch; ``training`` is as in a step of a training.
         device, dtype: where to run; the model is moved there and back. Tested on CPU; written for any torch device.
 
     Returns:
-        Dataset of ``criticality.schema``, ``(depth + 1,)``; attribute ``points`` has their names, ``chain`` that of the stream
-        and ``side_inputs`` what was held fixed along the depth, so that ``J`` is a partial derivative.
+        Dataset of ``criticality.schema``, ``(depth + 1,)``; attribute ``points`` has their names, ``mode`` is the model's,
+        ``chain`` the stream's name and ``side_inputs`` what was held fixed along the depth, so that ``J`` is a partial derivative.
 
     Raises:
         StreamNotFoundError: no residual stream, or not the points asked for.
@@ -71,7 +77,7 @@ def measure(
         NotFiniteError: a stream or gradient that is not finite, or a gradient that is 0.
         ValueError: ``probes`` below 1; as ``probe_kernel``.
     """
-    measured = _profile(model, inputs, points, chain, probes, probe, seed, device, dtype)
+    measured = _profile(model, inputs, points, chain, probes, probe, seed, device, dtype, mode)
     mean, error = log_mean(measured.log_apjn)
     return _dataset([measured], mean, error, probes=probes, probe=probe_name(probe), seeds=1, seed=seed)
 
@@ -97,6 +103,7 @@ def measure_ensemble(
     chain: str | None = None,
     probes: Size = 1,
     probe: Probe = "normal",
+    mode: Mode = "evaluation",
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     progress: Callable[[int], None] | None = None,
@@ -113,7 +120,17 @@ def measure_ensemble(
     if not chosen:
         raise ArgumentError("seeds=[] must hold at least one seed")
     profiles = ensemble_profiles(
-        build, inputs, chosen, points, probes, probe, chain=chain, device=device, dtype=dtype, progress=progress
+        build,
+        inputs,
+        chosen,
+        points,
+        probes,
+        probe,
+        chain=chain,
+        device=device,
+        dtype=dtype,
+        mode=mode,
+        progress=progress,
     )
     return ensemble_dataset(profiles, probes=probes, probe=probe_name(probe), seeds=len(chosen), seed=chosen[0])
 
@@ -129,6 +146,7 @@ def ensemble_profiles(
     chain: str | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    mode: Mode = "evaluation",
     progress: Callable[[int], None] | None = None,
     kernels: bool = False,
 ) -> list[Profile]:
@@ -138,11 +156,9 @@ def ensemble_profiles(
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = _built(build, seed)
-        profiles.append(_profile(model, inputs, points, chain, probes, probe, seed, device, dtype, kernels))
+        profiles.append(_profile(model, inputs, points, chain, probes, probe, seed, device, dtype, mode, kernels))
         if progress is not None:
             progress(seed)
-    if not profiles:
-        raise ValueError("seeds=[] must hold at least one seed")
     return profiles
 
 
@@ -179,12 +195,12 @@ def _dataset(profiles: list[Profile], log_apjn: np.ndarray, error: np.ndarray, *
     q_error, _, correlation_error = standard_error(moments)
     source = attrs.pop("source", "measurement")
     about: dict[str, Any] = {
-        "mode": "evaluation",
+        "mode": "training" if first.training else "evaluation",
         "points": [point.name for point in first.points],
         "chain": first.chain,
         "chains": list(first.chains),
     }
-    if first.batch_statistics:
+    if first.batch_statistics and not first.training:
         about["mode"] = (
             f"evaluation, statistics of the batch in {first.batch_statistics} batch norms that have seen no data"
         )
@@ -221,8 +237,12 @@ def _profile(
     seed: int,
     device: torch.device | str | None,
     dtype: torch.dtype | None,
+    mode: Mode,
     kernels: bool = False,
 ) -> Profile:
     check_probe(probe)
-    with placed(model, inputs, device, dtype) as ready, untouched(model):
+    training = mode == "training"
+    with placed(model, inputs, device, dtype) as ready, untouched(model, training):
+        if training:
+            torch.manual_seed(seed)
         return profile(model, ready, points, chain, probes, seed, probe=probe, kernels=kernels)

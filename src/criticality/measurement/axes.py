@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from torch import Tensor, nn
@@ -117,9 +117,21 @@ def _mixes_first_axis(
             if mixes or bool(value[:, 1:].any()):
                 raise _Decided
 
-    with suppress(_Decided):
+    with suppress(_Decided), _evaluating(model):
         watch(model, inputs, note, under() if under else None)
     return mixes
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode inside: a batch norm that normalizes by its batch mixes along all axes."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 class _Decided(Exception):  # noqa: N818  (a signal, not an error)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
-from criticality.errors import ModelFailedError, NotFiniteError
+from criticality.errors import ModelFailedError, NotFiniteError, ZeroGradientError
 from criticality.measurement.axes import Moment, moment, stream_axes
 from criticality.measurement.points import Points, points_asked_for, resolved
 from criticality.measurement.seen import Seen
@@ -41,6 +41,7 @@ class Profile:
         side_inputs: held fixed along the depth.
         blocked: where values are added through which no gradient passes.
         batch_statistics: number of batch norms that used those of the batch, as they have seen no data.
+        training: whether the model was in training mode.
         width: channels of the stream at the first point.
         start: kernels over tokens at the first point, ``(batch, tokens, tokens)``; ``None`` where they were not asked for.
     """
@@ -53,6 +54,7 @@ class Profile:
     side_inputs: tuple[str, ...]
     blocked: tuple[str, ...]
     batch_statistics: int
+    training: bool
     width: int
     start: Float[np.ndarray, "batch tokens tokens"] | None = None
 
@@ -74,7 +76,7 @@ def profile(
         StreamNotFoundError, InputsError, ModelFailedError: as ``trace``; a ``chain`` that is not there.
         NotFiniteError: a point or a gradient that is not finite, or a gradient that is 0.
     """
-    seen = Seen()
+    seen, fresh = Seen(), len(fresh_batch_norms(model))  # counted before any of them sees a batch
     points, required = resolved(model, points)
     found = trace(model, inputs, seen, under() if under else None, required)
     asked, of_chain = points_asked_for(model, found, points, chain)
@@ -114,7 +116,8 @@ def profile(
         moments,
         side_inputs,
         blocked(found),
-        len(fresh_batch_norms(model)),
+        fresh,
+        model.training,
         asked[0].shape[-1 if axes is None else axes.channels],
         start,
     )
@@ -137,10 +140,12 @@ def _check_finite(model: nn.Module, inputs: Any, points: Sequence[Point], q: np.
     record = watch(model, inputs, note, under() if under else None)
     if not first:
         return  # a value that no call was seen to make
+    if first[0].function == "input":
+        raise NotFiniteError("inputs must be finite, and hold nan or inf")
     place = record.visits[first[0].visit].name if first[0].visit >= 0 else ""
     raise NotFiniteError(
         f"point '{bad[0].name}' must be finite, but the model returns nan or inf there"
-        f"{f', first in {place!r} ({first[0].function})' if first else ''}"
+        f"{f', first in {place!r} ({first[0].function})' if place else ''}"
     )
 
 
@@ -173,7 +178,7 @@ def gradient_norms(
         probe: what ``u`` is, see ``criticality.probes``; ``axes``, of the stream, say where its tokens are.
 
     Raises:
-        NotFiniteError: a gradient that is 0 or not finite.
+        NotFiniteError: a gradient that is not finite, or, as ``ZeroGradientError``, 0.
         ModelFailedError: the backward pass raised, such as for values that the model has overwritten.
         ValueError: as ``probe_kernel``.
     """
@@ -219,7 +224,7 @@ def gradient_norms(
     if bad:
         precise = u.dtype == torch.float64
         cure = "; no value of this point reaches the end on these inputs" if norms[bad[-1]] == 0 else ""
-        raise NotFiniteError(
+        raise (ZeroGradientError if norms[bad[-1]] == 0 else NotFiniteError)(
             f"gradient at point {bad[-1]} ({points[bad[-1]].name!r}) must be finite and not 0 in {u.dtype}, got a"
             f" squared norm of {norms[bad[-1]]}{cure if precise else '; try dtype=torch.float64'}"
         )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from criticality.models.images import photographs
     from criticality.models.initialization import INITS, initialize, initialize_branches
     from criticality.models.normalizers import DynamicPointwise
+    from criticality.models.pretrained import load_pretrained
     from criticality.models.residual import ResidualNetwork, gaussian_inputs
     from criticality.models.text import random_tokens, source_bytes
     from criticality.models.timm_vit import ViTSpec
@@ -27,16 +28,17 @@ _MODULES = {
     "images": ("photographs",),
     "initialization": ("INITS", "initialize", "initialize_branches"),
     "normalizers": ("DynamicPointwise",),
+    "pretrained": ("load_pretrained",),
     "residual": ("ResidualNetwork", "gaussian_inputs"),
     "text": ("random_tokens", "source_bytes"),
     "timm_vit": ("ViTSpec",),
 }
 _RENAMED = {
-    "HuggingFaceDescription": "HuggingFaceSpec",
-    "ModelDescription": "ModelSpec",
-    "OwnDescription": "OwnSpec",
-    "ViTDescription": "ViTSpec",
-    "describe_model": "model_spec",
+    "HuggingFaceSpec": "HuggingFaceSpec",
+    "ModelSpec": "ModelSpec",
+    "OwnSpec": "OwnSpec",
+    "ViTSpec": "ViTSpec",
+    "model_spec": "model_spec",
     "vit_network": "criticality.reader.read_network",
     "huggingface_network": "criticality.reader.read_network",
     "embedding_kernels": "criticality.measurement.input_kernels",
@@ -58,6 +60,7 @@ __all__ = [
     "gaussian_inputs",
     "initialize",
     "initialize_branches",
+    "load_pretrained",
     "model_spec",
     "photographs",
     "random_tokens",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from criticality.extras import require
 from criticality.models.behaviour import Behaviour
 from criticality.models.normalizers import DynamicPointwise
 from criticality.models.patterns import matches
+from criticality.models.pretrained import RECORD, config_of, record_of
 from criticality.models.scope import Kept, Scope, affine
 from criticality.models.sites import open_by_shape
 from criticality.models.survey import survey
@@ -52,6 +53,26 @@ class Replacement:
 
 
 @dataclass(frozen=True)
+class Around:
+    """An attribute of something around new norms that must change with them; ``before`` is ``_ABSENT`` where there was none."""
+
+    owner: Any
+    attribute: str
+    before: Any
+    after: Any
+
+    def undo(self) -> None:
+        """As it was before."""
+        if self.before is _ABSENT:
+            delattr(self.owner, self.attribute)
+        else:
+            setattr(self.owner, self.attribute, self.before)
+
+
+_ABSENT = object()
+
+
+@dataclass(frozen=True)
 class Conversion:
     """What ``replace_norms`` did, in the order of the model; ``undo`` puts everything back.
 
@@ -63,11 +84,14 @@ class Conversion:
     kept: tuple[Kept, ...] = ()
     edits: tuple[OtherNorm, ...] = ()
     """The same to be kept (``write_edits``) and made elsewhere: one for each alpha."""
+    _around: tuple[Around, ...] = ()
 
     def undo(self) -> None:
         """Put the modules that were there before back in their places."""
         for replacement in self.replacements:
             _assign(self.model, replacement.name, replacement.before)
+        for one in self._around:
+            one.undo()
 
     def __str__(self) -> str:
         return "\n".join(str(replacement) for replacement in self.replacements)
@@ -106,7 +130,8 @@ def replace_norms(
     What a module does is found by running a copy of it on random numbers (``behaviour``).  Device, dtype, training mode and the
     parameters that scale and shift are kept: the new module holds the same parameter objects, so that tied and optimizer
     references stay valid; of a norm that scales by ``1 + w`` or by one number it gets a new one with the values that act.
-    A norm without affine parameters gets a module without them.
+    A norm without affine parameters gets a module without them.  The config of a transformers model says what was done, so that
+    ``load_pretrained`` gives a converted model back from what ``save_pretrained`` wrote.
 
     Norms over several axes, those that are called with more than one tensor (gated norms), and those of queries and keys are
     kept, and listed in the result with the reason.
@@ -150,10 +175,12 @@ def replace_norms(
     for name in chosen:
         names.setdefault(alphas[name], []).append(name)
     edits = tuple(OtherNorm(norm, value, tuple(those)) for value, those in names.items())
-    conversion = Conversion(model, tuple(replacements), tuple(kept), edits)
+    conversion = Conversion(model, tuple(replacements), tuple(kept), edits, tuple(_around(model, replacements)))
     try:
         for replacement in replacements:
             _assign(model, replacement.name, replacement.after)
+        for one in conversion._around:
+            setattr(one.owner, one.attribute, one.after)
     except BaseException:
         conversion.undo()
         raise
@@ -257,6 +284,23 @@ def _build(name: str, norm: str, alpha: float | None, seen: Behaviour, where: di
     kind = nn.RMSNorm if key in RMS_NORMS else nn.LayerNorm
     assert key in RMS_NORMS or key in LAYER_NORMS
     return kind(seen.width, eps=epsilon, elementwise_affine=affine(seen), **where)
+
+
+_FUSING = ((nn.TransformerEncoder, "use_nested_tensor"), (nn.TransformerEncoderLayer, "activation_relu_or_gelu"))
+"""What lets torch's encoder run a fused kernel in evaluation mode, which would take any norm for a LayerNorm."""
+
+
+def _around(model: nn.Module, replacements: Sequence[Replacement]) -> Iterator[Around]:
+    """The switches of torch's encoders around norms that are no LayerNorm, and what a config of transformers says of its norms."""
+    names = [one.name for one in replacements if not isinstance(one.after, nn.LayerNorm)]
+    for name, module in model.named_modules():
+        for kind, switch in _FUSING:
+            if isinstance(module, kind) and any(norm.startswith(f"{name}." if name else "") for norm in names):
+                yield Around(module, switch, getattr(module, switch), False)
+    config = config_of(model)
+    if config is not None:
+        record = record_of(config, [(one.name, one.after) for one in replacements])
+        yield Around(config, RECORD, getattr(config, RECORD, _ABSENT), record)
 
 
 def _assign(model: nn.Module, name: str, module: nn.Module) -> None:

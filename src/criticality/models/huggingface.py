@@ -17,6 +17,7 @@ from criticality.extras import require
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.example_inputs import transformers_inputs
 from criticality.models.initialization import check_init, initialize_branches
+from criticality.models.pretrained import RECORD, restore_norms
 from criticality.models.reading import described
 from criticality.models.sites import on_heads_by_flow
 from criticality.models.text import random_tokens, source_bytes
@@ -68,6 +69,12 @@ class HuggingFaceSpec:
             ValueError: no such file or model type, or sizes that do not fit.
         """
         config = _load_config(self.name)
+        resized = {"depth": self.depth, "width": self.width, "heads": self.heads}
+        changed = [name for name, value in resized.items() if value is not None]
+        if changed and self.norm is None and getattr(config, RECORD, None):
+            raise InputsError(
+                f"{changed[0]} must be left out without a norm: model 'hf:{self.name}' was saved with norms put in by name"
+            )
         if self.depth is not None:
             _set_depth(config, self.depth)
         if self.width is not None or self.heads is not None:
@@ -103,6 +110,8 @@ class HuggingFaceSpec:
             ) from error
         if self.norm is not None:
             replace_norms(model, self.norm, self.alpha, keep=on_heads_by_flow(model, self))
+        else:
+            restore_norms(model)
         return model
 
     def build(self, device: torch.device | str | None = None) -> nn.Module:

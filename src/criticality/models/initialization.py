@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,6 +11,10 @@ from torch import nn
 
 from criticality.arguments import checked
 from criticality.errors import ArgumentError
+from criticality.models.patterns import matches
+from criticality.stream import trace
+from criticality.stream.untouched import untouched
+from criticality.stream.weights import branch_weights
 from criticality.weightless import initializing
 from criticality.weightless.initializing import Initializer, default_axes
 
@@ -27,6 +31,34 @@ def check_init(init: str) -> None:
     if init not in INITS:
         renamed = f"; {init!r} is now called {_RENAMED[init]!r}" if init in _RENAMED else ""
         raise ArgumentError(f"init {init!r} is unknown; allowed are {', '.join(INITS)}{renamed}")
+
+
+class Initialized(dict[str, int]):
+    """Fan-in of each weight that was drawn, by its name.
+
+    Attributes:
+        untouched: names of the other weight matrices of the model, which are as they were: embeddings and heads, and, in the blocks
+            that weights were drawn in, those of ``beside``.
+        beside: of these the ones in the same blocks as weights that were drawn.
+    """
+
+    def __init__(self, model: nn.Module, written: Mapping[str, int]):
+        super().__init__(written)
+        blocks = {block for name in written if (block := _block_of(name))}
+        matrices = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+        self.untouched = tuple(name for name in matrices if name not in written)
+        self.beside = tuple(name for name in self.untouched if _block_of(name) in blocks)
+
+    def __str__(self) -> str:
+        lines = [f"{len(self)} weights drawn, {len(self.untouched)} left as they were"]
+        return "\n".join([*lines, *(f"  {name}" for name in self.untouched)])
+
+
+def _block_of(name: str) -> str:
+    """The name up to its first number, that of a block; empty where it has none."""
+    parts = name.split(".")
+    first = next((index for index, part in enumerate(parts) if part.isdigit()), None)
+    return "" if first is None else ".".join(parts[: first + 1])
 
 
 @checked
@@ -62,12 +94,54 @@ def initialize_branches(
     init: str | Initializer,
     inputs: Any,
     under: Callable[[], AbstractContextManager[Any]] | None = None,
-) -> dict[str, int]:
-    """As ``criticality.weightless.initializing.initialize_branches``, by name.
+    *,
+    keep: Sequence[str] = (),
+    only: Sequence[str] = ("*",),
+    strict: bool = False,
+) -> Initialized:
+    """Re-initialize the weights of all branches of a model's streams, as the data flow of one pass uses them.
+
+    Args:
+        model, init, inputs, under: as ``criticality.weightless.initializing.initialize_branches`` has them.
+        keep, only: patterns of parameters (names, globs, ``re:...``) that are left, and that are drawn.
+        strict: refuse a model of whose blocks a weight matrix would be left that ``keep`` and ``only`` do not name.
+
+    Returns:
+        What was drawn, and what was left: printed, a line with the counts and one for each name left.
 
     Raises:
-        ValueError: an unknown ``init``; as that function.
+        ValueError: an unknown ``init``, a pattern without a match; as that function. Nothing is drawn then.
     """
     if isinstance(init, str):
         check_init(init)
-    return initializing.initialize_branches(model, init, inputs, under)
+    names = [name for name, _ in model.named_parameters()]
+    for pattern in (*keep, *only):
+        if not any(matches(pattern, name) for name in names):
+            raise ArgumentError(
+                f"pattern {pattern!r} must match a parameter of {type(model).__name__}, and matches none"
+            )
+
+    def chosen(name: str) -> bool:
+        return any(matches(one, name) for one in only) and not any(matches(one, name) for one in keep)
+
+    if strict and init != "own":
+        _check_all(model, inputs, under, chosen)
+    return Initialized(model, initializing.initialize_branches(model, init, inputs, under, chosen=chosen))
+
+
+def _check_all(
+    model: nn.Module,
+    inputs: Any,
+    under: Callable[[], AbstractContextManager[Any]] | None,
+    chosen: Callable[[str], bool],
+) -> None:
+    """Refuse a model of whose blocks a chosen weight matrix is not found in a branch; nothing is drawn."""
+    with untouched(model):
+        found = trace(model, inputs, under=under() if under else None)
+    used = {name for chain in found.chains for name in branch_weights(model, found, chain)}
+    left = [name for name in Initialized(model, dict.fromkeys(used, 0)).beside if chosen(name)]
+    if left:
+        raise ArgumentError(
+            f"model {type(model).__name__} must have every weight of its blocks in a branch, and {len(left)} are in none,"
+            f" such as {left[0]!r}; name them in keep"
+        )

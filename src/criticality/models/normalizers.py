@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from criticality.arguments import Positive, Size, checked
+from criticality.errors import CriticalityError
 from criticality.models.dynamic import DYNAMIC, dynamic
 from criticality.models.functions import is_own, torch_function
 from criticality.pointwise import get_function
@@ -81,6 +82,13 @@ class DynamicPointwise(nn.Module):
             return y
         trailing = (1,) * (x.ndim - 2) if self.channels_first else ()
         return y * self.weight.view(-1, *trailing) + self.bias.view(-1, *trailing)
+
+    def __prepare_scriptable__(self) -> DynamicPointwise:
+        """Called by ``torch.jit.script``, whose language has no choice of a function by its name."""
+        raise CriticalityError(
+            "model with DynamicPointwise must be exported by torch.export.export, or recorded by torch.jit.trace:"
+            " torch.jit.script cannot read it"
+        )
 
     def extra_repr(self) -> str:
         layout = ", channels_first" if self.channels_first else ""

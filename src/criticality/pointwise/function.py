@@ -70,10 +70,10 @@ def pointwise_function(
         raise ArgumentError(f"kinks={kinks!r} of function {label!r} must be finite numbers")
     if not callable(value):
         raise ArgumentError(f"value={value!r} of function {label!r} must be a function of a float64 array")
-    phi = _checked(value, label, "value")
+    phi = _Checked(value, label, "value")
     phi(_PROBES)
     places = _found(phi, label) if kinks is None else tuple(singular_or_not(phi, float(kink)) for kink in kinks)
-    slope = _checked(derivative, label, "derivative") if derivative is not None else differences(phi, places)
+    slope = _Checked(derivative, label, "derivative") if derivative is not None else _Differences(phi, places)
     slope(_PROBES)
     return PointwiseFunction(label, phi, slope, places)
 
@@ -96,42 +96,49 @@ def _found(value: ArrayFunction, label: str) -> tuple[float, ...]:
     return tuple(singular_or_not(value, kink) for kink in places)
 
 
-def _checked(call: Callable[[np.ndarray], np.ndarray], label: str, part: str) -> ArrayFunction:
-    def evaluate(x: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class _Checked:
+    """A callable of the user's, whose faults are said in a sentence."""
+
+    call: Callable[[np.ndarray], np.ndarray]
+    label: str
+    part: str
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
         try:
-            y = np.asarray(call(x), dtype=float)
+            y = np.asarray(self.call(x), dtype=float)
         except Exception as error:
             raise ArgumentError(
-                f"{part} of function {label!r} must take a float64 array, but its own code raised {raised(error)}"
+                f"{self.part} of function {self.label!r} must take a float64 array, but its own code raised {raised(error)}"
             ) from error
         if y.shape != x.shape:
             raise ArgumentError(
-                f"{part} of function {label!r} must keep the shape {x.shape} of its argument, got {y.shape}"
+                f"{self.part} of function {self.label!r} must keep the shape {x.shape} of its argument, got {y.shape}"
             )
         if not np.all(np.isfinite(y)):
             bad = x[~np.isfinite(y)].flat[0]
-            raise NotFiniteError(f"{part} of function {label!r} must be finite, but is not at x = {bad:g}")
+            raise NotFiniteError(f"{self.part} of function {self.label!r} must be finite, but is not at x = {bad:g}")
         return y
 
-    return evaluate
 
-
-def differences(value: ArrayFunction, kinks: tuple[float, ...] = ()) -> ArrayFunction:
+@dataclass(frozen=True)
+class _Differences:
     """``phi'`` by differences of order eight with a step of 0.02 sqrt(1 + x^2): central, and one-sided where the
     stencil would reach over a kink (the derivative from the right at a kink); shorter steps next to a ``Singular`` one."""
 
-    def derivative(x: np.ndarray) -> np.ndarray:
+    value: ArrayFunction
+    kinks: tuple[float, ...]
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
         step = 0.02 * np.sqrt(1 + x * x)
-        for kink in kinks:
+        for kink in self.kinks:
             if isinstance(kink, Singular):
                 step = np.minimum(step, np.maximum(np.abs(x - kink) / 32, 1e-6 * abs(kink) + 1e-150))
-        slope = _stencil(value, x, step, np.arange(-4, 5))
-        for kink in kinks:
+        slope = _stencil(self.value, x, step, np.arange(-4, 5))
+        for kink in self.kinks:
             for near, sign in (((x >= kink) & (x - 4 * step < kink), 1), ((x < kink) & (x + 4 * step > kink), -1)):
-                slope[near] = _stencil(value, x[near], step[near], sign * np.arange(9))
+                slope[near] = _stencil(self.value, x[near], step[near], sign * np.arange(9))
         return slope
-
-    return derivative
 
 
 def _stencil(value: ArrayFunction, x: np.ndarray, step: np.ndarray, offsets: np.ndarray) -> np.ndarray:

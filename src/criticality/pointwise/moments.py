@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -54,6 +55,9 @@ class Pointwise:
         check_fields(self)
         phi = get_function(self.function) if isinstance(self.function, str) else self.function
         object.__setattr__(self, "phi", phi)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Pointwise, (self.function, self.alpha, self.shift, self.gamma, self.beta)
 
     def __call__(self, x: ArrayLike) -> np.ndarray:
         """``f(x)``, any shape."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copyreg
+from typing import Any
+
 from criticality.arguments import check, meant
 from criticality.errors import ArgumentError, UnknownNameError
 from criticality.pointwise.function import PointwiseFunction, pointwise_function
@@ -35,6 +38,15 @@ def get_function(name: str) -> PointwiseFunction:
         f"function {name!r} is unknown{meant(key, [*FUNCTIONS, *ZOO, *ALIASES])}; allowed are"
         f" {', '.join(sorted({*FUNCTIONS, *ALIASES}))}, the {len(ZOO)} of criticality zoo, and PATH.py:NAME"
     )
+
+
+def _reduced(phi: PointwiseFunction) -> str | tuple[Any, ...]:
+    """A function that has a name here is pickled by it, as what it computes with is made of lambdas."""
+    known = FUNCTIONS.get(phi.name, ZOO.get(phi.name))
+    return (get_function, (phi.name,)) if phi is known else object.__reduce_ex__(phi, 4)
+
+
+copyreg.pickle(PointwiseFunction, _reduced)
 
 
 def own_function(text: str) -> PointwiseFunction:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
+from criticality.errors import raised
 from criticality.extras import require
-from criticality.prescription.monitor import Monitor
+from criticality.prescription.monitor import CriticalityWarning, Monitor
 from criticality.schema import write_text
 
 STATE_FILE = "criticality_monitor.json"
@@ -15,7 +17,7 @@ STATE_FILE = "criticality_monitor.json"
 
 
 def lightning_callback(monitor: Monitor) -> Any:
-    """A Lightning ``Callback`` that records after optimizer steps and logs to every logger of the trainer.
+    """A Lightning ``Callback`` that records step 0 and after optimizer steps and logs to every logger of the trainer.
 
     What was recorded is saved in Lightning's checkpoints, and taken up when a training goes on from one.
 
@@ -31,9 +33,15 @@ def lightning_callback(monitor: Monitor) -> Any:
         def __init__(self) -> None:
             self.last_step = -1
 
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            self._record(trainer)
+
         def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            self._record(trainer)
+
+        def _record(self, trainer: Any) -> None:
             step = int(trainer.global_step)
-            if step == self.last_step:  # gradients are being accumulated
+            if step == self.last_step:  # gradients are being accumulated, or the training goes on from here
                 return
             self.last_step = step
             scalars = monitor.step(step)
@@ -75,8 +83,16 @@ def trainer_callback(monitor: Monitor, trainer: Any) -> Any:
             folders = [args.resume_from_checkpoint, Path(args.output_dir) / f"checkpoint-{step}"]
             files = [Path(folder) / STATE_FILE for folder in folders if isinstance(folder, (str, Path))]
             saved = next((file for file in files if file.is_file()), None)
-            if saved is not None:
+            if saved is None:
+                return
+            try:
                 monitor.load_state(json.loads(saved.read_text(encoding="utf-8")))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+                warnings.warn(
+                    f"{saved} must hold what the monitor had recorded, and does not ({raised(error)}): it begins anew",
+                    CriticalityWarning,
+                    stacklevel=2,
+                )
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self._record(int(state.global_step))

@@ -13,7 +13,7 @@ import xarray as xr
 from torch import nn
 
 from criticality.arguments import Count, Finite, checked
-from criticality.errors import ArgumentError, NotFiniteError
+from criticality.errors import ArgumentError, NotFiniteError, ZeroGradientError
 from criticality.measurement import measure
 from criticality.measurement.points import Points
 from criticality.prescription.watching import Seen, Watcher, unwrapped
@@ -36,15 +36,16 @@ class Monitor:
 
     Nothing of the training changes: parameters, their gradients, modes and random states are as before each record, so that
     losses are the same bit for bit (tested on CPU), and nothing is hooked into the model.  A record costs two forward passes
-    and one backward pass to activations of the batch given: take a few samples.
+    and one backward pass to activations of the batch given: take a few samples.  A model that ``fully_shard`` shards must be
+    watched by every process, as all of them gather its parameters; of others one process is enough.
 
     ``step`` never raises: a record that fails is warned of once, by its kind, and the training goes on.  A model that has
     diverged is recorded as it is, with nan and inf.
 
     Alarms: ``chaos``, when ``log J(0 -> L)`` exceeds the budget; ``saturation``, when ``E phi'^2`` of a norm falls below a
     fifth of what it was at the first record, or below 0.01; ``divergence``, when a value of the stream or a gradient is not
-    finite, with the module in which that comes first.  Each is warned of once (``CriticalityWarning``) and listed in
-    ``alarms``.
+    finite, with the module in which that comes first; ``vanished``, when no gradient arrives at all.  Each is warned of once
+    (``CriticalityWarning``) and listed in ``alarms``.
 
     Args:
         model: any module that ``measure`` takes; compiled, under DistributedDataParallel or with checkpoints, too.
@@ -109,11 +110,11 @@ class Monitor:
             ValueError: as ``measure`` for anything else, such as a model without a stream.
         """
         seen = self._watcher.look(self.inputs)
+        trouble: NotFiniteError | None = None
         try:
-            measured = measure(self._watcher.model, self.inputs, points=self.points, seed=self.seed, probe=self.probe)
-            profile, trouble = measured, ""
+            profile = measure(self._watcher.model, self.inputs, points=self.points, seed=self.seed, probe=self.probe)
         except NotFiniteError as error:
-            profile, trouble = _not_finite(seen), str(error)
+            profile, trouble = _not_finite(seen), error
         self._profiles.append(profile)
         self._steps.append(int(step))
         self._norms.append(seen.norms)
@@ -206,18 +207,24 @@ class Monitor:
         return scalars
 
     def _raise_alarms(
-        self, step: int, scalars: dict[str, float], norms: dict[str, tuple[float, float]], trouble: str
+        self,
+        step: int,
+        scalars: dict[str, float],
+        norms: dict[str, tuple[float, float]],
+        trouble: NotFiniteError | None,
     ) -> None:
         log_apjn = scalars["criticality/log_apjn"]
         found = []
-        if trouble:
+        if isinstance(trouble, ZeroGradientError):
+            found.append(("vanished", str(trouble)))
+        elif trouble is not None:
             place = self._watcher.first_not_finite(self.inputs)
-            found.append(("divergence", f"the model is not finite, first in {place}" if place else trouble))
+            found.append(("divergence", f"the model is not finite, first in {place}" if place else str(trouble)))
         elif self.budget is None:
             self.budget = log_apjn + 2
         if self.budget is not None and log_apjn > self.budget:
             found.append(("chaos", f"log J(0->L) = {log_apjn:.2f} exceeds the budget of {self.budget:.2f}"))
-        for name, (_, slope) in ({} if trouble else norms).items():  # one that sees inf is saturated, of course
+        for name, (_, slope) in (norms if trouble is None else {}).items():  # one that sees inf is saturated, of course
             first = self._norms[0].get(name, (math.nan, math.nan))[1]
             if slope < max(_SATURATED, _COLLAPSE * first):
                 found.append(

@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 from operator import is_
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -48,11 +49,39 @@ def _with(value: Any, changed: dict[str, Any]) -> Any:
     return new
 
 
+def as_tensors(inputs: Any) -> Any:
+    """The same inputs with arrays, and lists of rows of numbers as tokenizers give them, as tensors; numbers with a point take
+    torch's default dtype.
+    """
+    if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "biuf":
+        tensor = torch.as_tensor(np.ascontiguousarray(inputs))
+        return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
+    if isinstance(inputs, list) and _is_table(inputs):
+        return torch.tensor(inputs)
+    if isinstance(inputs, Mapping):
+        entries = {key: as_tensors(value) for key, value in inputs.items()}
+        return entries if any(entries[key] is not inputs[key] for key in entries) else inputs
+    if type(inputs) is tuple:
+        parts = tuple(as_tensors(value) for value in inputs)
+        return parts if any(a is not b for a, b in zip(parts, inputs, strict=True)) else inputs
+    return inputs
+
+
+def _is_table(value: list[Any]) -> bool:
+    """Whether it is rows of numbers, all of one length, at any depth below the first."""
+    if not value or not all(isinstance(row, list) and row for row in value) or len({len(row) for row in value}) > 1:
+        return False
+    if all(isinstance(entry, (int, float)) for row in value for entry in row):
+        return True
+    return all(_is_table(row) for row in value) and len({len(row[0]) for row in value}) == 1
+
+
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Positional and keyword arguments: a mapping or a dataclass is keywords, a tuple is positions, all else is one argument.
 
     A list of tensors of one shape, such as a batch of images, is stacked.
     """
+    inputs = as_tensors(inputs)
     if isinstance(inputs, Mapping):
         return (), {str(key): value for key, value in inputs.items()}
     if is_dataclass(inputs) and not isinstance(inputs, type):
@@ -70,12 +99,16 @@ def differentiable(inputs: Any) -> tuple[Any, list[Tensor], list[Tensor]]:
     """Copies of inputs whose floating tensors are sources; the sources, and the integer tensors.
 
     Raises:
-        InputsError: no tensor at all.
+        InputsError: no tensor at all, or one without entries.
     """
     sources: list[Tensor] = []
     tokens: list[Tensor] = []
 
     def ready(tensor: Tensor) -> Tensor:
+        if tensor.is_nested:
+            raise InputsError("inputs must be tensors of one shape, and are nested: pad them, and give a mask")
+        if tensor.ndim > 0 and tensor.numel() == 0:
+            raise InputsError(f"inputs must have entries, and a tensor of shape {tuple(tensor.shape)} has none")
         copy = tensor.detach().clone()
         if tensor.is_floating_point() and tensor.ndim > 0:
             sources.append(copy.requires_grad_())
@@ -88,10 +121,16 @@ def differentiable(inputs: Any) -> tuple[Any, list[Tensor], list[Tensor]]:
     with torch.inference_mode(False), torch.enable_grad():
         copies = mapped(ready, args), mapped(ready, kwargs)
     if not sources and not tokens:
-        raise InputsError(
-            f"inputs must hold a floating tensor or integer token ids, and a {type(inputs).__name__} holds neither"
-        )
+        held = f"tensor of {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
+        raise InputsError(f"inputs must hold a floating tensor or integer token ids, and a {held} holds neither")
     return copies, sources, tokens
+
+
+def _takes(model: nn.Module, name: str) -> bool:
+    try:
+        return name in inspect.signature(model.forward).parameters
+    except ValueError:  # a method of TorchScript has none
+        return False
 
 
 def call(model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]], where: Callable[[], str] = str) -> Any:
@@ -101,7 +140,7 @@ def call(model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]], where
         ModelFailedError: the model's own code raised.
     """
     args, kwargs = inputs
-    if "use_cache" not in kwargs and "use_cache" in inspect.signature(model.forward).parameters:
+    if "use_cache" not in kwargs and _takes(model, "use_cache"):
         kwargs = {**kwargs, "use_cache": False}  # a cache ties all layers together, and is of no use for one pass
     try:
         return model(*args, **kwargs)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from criticality.devices import torch_device
-from criticality.stream.inputs import mapped
+from criticality.errors import CriticalityError, ModelFailedError, raised
+from criticality.stream.inputs import as_tensors, mapped
 from criticality.stream.sharded import reshard
 
 _AT_THE_END: ContextVar[ExitStack | None] = ContextVar("at_the_end", default=None)
@@ -42,6 +43,7 @@ def untouched(model: nn.Module, train: bool | None = False) -> Iterator[None]:
     and of every device the model is on.
     """
     reshard(model)
+    _check_weights(model)
     frozen = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     fresh = fresh_batch_norms(model) if train is False else []
     statistics = [(buffer, buffer.detach().clone()) for module in fresh for buffer in module.buffers(recurse=False)]
@@ -55,7 +57,7 @@ def untouched(model: nn.Module, train: bool | None = False) -> Iterator[None]:
             for parameter, _ in frozen:
                 parameter.requires_grad_(False)
             if train is not None:
-                model.train(train)
+                _set_mode(model, train)
             for module in fresh:
                 module.training = True
             yield
@@ -71,6 +73,30 @@ def untouched(model: nn.Module, train: bool | None = False) -> Iterator[None]:
                 module._buffers.update(held)
             for buffer, value in statistics:
                 buffer.data.copy_(value)
+
+
+def _check_weights(model: nn.Module) -> None:
+    """Refuse weights that autograd cannot look through.
+
+    Raises:
+        CriticalityError: a parameter that was made under ``torch.inference_mode``.
+    """
+    name = next((name for name, parameter in model.named_parameters() if parameter.is_inference()), None)
+    if name is not None:
+        raise CriticalityError(
+            f"parameter {name!r} must be made outside of torch.inference_mode, through whose tensors torch passes no"
+            " gradients: load the model's state_dict into one that is made outside"
+        )
+
+
+def _set_mode(model: nn.Module, train: bool) -> None:
+    try:
+        model.train(train)
+    except Exception as error:
+        raise ModelFailedError(
+            f"model {type(model).__name__} must have a training and an evaluation mode, and raised {raised(error)}:"
+            " give the model that it was made of"
+        ) from error
 
 
 def fresh_batch_norms(model: nn.Module) -> list[nn.Module]:
@@ -92,6 +118,8 @@ def placed(
     """Move a model to a device and dtype, and back by putting its own tensors back; yields the inputs, moved too."""
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
     home = (first.device, first.dtype) if first is not None else (torch.device("cpu"), torch.get_default_dtype())
+    if dtype is not None and not dtype.is_floating_point:
+        raise CriticalityError(f"dtype={dtype} must be a floating one, such as torch.float32")
     target = (torch_device(device) if device is not None else home[0], dtype or home[1])
     ready = to_device(inputs, *target)
     if target == home:
@@ -111,4 +139,4 @@ def placed(
 
 def to_device(inputs: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Move inputs; floating tensors also take ``dtype``."""
-    return mapped(lambda tensor: tensor.to(device, dtype if tensor.is_floating_point() else None), inputs)
+    return mapped(lambda one: one.to(device, dtype if one.is_floating_point() else None), as_tensors(inputs))

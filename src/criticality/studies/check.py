@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -14,12 +14,15 @@ from criticality.arguments import Finite, Samples, Seed, Size, checked
 from criticality.errors import ArgumentError, CriticalityError, UndescribedError
 from criticality.measurement import measure_ensemble
 from criticality.models import ModelSpec, model_spec
-from criticality.phases import classify
+from criticality.phases import Classification, classify
 from criticality.prescription.solve import PRE_LAYER_NORM, log_apjn_of_target, prescribe
+from criticality.studies.classify import classify_sampled
 from criticality.theory import LayerNorm, Network, SymmetricKernel, TokenKernel, propagate
 from criticality.theory.norms import NoNorm, PointwiseNorm
 
 _MARGIN = 0.5
+_REPEATS = 256
+"""Depth to which blocks are repeated where only that tells the class."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def check_up(
         model,
         network.depth,
         _norms(network),
-        _phase(network, inputs),
+        _phase(network, inputs, lambda: _repeated(description, seeds, seed)),
         log_apjn,
         None,
         "theory",
@@ -119,7 +122,7 @@ def _measured(model: str, description: ModelSpec, budget: float | None, seeds: i
         model,
         depth,
         description.norm or "its own",
-        "not classified: the exact theory does not describe this model",
+        _repeated(description, seeds, seed),
         log_apjn,
         float(profile.log_apjn_se[0]),
         f"measured, {seeds} seeds",
@@ -175,18 +178,40 @@ def _norms(network: Network) -> str:
     return f"{', '.join(dict.fromkeys(found))}{span}; {network.sublayers[0].placement}-norm"
 
 
-def _phase(network: Network, inputs: list[TokenKernel]) -> str:
+def _phase(network: Network, inputs: list[TokenKernel], repeated: Callable[[], str]) -> str:
+    """In words; ``repeated`` says it of a network that tells tokens apart."""
     mean = SymmetricKernel.mean_of(inputs)
     try:
         found = classify(network, float(mean.q), rho0=float(mean.p / mean.q), tokens=mean.tokens)
+    except UndescribedError:
+        return repeated()
     except CriticalityError as refusal:
         return f"not classified: {refusal}"
+    late = found.kind == "stretched" and found.crossover_depth > network.depth
+    near = f"; still exponential at this depth (until block {found.crossover_depth:.0f})" if late else ""
+    return _in_words(found) + near
+
+
+def _repeated(description: ModelSpec, seeds: int, seed: int) -> str:
+    """The class of growth of a model whose blocks are repeated with fresh weights, in words."""
+    try:
+        repeated = classify_sampled(
+            description.create,
+            description.inputs(seed),
+            range(seed, seed + seeds),
+            depth=_REPEATS,
+            init=description.init,
+        )
+    except CriticalityError as refusal:
+        return f"not classified: {refusal}"
+    return f"{_in_words(repeated.found)}; seen by repeating its blocks to depth {_REPEATS}"
+
+
+def _in_words(found: Classification) -> str:
     names = {"power": f"power law, J ~ L^{found.exponent:.2f}", "decaying": "ordered: gradients decay"}
     names["stretched"] = f"stretched exponential, log J ~ L^{found.exponent:.2f}"
     names["exponential"] = f"exponential, log J ~ {found.coefficient:.3g} L"
-    late = found.kind == "stretched" and found.crossover_depth > network.depth
-    near = f"; still exponential at this depth (until block {found.crossover_depth:.0f})" if late else ""
-    return names.get(found.kind, found.kind) + near
+    return names.get(found.kind, found.kind)
 
 
 def _worst(profile: xr.Dataset) -> tuple[tuple[int, float], ...]:

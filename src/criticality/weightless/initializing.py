@@ -112,6 +112,7 @@ def initialize_branches(
     inputs: Any,
     under: Callable[[], AbstractContextManager[Any]] | None = None,
     seed: int = 0,
+    chosen: Callable[[str], bool] = bool,
 ) -> dict[str, int]:
     """Re-initialize the weights of all branches of a model's residual streams, found and read in the data flow of one pass.
 
@@ -121,6 +122,7 @@ def initialize_branches(
         inputs: as for ``measure``.
         under: makes the context that the model runs in, for one that has no weights.
         seed: as for ``initialize``.
+        chosen: whether a parameter is written, by its name.
 
     Returns:
         Fan-in of every parameter that was written, by name.
@@ -135,7 +137,7 @@ def initialize_branches(
     axes: dict[str, Axes] = {}
     for chain in found.chains:
         axes |= branch_weights(model, found, chain)
-    return initialize(model, init, axes=axes, seed=seed)
+    return initialize(model, init, axes={name: axis for name, axis in axes.items() if chosen(name)}, seed=seed)
 
 
 def _is_zero(weight: Tensor) -> bool:
