@@ -41,8 +41,8 @@ def decide(seed: int, replacements: Mapping[str, Norm] | None = None) -> Outcome
     ]
     powers, local = np.unique(np.geomspace(2, 1e8, 80).round()), {}
     steps = {f"blocks, {t} tokens": BlockStep(_block(norms["LayerNorm"]), t, CORRELATION) for t in TOKENS}
-    for name, step in {"one branch": ResidualStep(norms["LayerNorm"]), **steps}.items():
-        local[name] = local_exponent(step, powers)
+    local["one branch"] = local_exponent(ResidualStep(norms["LayerNorm"]), powers)
+    local |= {name: local_exponent(step, powers) for name, step in steps.items()}
     at_12, at_1000 = local_exponent(steps["blocks, 197 tokens"], [12, 1000])
     one_from = float(powers[np.flatnonzero(np.array(local["blocks, 197 tokens"]) >= 1)[0]])
     limit = abs(at_12 - found["LayerNorm"][1].exponent) > 0.1
