@@ -40,12 +40,9 @@ def decide(seed: int, replacements: Mapping[str, Norm] | None = None) -> Outcome
         for name, (single, whole) in found.items()
     ]
     powers, local = np.unique(np.geomspace(2, 1e8, 80).round()), {}
-    steps: dict[str, ResidualStep | BlockStep] = {
-        f"blocks, {t} tokens": BlockStep(_block(norms["LayerNorm"]), t, CORRELATION) for t in TOKENS
-    }
-    everything: dict[str, ResidualStep | BlockStep] = {"one branch": ResidualStep(norms["LayerNorm"]), **steps}
-    for name, step in everything.items():
-        local[name] = local_exponent(step, powers)
+    steps = {f"blocks, {t} tokens": BlockStep(_block(norms["LayerNorm"]), t, CORRELATION) for t in TOKENS}
+    local["one branch"] = local_exponent(ResidualStep(norms["LayerNorm"]), powers)
+    local |= {name: local_exponent(step, powers) for name, step in steps.items()}
     at_12, at_1000 = local_exponent(steps["blocks, 197 tokens"], [12, 1000])
     one_from = float(powers[np.flatnonzero(np.array(local["blocks, 197 tokens"]) >= 1)[0]])
     limit = abs(at_12 - found["LayerNorm"][1].exponent) > 0.1
