@@ -80,7 +80,7 @@ def load_pretrained(folder: str | os.PathLike[str], kind: Any = None, **settings
         )
 
     def initialize(self: Any, *arguments: Any, **named: Any) -> None:
-        super(made, self).__init__(*arguments, **named)
+        super(made, self).__init__(*arguments, **named)  # type: ignore[arg-type]
         restore_norms(self)
 
     made = type(kind.__name__, (kind,), {"__init__": initialize, "__module__": kind.__module__})

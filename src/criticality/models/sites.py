@@ -124,7 +124,7 @@ def on_heads_by_flow(model: nn.Module, description: ModelSpec) -> list[str] | No
     vectors = [name for name, module in model.named_modules() if name and _has_vectors_only(module)]
     if not any(open_by_shape(model, name) for name in vectors):
         return None
-    return [*_on_heads(replace(description, norm=None, alpha=None))] or None  # type: ignore[type-var]
+    return [*_on_heads(replace(description, norm=None, alpha=None))] or None  # type: ignore[type-var, arg-type]
 
 
 def _has_vectors_only(module: nn.Module) -> bool:

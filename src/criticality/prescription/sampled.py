@@ -174,9 +174,10 @@ def least_amplification_sampled(
         f"of all alphas and branch scales that leave {branch_share:.0%} of the variance to the branches, those of least log J,"
         f" {solved:.2f}"
     )
+    edits = (*alpha_edits(inner, final), *edits_of_kind("branch-scale", math.exp(log_scale)))
     curve = tuple(sorted((math.exp(one), log_apjn) for one, (_, log_apjn) in tried.items()))
     return SampledPrescription(
-        "constant", alpha, inner, final, math.exp(log_scale), 1.0, reached, before, solved, share, why, error, solved, curve
+        "constant", alpha, edits, reached, before, solved, share, why, error, solved, curve
     )  # fmt: skip
 
 
