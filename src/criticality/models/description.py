@@ -28,6 +28,7 @@ from criticality.python_file import load_file
 from criticality.reader import read_network
 from criticality.theory import Network, TokenKernel
 from criticality.weightless.building import build_without_weights
+from criticality.weightless.laws import require_known_laws
 
 
 class ModelSpec(Protocol):
@@ -159,10 +160,13 @@ class OwnSpec:
 
         Raises:
             UndescribedError: a model that the exact theory does not read.
+            UnknownLawError: a parameter that is allocated and never initialized, of which a number would be anything.
         """
         from criticality.measurement import input_kernels
 
         with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            require_known_laws(build_without_weights(self.create))
             torch.manual_seed(seed)
             model = self.build()
         network = self.network(model)
