@@ -46,6 +46,8 @@ NO_WORDS = {
     "target": ["nosuch", "-1", "nan", "share=2x", "0"],
     "over": ["nosuch", "alpha,aplha"],
     "scheduler": [],
+    "keep": ["", "nosuch"],
+    "only": ["", "nosuch"],
 }
 
 

@@ -112,7 +112,7 @@ def test_what_a_study_keeps(fashion_root, monkeypatch):
     assert values["score"] == pytest.approx(values["test_accuracy"].mean())
     found = compute_cell("train", {**cell, "norm": "dyt"}, None)
     assert (found.status, found.values) == ("failed", {})
-    assert found.message == "ValueError: alpha=None must be a number with norm='dyt'"
+    assert found.message == "ArgumentError: alpha=None must be a number with norm='dyt'"
 
 
 @pytest.mark.parametrize(

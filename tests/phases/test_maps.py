@@ -64,6 +64,13 @@ def test_a_plane_is_the_networks_at_its_places(across_a_critical_line):
     np.testing.assert_allclose(plane.log_chi[rows, columns], alone.log_chi, atol=1e-8)
 
 
+def test_arrays_of_equal_numbers_are_constants():
+    constant = amplification_map(FUNCTIONS["tanh"], 50, weight_variance=1.3, alpha=np.linspace(0.5, 2, 40), q0=0.7)
+    given = {"weight_variance": np.full((2, 1), 1.3), "skip": np.ones(40), "q0": np.full((2, 40), 0.7)}
+    plane = amplification_map(FUNCTIONS["tanh"], 50, alpha=np.linspace(0.5, 2, 40), **given)
+    np.testing.assert_allclose(plane.log_apjn, np.broadcast_to(constant.log_apjn, (2, 40)), rtol=1e-8)
+
+
 def test_one_parameter_that_varies_is_interpolated_along_a_line():
     """Of ReLU in closed form: ``q = J = (1 + sigma_w^2 / 2)^depth``, far beyond the table of its moments."""
     weight = (np.linspace(0.5, 3, 70) * np.linspace(0.1, 1, 70)[:, None]) ** 2

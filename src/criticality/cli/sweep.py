@@ -62,6 +62,7 @@ def run(study: Path, as_json: bool, seed: int, out: Path | None, **options: Any)
     """
     from criticality.sweeps.study import read_study
 
+    _check_device(options["device"])
     described = read_study(study)
     _run(described, out or Path(f"{described.name}.zarr"), as_json, options)
 
@@ -74,7 +75,16 @@ def resume(store: Path, as_json: bool, seed: int, out: Path | None, **options: A
     """Go on with the study that STORE holds."""
     from criticality.sweeps.store import Store
 
+    _check_device(options["device"])
     _run(Store(store).study, store, as_json, options)
+
+
+def _check_device(device: str) -> None:
+    """Before anything is read; torch is not imported for the usual one."""
+    if device != "cpu":
+        from criticality.devices import torch_device
+
+        torch_device(device)
 
 
 def _run(study: Study, store: Path, as_json: bool, options: dict[str, Any]) -> None:

@@ -110,12 +110,14 @@ def amplification_map(
         log_j, log_q, log_chi = run().reshape(3, *shape)
         return Plane(log_j, np.exp(log_q), log_chi, 0.0)
 
+    constants = {axis.name: axis.values(axis.places) for axis in fixed}  # an array of equal numbers, too
+
     def at(x_places: np.ndarray, y_places: np.ndarray) -> np.ndarray:
-        return run(**{x.name: x.values(x_places), y.name: y.values(y_places)})
+        return run(**constants, **{x.name: x.values(x_places), y.name: y.values(y_places)})
 
     plane, interpolated = _interpolated(at, x.places, y.places)
     deviation = _deviation(at, plane[0], x.places, y.places) if interpolated else 0.0
-    log_j, log_q, log_chi = plane[:, y.index, x.index].reshape(3, *shape)
+    log_j, log_q, log_chi = (np.broadcast_to(one[y.index, x.index], shape).copy() for one in plane)
     return Plane(log_j, np.exp(log_q), log_chi, deviation)
 
 
