@@ -170,7 +170,7 @@ def test_profiles_multiply_along_depth():
         (lambda: Attention(rotary=Rotary((1.0,))), "rotary of Attention must come with head_dim"),
         (lambda: Attention(query_norm=HeadNorm()), "query_norm of Attention must come with head_dim"),
         (lambda: Rotary(), "Rotary must have either frequencies or positions"),
-        (lambda: Rotary((float("nan"),)), r"frequencies\[...\]=nan of Rotary must be a finite number"),
+        (lambda: Rotary((float("nan"),)), r"frequencies\[0\]=nan of Rotary must be a finite number"),
         (lambda: Rotary.standard(1), "must be above 0 and turn a pair of head_dim=1"),
         (lambda: HeadNorm(-1.0), "epsilon=-1.0 of HeadNorm must be a finite number"),
         (lambda: propagate(resnet(make_norm("dyt"), 2), []), "inputs must be one kernel or several"),
