@@ -23,6 +23,7 @@ from criticality.prescription import Monitor, Prescription, apply_prescription, 
 from criticality.prescription.solve import alpha_edits
 from criticality.prescription.tune import tune
 from criticality.stream import stream
+from criticality.theory import BranchGain, WeightGain
 from criticality.weightless import laws_of, predict_sampled
 from criticality.weightless.initializing import initialize
 

@@ -1,13 +1,13 @@
 """The reader of the data flow against the readers of single families that it replaced, and against real weights."""
 
 import json
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from close_fields import assert_close
 from criticality.models import model_spec
 from criticality.reader import read_network
 from criticality.weightless import build_without_weights
@@ -33,19 +33,7 @@ def test_weights_that_are_there_are_read_as_their_laws(name):
     expected = read_network(build_without_weights(made.create), made.inputs())
     for a, b in zip(actual.sublayers, expected.sublayers, strict=True):
         assert a.norm == b.norm
-        assert_close(a.branch, b.branch)
-
-
-def assert_close(value, other):
-    """Numbers within 5 per cent, in dataclasses of dataclasses, all else the same."""
-    assert type(value) is type(other)
-    if is_dataclass(value):
-        for field in fields(value):
-            assert_close(getattr(value, field.name), getattr(other, field.name))
-    elif isinstance(value, np.ndarray):
-        np.testing.assert_allclose(value, other, rtol=0.05, atol=1e-12)
-    else:
-        assert value == (pytest.approx(other, rel=0.05, abs=1e-12) if isinstance(value, float) else other)
+        assert_close(a.branch, b.branch, rel=0.05)
 
 
 def test_small_weights_enter_by_their_laws_too():

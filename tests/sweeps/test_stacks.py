@@ -86,7 +86,7 @@ def test_command_line(tmp_path):
     command = ["sweep", "run", str(file), "--out", str(tmp_path / "small.zarr"), "--json"]
     assert '"done": 2' in CliRunner().invoke(main, [*command, "--together", "2"]).stdout
     for wrong, said in (
-        (["--device", "cuda"], "device='cuda' must come with together"),
+        (["--device", "meta"], "device='meta' must come with together"),
         (["--together", "0"], "together"),
         (["--together", "2", "--device", "nosuch", "--retry"], "device='nosuch' must be a device that torch has here"),
     ):

@@ -12,10 +12,8 @@ import torch
 
 from criticality.arguments import Count, Depth, NotNegative, Positive, Seed, Size, check_choice, check_fields
 from criticality.errors import ArgumentError
+from criticality.laboratory.names import STACKED
 from criticality.laboratory.recursion import ALIASES, LAYER_NORMS, POINTWISE, Shape, Stack
-
-STACKED = ("fashion-resnet", "fashion-mlp")
-"""Tasks that are trained so."""
 
 
 @dataclass(frozen=True)

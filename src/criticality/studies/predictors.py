@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
+from criticality.laboratory.names import STACKED
 from criticality.studies.training import Choice, Trainings
 
 PREDICTORS = {
@@ -49,6 +50,7 @@ class Predictors:
         self.data = trainings.data
         self._measured = {} if measured is None else _measured(measured)
         self._inverse_q = inverse_q(trainings)
+        self._layer_norms = layer_norms_by_gain(trainings)
         self._read: dict[int, dict[str, np.ndarray]] = {}
 
     def by_seed(self, choice: Choice) -> dict[str, np.ndarray]:
@@ -77,12 +79,18 @@ class Predictors:
             "least_slope": slopes.min(1),
             "saturated": stored["saturated"].mean(1),
             "correlation": stored["correlation"][:, -1],
-            "near_layer_norm": -np.abs(log_apjn - layer_norm_log_apjn(choice, self._inverse_q or np.exp(-first))),
+            "near_layer_norm": -np.abs(log_apjn - self._layer_norm(choice, first)),
             "near_critical": -(log_apjn - (last - first)),
             "rate_of_growth": log_apjn / choice.depth,
         }
         absent = {name: np.full(choice.seeds, math.nan) for name in MEASURED}
         return found | absent | self._measured.get(_key(choice.settings), {})
+
+    def _layer_norm(self, choice: Choice, first: np.ndarray) -> float | np.ndarray:
+        """``log J`` of LayerNorm with the same weights: of the recursion by theory, of a transformer as its choices have it."""
+        if choice.settings.get("task", STACKED[0]) in STACKED:
+            return layer_norm_log_apjn(choice, self._inverse_q or np.exp(-first))
+        return self._layer_norms.get(float(choice.settings.get("mlp_gain", 1.0)), math.nan)
 
     def read(self, choice: Choice, seeds: Sequence[int]) -> dict[str, float]:
         """Means over the seeds picked."""
@@ -92,7 +100,7 @@ class Predictors:
 
 def log_alpha(choice: Choice) -> float:
     """Mean over layers of ``log alpha``, ``nan`` for norms that have none."""
-    from criticality.laboratory.residual_run import STACKED, ResidualRun
+    from criticality.laboratory.residual_run import ResidualRun
 
     if choice.settings.get("task", STACKED[0]) not in STACKED:
         return math.log(choice.settings["alpha"]) if "alpha" in choice.settings else math.nan
@@ -120,6 +128,15 @@ def inverse_q(trainings: Trainings) -> float | None:
         if choice.settings["norm"] == "ln"
     ]
     return float(np.mean(found)) if found else None
+
+
+def layer_norms_by_gain(trainings: Trainings) -> dict[float, float]:
+    """``log J`` of the LayerNorm choices of a study, by the gain of the MLPs."""
+    return {
+        float(choice.settings.get("mlp_gain", 1.0)): trainings.log_apjn(choice)
+        for choice in trainings.begun
+        if choice.settings["norm"] == "ln"
+    }
 
 
 def _measured(data: xr.Dataset) -> dict[tuple[object, ...], dict[str, np.ndarray]]:

@@ -157,7 +157,8 @@ def _measure(cell: Cell) -> dict[str, Any]:
 def _train(cell: Cell) -> dict[str, Any]:
     import torch
 
-    from criticality.laboratory.residual_run import STACKED, ResidualRun
+    from criticality.laboratory.names import STACKED
+    from criticality.laboratory.residual_run import ResidualRun
     from criticality.laboratory.stacked import train_stacked
     from criticality.laboratory.train import Run, train
 

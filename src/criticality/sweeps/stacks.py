@@ -22,18 +22,18 @@ def stacks_of(cells: Mapping[int, Cell], compute: str, most: int) -> list[dict[i
     Raises:
         ValueError: a study of something else than tasks that are trained in stacks.
     """
-    from criticality.laboratory import residual_run, stacked_vit
+    from criticality.laboratory import names, residual_run, stacked_vit
 
     found: dict[str, list[dict[int, Cell]]] = {}
     for number, cell in cells.items():
         task = cell.get("task")
-        if compute != "train" or not (task in residual_run.STACKED or (task == "fashion-vit" and "seeds" in cell)):
-            allowed = (*residual_run.STACKED, "fashion-vit (with seeds)")
+        if compute != "train" or not (task in names.STACKED or (task == "fashion-vit" and "seeds" in cell)):
+            allowed = (*names.STACKED, "fashion-vit (with seeds)")
             raise ArgumentError(
                 f"together={most!r} must be left out but for compute='train' of {', '.join(allowed)}, and is given with"
                 f" compute={compute!r}, task={task!r}"
             )
-        apart = residual_run.APART if task in residual_run.STACKED else (*stacked_vit.APART, "seeds", "first_seed")
+        apart = residual_run.APART if task in names.STACKED else (*stacked_vit.APART, "seeds", "first_seed")
         key = json.dumps({name: value for name, value in cell.items() if name not in apart}, sort_keys=True)
         stacks = found.setdefault(key, [{}])
         if stacks[-1] and sum(map(_seeds, stacks[-1].values())) + _seeds(cell) > most:
@@ -58,7 +58,8 @@ def compute_stack(cells: Mapping[int, Cell], device: str) -> dict[int, Computed]
 
 
 def _trained(cells: list[Cell], device: str) -> list[dict[str, Any]]:
-    from criticality.laboratory.residual_run import STACKED, ResidualRun
+    from criticality.laboratory.names import STACKED
+    from criticality.laboratory.residual_run import ResidualRun
     from criticality.laboratory.stacked import train_together
     from criticality.laboratory.stacked_vit import train_vits
     from criticality.laboratory.train import Run
