@@ -53,7 +53,7 @@ def test_what_cannot_be_in_one_stack_is_refused(fashion_root):
         ValueError, match="must agree in norm to be trained together, and have norm='ln' and norm='rms'"
     ):
         train_together([ResidualRun(norm="ln", **SMALL), ResidualRun(norm="rms", **SMALL)], data_root=fashion_root)
-    with pytest.raises(ValueError, match="must agree in depth to be trained together, and have 12 and 13"):
+    with pytest.raises(ValueError, match="must agree in depth to be trained together, and have depth=12 and depth=13"):
         start_of([Run(task="fashion-vit", depth=12), Run(task="fashion-vit", depth=13)], fashion_root)
     with pytest.raises(ValueError, match="must be of fashion-vit in float32 by AdamW"):
         start_of([Run(task="fashion-vit", clip=1.0)], fashion_root)

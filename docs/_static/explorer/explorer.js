@@ -68,6 +68,22 @@ function upright(x) {
   return { type: "line", xref: "x", yref: "paper", x0: x, x1: x, y0: 0, y1: 1, line: { color: colours().text, width: 1, dash: "dot" } };
 }
 
+function drawProfiles(table, place, plots, x, correlation, tickvals) {
+  const { depth: depths, norm: norms } = table.axes;
+  const traces = (name) =>
+    norms.map((norm, i) => ({
+      x: depths.slice(1),
+      y: slice(table, name, { ...place, norm: i }, "depth").slice(1),
+      name: NORM_NAMES[norm],
+      mode: "lines",
+      line: { color: COLOURS[i], dash: DASHES[i], width: 2.2 },
+    }));
+  const log = { type: "log", tickvals };
+  const line = [upright(depths[place.depth])];
+  Plotly.react(plots[0], traces("log_apjn"), layout(x, "log J(0 → l)", { xaxis: log, yaxis: { rangemode: "tozero" }, shapes: line }), OPTIONS);
+  Plotly.react(plots[1], traces("rho"), layout(x, correlation, { xaxis: log, yaxis: { range: [-0.03, 1.03] }, shapes: line }), OPTIONS);
+}
+
 const FIGURES = {
   residual: {
     controls: [
@@ -77,21 +93,9 @@ const FIGURES = {
       { axis: "rho0", label: "ρ₀, correlation of the two inputs", start: 0.6 },
     ],
     draw(table, place, plots) {
-      const depths = table.axes.depth;
       const norms = table.axes.norm;
-      const depth = depths[place.depth];
-      const traces = (name) =>
-        norms.map((norm, i) => ({
-          x: depths.slice(1),
-          y: slice(table, name, { ...place, norm: i }, "depth").slice(1),
-          name: NORM_NAMES[norm],
-          mode: "lines",
-          line: { color: COLOURS[i], dash: DASHES[i], width: 2.2 },
-        }));
-      const log = { type: "log", tickvals: [1, 4, 16, 64, 256, 1024] };
-      const line = [upright(depth)];
-      Plotly.react(plots[0], traces("log_apjn"), layout("layer l", "log J(0 → l)", { xaxis: log, yaxis: { rangemode: "tozero" }, shapes: line }), OPTIONS);
-      Plotly.react(plots[1], traces("rho"), layout("layer l", "correlation ρ<sub>l</sub>", { xaxis: log, yaxis: { range: [-0.03, 1.03] }, shapes: line }), OPTIONS);
+      const depth = table.axes.depth[place.depth];
+      drawProfiles(table, place, plots, "layer l", "correlation ρ<sub>l</sub>", [1, 4, 16, 64, 256, 1024]);
       return norms.map((norm, i) => {
         const at = { ...place, norm: i };
         const kind = slice(table, "class_name", at);
@@ -139,20 +143,9 @@ const FIGURES = {
       { axis: "depth", label: "depth L, blocks", start: 48 },
     ],
     draw(table, place, plots) {
-      const { depth: depths, norm: norms } = table.axes;
-      const depth = depths[place.depth];
-      const traces = (name) =>
-        norms.map((norm, i) => ({
-          x: depths.slice(1),
-          y: slice(table, name, { ...place, norm: i }, "depth").slice(1),
-          name: NORM_NAMES[norm],
-          mode: "lines",
-          line: { color: COLOURS[i], dash: DASHES[i], width: 2.2 },
-        }));
-      const log = { type: "log", tickvals: [1, 4, 16, 64, 256] };
-      const line = [upright(depth)];
-      Plotly.react(plots[0], traces("log_apjn"), layout("block l", "log J(0 → l)", { xaxis: log, yaxis: { rangemode: "tozero" }, shapes: line }), OPTIONS);
-      Plotly.react(plots[1], traces("rho"), layout("block l", "correlation of tokens", { xaxis: log, yaxis: { range: [-0.03, 1.03] }, shapes: line }), OPTIONS);
+      const norms = table.axes.norm;
+      const depth = table.axes.depth[place.depth];
+      drawProfiles(table, place, plots, "block l", "correlation of tokens", [1, 4, 16, 64, 256]);
       return norms.map((norm, i) => {
         const at = { ...place, norm: i };
         return [

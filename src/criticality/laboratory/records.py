@@ -15,6 +15,9 @@ from criticality.laboratory.recursion import Stack
 SATURATED = 0.01
 """A unit is saturated on an input when its squared slope is below this share of that at 0."""
 
+WINDOW = 10
+"""Steps that one stored loss averages."""
+
 _PROFILES = ("log_apjn", "log_q", "log_slope", "saturated", "correlation")
 _CHANGES = ("update", "stream_change", "gradient_norm")
 
@@ -26,6 +29,13 @@ def geometric_steps(steps: int) -> list[int]:
         found += [step for step in (decade, 3 * decade) if step < steps]
         decade *= 10
     return [*found, steps]
+
+
+def window_means(losses: np.ndarray) -> np.ndarray:
+    """Means of every ``WINDOW`` steps along the last axis, nan where the last window is not whole."""
+    padded = np.concatenate([losses, np.full((*losses.shape[:-1], -losses.shape[-1] % WINDOW), np.nan)], axis=-1)
+    found: np.ndarray = padded.reshape(*losses.shape[:-1], -1, WINDOW).mean(-1)
+    return found
 
 
 class Records:
@@ -73,8 +83,8 @@ class Records:
         slopes = [stack.slopes(layer, x) for layer, x in enumerate(points)]
         store = self._profiles
         for at, (x, delta, slope) in enumerate(zip(points, deltas, slopes, strict=True)):
-            store["log_apjn"][:, place, at] = _log_mean_square(delta)
-            store["log_q"][:, place, at] = _log_mean_square(x)
+            store["log_apjn"][:, place, at] = log_mean_square(delta)
+            store["log_q"][:, place, at] = log_mean_square(x)
             store["log_slope"][:, place, at] = np.log(np.maximum(slope.double().mean((1, 2)).cpu().numpy(), 1e-30))
             store["saturated"][:, place, at] = (slope < SATURATED).double().mean((1, 2)).cpu().numpy()
             store["correlation"][:, place, at] = pair_correlation(x)
@@ -107,6 +117,7 @@ def _norms(weights: Tensor) -> Tensor:
     return weights.transpose(0, 1).flatten(1).norm(dim=1)
 
 
-def _log_mean_square(x: Tensor) -> np.ndarray:
+def log_mean_square(x: Tensor) -> np.ndarray:
+    """Of ``(runs, inputs, width)``, by run."""
     found: np.ndarray = np.log(np.maximum(x.double().square().mean((1, 2)).cpu().numpy(), 1e-300))
     return found

@@ -288,11 +288,16 @@ class Stack:
         """``(phi'(u) / phi'(0))^2`` of a layer at stream ``x``, ``(runs, batch, width)``; 1 where there is no function."""
         if self._pair is None:
             return torch.ones_like(x)
-        _, (_, u, y, _, _) = self.normalized(layer, x)
-        slope = self._pair[1](torch.ones_like(u), u, y)
-        zero = torch.zeros(1, dtype=x.dtype, device=x.device)
-        at_zero = float(self._pair[1](torch.ones_like(zero), zero, self._pair[0](zero)))
-        return slope.div_(at_zero or 1.0).square_()
+        _, (_, u, _, _, _) = self.normalized(layer, x)
+        return relative_slope(self._pair, u)
+
+
+def relative_slope(pair: Pair, u: Tensor) -> Tensor:
+    """``(phi'(u) / phi'(0))^2``, ``phi'(u)^2`` of a function that is flat at 0."""
+    value, back = pair
+    zero = torch.zeros(1, dtype=u.dtype, device=u.device)
+    at_zero = float(back(torch.ones_like(zero), zero, value(zero)))
+    return back(torch.ones_like(u), u, value(u)).div_(at_zero or 1.0).square_()
 
 
 def _views(flat: Tensor, shape: Shape) -> dict[str, Tensor]:

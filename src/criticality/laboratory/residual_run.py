@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from criticality.arguments import Count, Depth, NotNegative, Positive, Seed, Siz
 from criticality.errors import ArgumentError
 from criticality.laboratory.names import STACKED
 from criticality.laboratory.recursion import ALIASES, LAYER_NORMS, POINTWISE, Shape, Stack
+from criticality.laboratory.steps import require_alike
 
 
 @dataclass(frozen=True)
@@ -120,14 +121,8 @@ def stack_of(
     Raises:
         CriticalityError: runs that differ in more than alpha, the scales of weights and biases, and the rate.
     """
+    require_alike(runs, APART)
     first = runs[0]
-    for run in runs[1:]:
-        if apart := [name for name, value in _shared(run).items() if value != _shared(first)[name]]:
-            name = apart[0]
-            raise ArgumentError(
-                f"runs must agree in {name} to be trained together, and have {name}={getattr(first, name)!r} and"
-                f" {name}={getattr(run, name)!r}"
-            )
     shape = Shape(
         sum(run.seeds for run in runs),
         first.depth,
@@ -152,7 +147,3 @@ def stack_of(
 
 
 APART = ("alpha", "schedule", "sigma_w", "sigma_b", "learning_rate", "warm_up", "decay", "seeds", "first_seed")
-
-
-def _shared(run: ResidualRun) -> dict[str, Any]:
-    return {name: value for name, value in asdict(run).items() if name not in APART}

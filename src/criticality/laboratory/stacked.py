@@ -16,18 +16,18 @@ from torch import Tensor
 
 from criticality.devices import torch_device
 from criticality.laboratory.data import FashionMNIST, fashion_mnist
-from criticality.laboratory.records import Records, geometric_steps
+from criticality.laboratory.records import WINDOW, Records, geometric_steps, window_means
 from criticality.laboratory.recursion import MATRICES, Stack
 from criticality.laboratory.residual_run import ResidualRun, stack_of
-from criticality.laboratory.steps import ADAM_BETAS, RateByRun, Replayed, corrections_at, rates_of
+from criticality.laboratory.steps import ADAM_BETAS, Batches, RateByRun, Replayed, Updates, rates_of
 
 PROBES = 256
 """Validation images that profiles are measured on, the same in every run."""
 
 Device = str | torch.device
 
-_WINDOW = 10
-"""Steps that one stored loss averages."""
+_ORDER = 1_000_003
+"""Added to a run's seed, of the order of its data."""
 
 _DIVERGED_FACTOR = 1.5
 """A run has diverged when a loss is not finite, or its last ten average this many times log(classes)."""
@@ -94,7 +94,8 @@ def train_together(
     run, data = runs[0], fashion_mnist(data_root)
     pixels = {name: part.to(on) for name, part in pixels_of(run, data).items()}
     stack = stack_of(runs, device=on)
-    batches = _Batches(runs, pixels["train"], data.train.labels.to(on))
+    orders = [_ORDER + seed for one in runs for seed in one.seed_numbers]
+    batches = Batches(orders, run.steps, run.batch, pixels["train"], data.train.labels.to(on))
     optimizer = _optimizer(runs, stack)
     probes = pixels["validation"][:PROBES].expand(stack.shape.runs, -1, -1)
     records = Records(stack, probes, geometric_steps(run.steps))
@@ -115,7 +116,7 @@ def train_together(
         losses[step], right[step] = loss_now, right_now
         with records.around(step):
             optimizer(step)
-        if step % _WINDOW == 0:
+        if step % WINDOW == 0:
             if progress is not None:
                 progress(step, float(loss_now.mean()))
             if not torch.isfinite(loss_now).any():
@@ -123,30 +124,6 @@ def train_together(
     records.record(run.steps)
     series = [values.T.double().cpu().numpy() for values in (losses, right)]
     return _datasets(runs, stack, data, pixels, records, series[0], series[1], time.perf_counter() - began)
-
-
-class _Batches:
-    """The images of every step, in the order of each run's seed."""
-
-    def __init__(self, runs: Sequence[ResidualRun], pixels: Tensor, labels: Tensor):
-        seeds = [seed for run in runs for seed in run.seed_numbers]
-        different = list(dict.fromkeys(seeds))
-        draws = [torch.Generator().manual_seed(1_000_003 + seed) for seed in different]
-        size = (runs[0].batch,)
-        steps = [
-            torch.stack([torch.randint(0, len(labels), size, generator=draw) for draw in draws])
-            for _ in range(runs[0].steps)
-        ]
-        self._order = torch.stack(steps).to(labels.device)  # (steps, different, batch)
-        self._place = torch.tensor([different.index(seed) for seed in seeds], device=labels.device)
-        self._pixels, self._labels, self._now = pixels, labels, self._order[0].clone()
-
-    def turn_to(self, step: int) -> None:
-        self._now.copy_(self._order[step])
-
-    def read(self) -> tuple[Tensor, Tensor]:
-        """Pixels ``(runs, batch, inputs)`` and labels ``(runs, batch)``."""
-        return self._pixels[self._now][self._place], self._labels[self._now][self._place]
 
 
 def pixels_of(run: ResidualRun, data: FashionMNIST) -> dict[str, Tensor]:
@@ -175,20 +152,9 @@ def _optimizer(runs: Sequence[ResidualRun], stack: Stack) -> Callable[[int], Non
     alike = len({(run.learning_rate, run.warm_up, run.decay) for run in runs}) == 1
     if alike and on.type == "cpu":
         return _one_rate(first, stack)
-    rates = rates_of(runs, [run.seeds for run in runs], first.steps).to(on)
-    corrections = torch.tensor([corrections_at(step) for step in range(first.steps)], dtype=torch.float32, device=on)
     decayed = dict.fromkeys(MATRICES, first.weight_decay)
     by_run = RateByRun(stack.p, stack.g, decayed, first.optimizer, fused=on.type == "cuda")
-    rates_now, corrections_now = torch.zeros_like(rates[0]), corrections[0].clone()
-    stack.gradient.zero_()  # so that what is run to record the graph changes nothing
-    update = Replayed(lambda: by_run.step(rates_now, corrections_now), on)
-
-    def step(number: int) -> None:
-        rates_now.copy_(rates[number])
-        corrections_now.copy_(corrections[number])
-        update()
-
-    return step
+    return Updates(by_run, rates_of(runs, [run.seeds for run in runs], first.steps).to(on))
 
 
 def _one_rate(run: ResidualRun, stack: Stack) -> Callable[[int], None]:
@@ -237,19 +203,17 @@ def _datasets(
 ) -> list[xr.Dataset]:
     found, steps = records.dataset(), losses.shape[1]
     for name, series in (("loss", losses), ("accuracy", right)):
-        padded = np.concatenate([series, np.full((len(series), -steps % _WINDOW), np.nan)], axis=1)
-        windows = padded.reshape(len(series), -1, _WINDOW)
-        found[name] = (("run", "window"), windows.mean(-1).astype(np.float32))
+        found[name] = (("run", "window"), window_means(series).astype(np.float32))
     for part in ("validation", "test"):
         loss, accuracy = evaluate(stack, pixels[part], getattr(data, part).labels)
         found[f"{part}_loss"], found[f"{part}_accuracy"] = ("run", loss), ("run", accuracy)
     finite = np.isfinite(losses)
     found["first_loss"] = ("run", losses[:, 0])
-    found["last_loss"] = ("run", losses[:, -_WINDOW:].mean(axis=1))
+    found["last_loss"] = ("run", losses[:, -WINDOW:].mean(axis=1))
     found["largest_loss"] = ("run", np.where(finite, losses, -np.inf).max(axis=1))
     found["largest_spike"] = ("run", largest_spike(losses))
     ended = np.where(finite.all(axis=1), -1, np.argmin(finite, axis=1))
-    high = losses[:, -_WINDOW:].mean(axis=1) > _DIVERGED_FACTOR * math.log(stack.shape.classes)
+    high = losses[:, -WINDOW:].mean(axis=1) > _DIVERGED_FACTOR * math.log(stack.shape.classes)
     found["diverged"] = ("run", ((ended >= 0) | high).astype(float))
     found["diverged_at"] = ("run", ended.astype(float))
     ends = np.cumsum([run.seeds for run in runs])
@@ -261,10 +225,10 @@ def _datasets(
 
 def largest_spike(losses: np.ndarray) -> np.ndarray:
     """Largest excess of a step's loss over the mean of the ten steps before it, from step 10 on."""
-    if losses.shape[1] <= _WINDOW:
+    if losses.shape[1] <= WINDOW:
         return np.zeros(len(losses))
     sums = np.cumsum(np.concatenate([np.zeros((len(losses), 1)), np.nan_to_num(losses, posinf=0.0)], axis=1), axis=1)
-    before = (sums[:, _WINDOW:-1] - sums[:, : -_WINDOW - 1]) / _WINDOW
-    excess = losses[:, _WINDOW:] - before
+    before = (sums[:, WINDOW:-1] - sums[:, : -WINDOW - 1]) / WINDOW
+    excess = losses[:, WINDOW:] - before
     largest: np.ndarray = np.where(np.isfinite(excess), excess, -np.inf).max(axis=1)
     return largest

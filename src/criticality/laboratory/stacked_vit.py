@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,9 +20,16 @@ from criticality.devices import torch_device
 from criticality.errors import ArgumentError
 from criticality.laboratory.data import fashion_mnist
 from criticality.laboratory.fashion_vit import PATCH
-from criticality.laboratory.records import SATURATED, geometric_steps
-from criticality.laboratory.recursion import ALIASES, POINTWISE
-from criticality.laboratory.steps import RateByRun, Replayed, corrections_at, rates_of
+from criticality.laboratory.records import (
+    SATURATED,
+    WINDOW,
+    geometric_steps,
+    log_mean_square,
+    pair_correlation,
+    window_means,
+)
+from criticality.laboratory.recursion import ALIASES, POINTWISE, relative_slope
+from criticality.laboratory.steps import Batches, RateByRun, Replayed, Updates, rates_of, require_alike
 from criticality.laboratory.tasks import task
 from criticality.laboratory.train import DIVERGED_FACTOR, Run, initial_model
 
@@ -32,7 +39,6 @@ PROBES = 64
 """Validation images that profiles are measured on."""
 
 _EPSILON = 1e-6
-_WINDOW = 10
 _CHANCE = 0.1
 APART = ("seed", "alpha", "alpha_attention", "prescription", "target", "mlp_gain", "learning_rate", "decay", "warm_up")
 
@@ -42,7 +48,7 @@ class Start:
     """Parameters of several models at initialization, ``(runs, a, b)`` by timm's names, and which of them are decayed."""
 
     parameters: dict[str, Tensor]
-    matrices: frozenset[str]
+    matrices: tuple[str, ...]
     norm: str
     depth: int
 
@@ -65,19 +71,14 @@ def start_of(runs: Sequence[Run], data_root: str | os.PathLike[str] | None = Non
             raise ArgumentError(
                 f"run {run!r} must be of fashion-vit in float32 by AdamW (beta2 0.999, no clipping) to be trained in a stack"
             )
-        apart = [name for name, value in asdict(run).items() if name not in APART and value != getattr(first, name)]
-        if apart:
-            name = apart[0]
-            raise ArgumentError(
-                f"runs must agree in {name} to be trained together, and have {getattr(first, name)!r} and {getattr(run, name)!r}"
-            )
+    require_alike(runs, APART)
     made, states, known = task(first.task, data_root), [], {}
     for run in runs:
         key = replace(run, learning_rate=1.0, warm_up=0, decay="constant")
         if key not in known:
             known[key] = {name: p.detach() for name, p in initial_model(run, made).named_parameters()}
         states.append(known[key])
-    matrices = frozenset(name for name, p in states[0].items() if p.ndim > 1)
+    matrices = tuple(name for name, p in states[0].items() if p.ndim > 1)
     stacked = {name: torch.stack([_flat(state[name]) for state in states]) for name in states[0]}
     return Start(stacked, matrices, first.norm, first.depth)
 
@@ -117,7 +118,7 @@ class VitStack:
 
     def normalized(self, name: str, x: Tensor) -> Tensor:
         if self.function is not None:
-            y = {"tanh": torch.tanh, "erf": torch.erf}[self.function](self.inner(name, x))
+            y = POINTWISE[self.function][0](self.inner(name, x))
         elif self.norm == "rms":
             y = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + _EPSILON)
         else:
@@ -136,9 +137,20 @@ class VitStack:
 
     def block(self, number: int, x: Tensor, entropies: list[Tensor] | None = None) -> Tensor:
         name = f"blocks.{number}"
-        x = x + self._attention(f"{name}.attn", self.normalized(f"{name}.norm1", x), entropies)
+        x = self._attended(number, x, entropies)
         hidden = functional.gelu(self.linear(f"{name}.mlp.fc1", self.normalized(f"{name}.norm2", x)))
         return x + self.linear(f"{name}.mlp.fc2", hidden)
+
+    def stream(self, pixels: Tensor, entropies: list[Tensor] | None = None) -> list[Tensor]:
+        """Points ``(runs, batch * tokens, width)`` at ``0 .. depth``, of ``pixels`` ``(runs, batch, 784)``."""
+        points = [self.embedded(pixels)]
+        for number in range(self.depth):
+            points.append(self.block(number, points[-1], entropies))
+        return points
+
+    def _attended(self, number: int, x: Tensor, entropies: list[Tensor] | None = None) -> Tensor:
+        name = f"blocks.{number}"
+        return x + self._attention(f"{name}.attn", self.normalized(f"{name}.norm1", x), entropies)
 
     def _attention(self, name: str, x: Tensor, entropies: list[Tensor] | None) -> Tensor:
         runs, tokens, heads = self.runs, (SIDE // PATCH) ** 2, max(1, self.width // HEAD_WIDTH)
@@ -151,36 +163,23 @@ class VitStack:
         mixed = torch.bmm(weights, v).view(runs, -1, heads, tokens, size).transpose(2, 3)
         return self.linear(f"{name}.proj", mixed.reshape(runs, -1, self.width))
 
+    def pooled(self, last: Tensor) -> Tensor:
+        """Mean over tokens of the last point, ``(runs, batch, width)``."""
+        return last.view(self.runs, -1, (SIDE // PATCH) ** 2, self.width).mean(2)
+
     def logits(self, pixels: Tensor) -> Tensor:
         """``(runs, batch, classes)`` of ``pixels`` ``(runs, batch, 784)``."""
-        x = self.embedded(pixels)
-        for number in range(self.depth):
-            x = self.block(number, x)
-        pooled = x.view(self.runs, pixels.shape[1], -1, self.width).mean(2)
-        return self.linear("head", self.normalized("fc_norm", pooled))
+        return self.linear("head", self.normalized("fc_norm", self.pooled(self.stream(pixels)[-1])))
 
-    def slopes(self, pixels: Tensor) -> list[Tensor]:
-        """``(phi'(u) / phi'(0))^2`` at the norms in the order they are met, none of LayerNorm."""
+    def slopes(self, points: Sequence[Tensor]) -> list[Tensor]:
+        """``(phi'(u) / phi'(0))^2`` at the norms in the order they are met, of the points of a stream; none of LayerNorm."""
         if self.function is None:
             return []
-        value, back = POINTWISE[self.function]
-        found = []
-
-        def note(name: str, x: Tensor) -> None:
-            u = self.inner(name, x)
-            zero = torch.zeros(1, device=x.device)
-            at_zero = float(back(torch.ones_like(zero), zero, value(zero))) or 1.0
-            found.append((back(torch.ones_like(u), u, value(u)) / at_zero).square())
-
-        x = self.embedded(pixels)
-        for number in range(self.depth):
-            name = f"blocks.{number}"
-            note(f"{name}.norm1", x)
-            x_mid = x + self._attention(f"{name}.attn", self.normalized(f"{name}.norm1", x), None)
-            note(f"{name}.norm2", x_mid)
-            x = self.block(number, x)
-        note("fc_norm", x.view(self.runs, pixels.shape[1], -1, self.width).mean(2))
-        return found
+        met = []
+        for number, x in enumerate(points[:-1]):
+            met += [(f"blocks.{number}.norm1", x), (f"blocks.{number}.norm2", self._attended(number, x))]
+        met.append(("fc_norm", self.pooled(points[-1])))
+        return [relative_slope(POINTWISE[self.function], self.inner(name, x)) for name, x in met]
 
 
 class VitRecords:
@@ -198,19 +197,18 @@ class VitRecords:
     def record(self, step: int) -> Tensor:
         """Measure now; returns the last point of the stream."""
         stack, entropies = self.stack, list[Tensor]()
-        points = [stack.embedded(self.pixels)]
-        for number in range(stack.depth):
-            points.append(stack.block(number, points[-1], entropies))
+        points = stack.stream(self.pixels, entropies)
         deltas = torch.autograd.grad(points[-1], points, self._probe.expand_as(points[-1]))
         with torch.no_grad():
-            slopes = stack.slopes(self.pixels)
-        images = self.pixels.shape[1]
-        self._note(step, "log_apjn", [_log_mean_square(delta) for delta in deltas])
-        self._note(step, "log_q", [_log_mean_square(x.detach()) for x in points])
-        self._note(step, "log_slope", [s.double().mean((1, 2)).clamp_min(1e-30).log() for s in slopes])
-        self._note(step, "saturated", [(s < SATURATED).double().mean((1, 2)) for s in slopes])
-        self._note(step, "correlation", [_correlation(x.detach(), images) for x in points])
-        self._note(step, "attention_entropy", [value.detach() for value in entropies])
+            slopes = stack.slopes(points)
+        streams = [x.detach() for x in points]
+        images = [x.view(stack.runs, self.pixels.shape[1], -1) for x in streams]
+        self._note(step, "log_apjn", [log_mean_square(delta) for delta in deltas])
+        self._note(step, "log_q", [log_mean_square(x) for x in streams])
+        self._note(step, "log_slope", [_numbers(s.double().mean((1, 2)).clamp_min(1e-30).log()) for s in slopes])
+        self._note(step, "saturated", [_numbers((s < SATURATED).double().mean((1, 2))) for s in slopes])
+        self._note(step, "correlation", [pair_correlation(x) for x in images])
+        self._note(step, "attention_entropy", [_numbers(value) for value in entropies])
         return points[-1].detach()
 
     def note_change(self, step: int, before: Mapping[str, Tensor], stream: Tensor) -> None:
@@ -218,16 +216,14 @@ class VitRecords:
         with torch.no_grad():
             size = torch.stack([w.square().sum((1, 2)) for w in before.values()]).sum(0)
             changes = [(self.stack.p[name] - w).square().sum((1, 2)) for name, w in before.items()]
-            x = self.stack.embedded(self.pixels)
-            for number in range(self.stack.depth):
-                x = self.stack.block(number, x)
+            x = self.stack.stream(self.pixels)[-1]
             moved = (x - stream).flatten(1).norm(dim=1) / stream.flatten(1).norm(dim=1)
-        self._note(step, "update", [(torch.stack(changes).sum(0) / size).sqrt()])
-        self._note(step, "stream_change", [moved])
+        self._note(step, "update", [_numbers((torch.stack(changes).sum(0) / size).sqrt())])
+        self._note(step, "stream_change", [_numbers(moved)])
 
-    def _note(self, step: int, name: str, values: list[Tensor]) -> None:
+    def _note(self, step: int, name: str, values: list[np.ndarray]) -> None:
         if values:
-            self.rows.setdefault(name, {})[step] = torch.stack(values, -1).float().cpu().numpy()
+            self.rows.setdefault(name, {})[step] = np.stack(values, -1).astype(np.float32)
 
     def series(self) -> dict[str, np.ndarray]:
         """By name, ``(runs, records, ...)``; ``nan`` where nothing was recorded."""
@@ -282,7 +278,7 @@ def train_vits(
         stepping.update(step)
         if recorded:
             records.note_change(step, before, stream)
-        if progress is not None and step % _WINDOW == 0:
+        if progress is not None and step % WINDOW == 0:
             progress(step, float(losses[step].mean()))
     records.record(first.steps)
     found = _outcome(losses.T.double().cpu().numpy(), records)
@@ -295,67 +291,46 @@ class _Stepping:
     """Gradient and update of a step, replayed on a card."""
 
     def __init__(self, runs: Sequence[Run], stack: VitStack, start: Start, pixels: Tensor, labels: Tensor):
-        on, steps = pixels.device, runs[0].steps
-        seeds = list(dict.fromkeys(run.seed for run in runs))
-        draws = [torch.Generator().manual_seed(seed) for seed in seeds]
-        size = (runs[0].batch,)
-        order = [
-            torch.stack([torch.randint(0, len(labels), size, generator=draw) for draw in draws]) for _ in range(steps)
-        ]
-        self._order = torch.stack(order).to(on)
-        place = torch.tensor([seeds.index(run.seed) for run in runs], device=on)
-        chosen = self._order[0].clone()
-        self._rates = rates_of(runs, [1] * len(runs), steps).to(on)
-        self._corrections = torch.tensor([corrections_at(step) for step in range(steps)], device=on)
-        rates, corrections = torch.zeros_like(self._rates[0]), self._corrections[0].clone()
+        on, first = pixels.device, runs[0]
+        self._batches = Batches([run.seed for run in runs], first.steps, first.batch, pixels, labels)
         self._loss = torch.zeros(len(runs), device=on)
         gradients = {name: torch.zeros_like(p) for name, p in stack.p.items()}
         plain = {name: p.detach() for name, p in stack.p.items()}
-        decayed = dict.fromkeys(start.matrices, runs[0].weight_decay)
+        decayed = dict.fromkeys(start.matrices, first.weight_decay)
         optimizer = RateByRun(plain, gradients, decayed, "adamw", fused=on.type == "cuda")
 
         def gradient() -> None:
-            logits = stack.logits(pixels[chosen][place])
-            each = functional.cross_entropy(logits.flatten(0, 1), labels[chosen][place].flatten(), reduction="none")
+            x, y = self._batches.read()
+            each = functional.cross_entropy(stack.logits(x).flatten(0, 1), y.flatten(), reduction="none")
             loss = each.view(len(runs), -1).mean(1)
             for name, found in zip(stack.p, torch.autograd.grad(loss.sum(), list(stack.p.values())), strict=True):
                 gradients[name].copy_(found)
             self._loss.copy_(loss.detach())
 
-        self._now = chosen, rates, corrections
-        self._update = Replayed(
-            lambda: optimizer.step(rates, corrections), on
-        )  # rates and gradients are 0: changes nothing
+        self.update = Updates(optimizer, rates_of(runs, [1] * len(runs), first.steps).to(on))
         self._gradient = Replayed(gradient, on)
 
     def gradient(self, step: int) -> Tensor:
         """Losses ``(runs,)`` on the batch of a step."""
-        self._now[0].copy_(self._order[step])
+        self._batches.turn_to(step)
         self._gradient()
         return self._loss
-
-    def update(self, step: int) -> None:
-        self._now[1].copy_(self._rates[step])
-        self._now[2].copy_(self._corrections[step])
-        self._update()
 
 
 def _outcome(losses: np.ndarray, records: VitRecords) -> dict[str, np.ndarray]:
     """Series, and when and whether runs diverged, by the rule of ``train``."""
     from criticality.laboratory.stacked import largest_spike
 
-    runs, steps = losses.shape
     at = np.array([diverges_at(row) for row in losses])
-    past = (at[:, None] >= 0) & (np.arange(steps) > at[:, None])
+    past = (at[:, None] >= 0) & (np.arange(losses.shape[1]) > at[:, None])
     losses = np.where(past, np.nan, losses)
-    windows = np.append(losses, np.full((runs, -steps % _WINDOW), np.nan), axis=1).reshape(runs, -1, _WINDOW)
     finite = np.where(np.isfinite(losses), losses, -np.inf)
     found: dict[str, np.ndarray] = {
-        "loss_series": windows.mean(2),
+        "loss_series": window_means(losses),
         "diverged": (at >= 0).astype(float),
         "diverged_at": at.astype(float),
         "first_loss": losses[:, 0],
-        "last_loss": np.where(at >= 0, np.inf, losses[:, -_WINDOW:].mean(1)),
+        "last_loss": np.where(at >= 0, np.inf, losses[:, -WINDOW:].mean(1)),
         "largest_loss": finite.max(1),
         "largest_spike": largest_spike(losses),
     }
@@ -370,9 +345,9 @@ def _outcome(losses: np.ndarray, records: VitRecords) -> dict[str, np.ndarray]:
 def diverges_at(losses: np.ndarray) -> int:
     """First step at which a loss is not finite or the last ten average ``DIVERGED_FACTOR`` times the first, -1 if none."""
     bad = ~np.isfinite(losses)
-    if len(losses) > _WINDOW:
+    if len(losses) > WINDOW:
         sums = np.cumsum(np.append(0.0, np.nan_to_num(losses, posinf=0.0)))
-        bad[_WINDOW:] |= (sums[_WINDOW + 1 :] - sums[1:-_WINDOW]) / _WINDOW > DIVERGED_FACTOR * losses[0]
+        bad[WINDOW:] |= (sums[WINDOW + 1 :] - sums[1:-WINDOW]) / WINDOW > DIVERGED_FACTOR * losses[0]
     return int(np.argmax(bad)) if bad.any() else -1
 
 
@@ -385,11 +360,6 @@ def _accuracy(stack: VitStack, pixels: Tensor, labels: Tensor, diverged: np.ndar
     return found
 
 
-def _log_mean_square(x: Tensor) -> Tensor:
-    return x.double().square().mean((1, 2)).log()
-
-
-def _correlation(x: Tensor, images: int) -> Tensor:
-    """Mean cosine of the streams, all tokens together, of two different images, ``(runs,)``."""
-    unit = functional.normalize(x.view(len(x), images, -1).double(), dim=-1)
-    return (unit.sum(1).square().sum(-1) - images) / (images * (images - 1))
+def _numbers(values: Tensor) -> np.ndarray:
+    found: np.ndarray = values.detach().cpu().numpy()
+    return found

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from criticality.errors import ArgumentError
 
 Update = Callable[..., None]
 
@@ -94,6 +97,69 @@ class Replayed:
 
     def __call__(self) -> None:
         self._call()
+
+
+class Batches:
+    """Training images of every step, in the order of each run's seed.
+
+    Args:
+        seeds: of the order of the data, one for each run.
+        steps, size: of the training, and images in a step.
+        pixels, labels: of all images, on the device.
+    """
+
+    def __init__(self, seeds: Sequence[int], steps: int, size: int, pixels: Tensor, labels: Tensor):
+        different = list(dict.fromkeys(seeds))
+        draws = [torch.Generator().manual_seed(seed) for seed in different]
+        order = [
+            torch.stack([torch.randint(0, len(labels), (size,), generator=draw) for draw in draws])
+            for _ in range(steps)
+        ]
+        self._order = torch.stack(order).to(labels.device)  # (steps, different, size)
+        self._place = torch.tensor([different.index(seed) for seed in seeds], device=labels.device)
+        self._pixels, self._labels, self._now = pixels, labels, self._order[0].clone()
+
+    def turn_to(self, step: int) -> None:
+        self._now.copy_(self._order[step])
+
+    def read(self) -> tuple[Tensor, Tensor]:
+        """Pixels ``(runs, size, inputs)`` and labels ``(runs, size)``."""
+        return self._pixels[self._now][self._place], self._labels[self._now][self._place]
+
+
+class Updates:
+    """The update of each step by ``RateByRun``, replayed on a card.
+
+    Args:
+        optimizer: whose gradients are 0 now, so that what is run to record the graph changes nothing.
+        rates: ``(steps, runs)``, on the device.
+    """
+
+    def __init__(self, optimizer: RateByRun, rates: Tensor):
+        self._rates = rates
+        self._corrections = torch.tensor([corrections_at(step) for step in range(len(rates))], device=rates.device)
+        self._now = torch.zeros_like(rates[0]), self._corrections[0].clone()
+        self._update = Replayed(lambda: optimizer.step(*self._now), rates.device)
+
+    def __call__(self, step: int) -> None:
+        for now, table in zip(self._now, (self._rates, self._corrections), strict=True):
+            now.copy_(table[step])
+        self._update()
+
+
+def require_alike(runs: Sequence[Any], apart: Collection[str]) -> None:
+    """Refuse runs, dataclasses of one kind, that differ in a field which is not ``apart``.
+
+    Raises:
+        ArgumentError: names the field and the two values.
+    """
+    for run in runs[1:]:
+        for name, value in asdict(runs[0]).items():
+            if name not in apart and value != getattr(run, name):
+                raise ArgumentError(
+                    f"runs must agree in {name} to be trained together, and have {name}={value!r} and"
+                    f" {name}={getattr(run, name)!r}"
+                )
 
 
 def rates_of(runs: Sequence[Any], copies: Sequence[int], steps: int) -> Tensor:

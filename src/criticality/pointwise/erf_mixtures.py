@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
@@ -115,12 +116,30 @@ class Mixture:
         return np.array([[1.0], [rho]]), spread, delta
 
 
-class ErfMixtureFormula:
-    """``f(x) = sum_i w_i erf(b_i x)``: every term has the sign of ``rho``, nothing cancels."""
+class _MixtureFormula(ABC):
+    """Averages at equal variances: of one term by numbers, of several by arrays."""
 
     def __init__(self, mixture: Mixture):
         self.mixture = mixture
         self.terms = mixture.terms
+
+    def equal(self, q: float, rho: float, derivative: bool, tolerance: float) -> tuple[float, float]:
+        mixture = self.mixture.at(tolerance)
+        if mixture.terms == 1:
+            return self._equal_term(q, 1.0, derivative), self._equal_term(q, rho, derivative)
+        return self._equal_terms(mixture, q, rho, derivative)
+
+    @abstractmethod
+    def _equal_term(self, q: float, rho: float, derivative: bool) -> float:
+        """Of the one term there is."""
+
+    @abstractmethod
+    def _equal_terms(self, mixture: Mixture, q: float, rho: float, derivative: bool) -> tuple[float, float]:
+        """At correlations 1 and ``rho``."""
+
+
+class ErfMixtureFormula(_MixtureFormula):
+    """``f(x) = sum_i w_i erf(b_i x)``: every term has the sign of ``rho``, nothing cancels."""
 
     def average(self, q_a: Array, q_b: Array, rho: Array, derivative: bool, tolerance: float) -> tuple[Array, Array]:
         mixture = self.mixture.at(tolerance)
@@ -135,10 +154,7 @@ class ErfMixtureFormula:
 
         return _by_chunks(chunk, mixture.terms, q_a, q_b, rho)
 
-    def equal(self, q: float, rho: float, derivative: bool, tolerance: float) -> tuple[float, float]:
-        mixture = self.mixture.at(tolerance)
-        if mixture.terms == 1:
-            return self._equal_term(q, 1.0, derivative), self._equal_term(q, rho, derivative)
+    def _equal_terms(self, mixture: Mixture, q: float, rho: float, derivative: bool) -> tuple[float, float]:
         both, _, delta = mixture.equal_deltas(q, rho)
         if derivative:
             terms = _slope_slope(mixture.pair_scales, delta)
@@ -155,15 +171,11 @@ class ErfMixtureFormula:
         return weight * _erf_erf(math, x, rho, delta)
 
 
-class GatedErfMixtureFormula:
+class GatedErfMixtureFormula(_MixtureFormula):
     """``f(x) = x (1 + sum_i w_i erf(b_i x)) / 2`` with ``sum_i w_i = 1``: GELU has one term, SiLU is a mixture.
 
     Terms cancel for ``rho < 0``; the second return value says how far.
     """
-
-    def __init__(self, mixture: Mixture):
-        self.mixture = mixture
-        self.terms = mixture.terms
 
     def average(self, q_a: Array, q_b: Array, rho: Array, derivative: bool, tolerance: float) -> tuple[Array, Array]:
         mixture = self.mixture.at(tolerance)
@@ -182,10 +194,7 @@ class GatedErfMixtureFormula:
 
         return _by_chunks(chunk, mixture.terms, q_a, q_b, rho)
 
-    def equal(self, q: float, rho: float, derivative: bool, tolerance: float) -> tuple[float, float]:
-        mixture = self.mixture.at(tolerance)
-        if mixture.terms == 1:
-            return self._equal_term(q, 1.0, derivative), self._equal_term(q, rho, derivative)
+    def _equal_terms(self, mixture: Mixture, q: float, rho: float, derivative: bool) -> tuple[float, float]:
         both, spread, delta = mixture.equal_deltas(q, rho)
         left, right, root = q * mixture.pair_left, q * mixture.pair_right, q * mixture.pair_root
         erfs = _erf_erf(np, root, both, delta)

@@ -15,9 +15,6 @@ import numpy as np
 from criticality.errors import ArgumentError, raised
 from criticality.sweeps.study import Cell, Values
 
-_LOSS_WINDOW = 10
-"""Steps that one of a training's recorded ``losses`` averages."""
-
 RESERVED = ("status", "seconds", "message", "checksum")
 """Names that the store of a study keeps for itself."""
 
@@ -158,6 +155,7 @@ def _train(cell: Cell) -> dict[str, Any]:
     import torch
 
     from criticality.laboratory.names import STACKED
+    from criticality.laboratory.records import window_means
     from criticality.laboratory.residual_run import ResidualRun
     from criticality.laboratory.stacked import train_stacked
     from criticality.laboratory.train import Run, train
@@ -170,12 +168,10 @@ def _train(cell: Cell) -> dict[str, Any]:
     result = train(Run(**cell))
     losses = result.loss.values[: int(result.loss.notnull().sum())]
     diverged = bool(result.diverged)
-    steps = result.sizes["train_step"]
-    windows = np.append(result.loss.values, np.full(-steps % _LOSS_WINDOW, np.nan)).reshape(-1, _LOSS_WINDOW)
     return {
         "log_apjn": float(result.log_apjn_initial),
         "log_apjn_last": float(result.log_apjn.values[-1, 0]),
-        "losses": windows.mean(axis=1),
+        "losses": window_means(result.loss.values),
         "first_gradient": float(result.gradient_norm.values[0]),
         "first_loss": float(losses[0]),
         "last_constant_loss": float(np.mean(result.constant_loss.values[: len(losses)][-10:])),
@@ -210,15 +206,24 @@ def seeds_values(cell: Cell) -> dict[str, Any]:
     records = len(geometric_steps(results[0].sizes["train_step"]))
     rows = [_of_seed(result, records) for result in results]
     kept = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-    for name in ("loss_series", "accuracy_series", *(f"{name}_series" for name in _PROFILES)):
-        if name in kept:
-            with np.errstate(over="ignore"):
+    return kept_of_seeds(
+        kept | {"step_seconds": np.array([np.nanmedian(result.step_seconds.values) for result in results])}
+    )
+
+
+def kept_of_seeds(found: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """What a study keeps of the runs of a cell, ``(seeds, ...)`` by name as of ``stacked_vit.train_vits``: series in few digits,
+    means over seeds for tables."""
+    kept: dict[str, Any] = {name: values for name, values in found.items() if name != "step_seconds"}
+    with np.errstate(over="ignore"):
+        for name in ("loss_series", *(f"{name}_series" for name in _PROFILES)):
+            if name in kept:
                 kept[name] = kept[name].astype(np.float16)
     return kept | {
         "log_apjn": float(kept["log_apjn_by_run"].mean()),
         "log_q_last": float(kept["log_q_series"][:, 0, -1].astype(float).mean()),
         "score": float(kept["test_accuracy"].mean()),
-        "step_seconds": float(np.mean([np.nanmedian(result.step_seconds.values) for result in results])),
+        "step_seconds": float(found["step_seconds"].mean()),
     }
 
 
@@ -228,21 +233,21 @@ _CHANCE = 0.1
 
 def _of_seed(result: Any, records: int) -> dict[str, np.ndarray]:
     """One run; profiles ``(records, ...)``, filled with nan from where it diverged."""
+    from criticality.laboratory.records import WINDOW, window_means
     from criticality.laboratory.stacked import largest_spike
 
     losses = result.loss.values
-    windows = np.append(losses, np.full(-len(losses) % _LOSS_WINDOW, np.nan)).reshape(-1, _LOSS_WINDOW)
     diverged, finite = bool(result.diverged), losses[np.isfinite(losses)]
     scores = {"validation": float(result.score), "test": float(result.get("test_score", result.score))}
     found: dict[str, Any] = {
         f"{part}_accuracy": _CHANCE if diverged or not math.isfinite(value) else value for part, value in scores.items()
     }
     found |= {
-        "loss_series": windows.mean(1),
+        "loss_series": window_means(losses),
         "diverged": float(diverged),
         "diverged_at": float(result.diverged_at),
         "first_loss": losses[0],
-        "last_loss": math.inf if diverged else float(losses[-_LOSS_WINDOW:].mean()),
+        "last_loss": math.inf if diverged else float(losses[-WINDOW:].mean()),
         "largest_loss": float(finite.max(initial=-math.inf)),
         "largest_spike": float(largest_spike(losses[None])[0]),
         "log_apjn_by_run": float(result.log_apjn_initial),
@@ -258,22 +263,6 @@ def _of_seed(result: Any, records: int) -> dict[str, np.ndarray]:
 
 
 _SCALARS = ("diverged", "diverged_at", "first_loss", "last_loss", "largest_loss", "largest_spike")
-
-
-def vit_values(found: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """What a study keeps of the seeds of a cell, of ``stacked_vit.train_vits``: as ``seeds_values``."""
-    kept: dict[str, Any] = {name: values for name, values in found.items() if name != "step_seconds"}
-    with np.errstate(over="ignore"):
-        kept |= {
-            name: kept[name].astype(np.float16) for name in kept if name.endswith("_series") and kept[name].ndim > 2
-        }
-        kept["loss_series"] = kept["loss_series"].astype(np.float16)
-    return kept | {
-        "log_apjn": float(found["log_apjn_by_run"].mean()),
-        "log_q_last": float(found["log_q_series"][:, 0, -1].astype(float).mean()),
-        "score": float(found["test_accuracy"].mean()),
-        "step_seconds": float(found["step_seconds"].mean()),
-    }
 
 
 def stacked_values(result: Any) -> dict[str, Any]:

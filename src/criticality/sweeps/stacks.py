@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from criticality.errors import ArgumentError, raised
-from criticality.sweeps.compute import DONE, FAILED, Computed, as_floating, stacked_values, vit_values
+from criticality.sweeps.compute import DONE, FAILED, Computed, as_floating, kept_of_seeds, stacked_values
 from criticality.sweeps.study import Cell
 
 _MESSAGE = 500
@@ -76,7 +76,7 @@ def _trained(cells: list[Cell], device: str) -> list[dict[str, Any]]:
     found = train_vits(runs, device=device)
     ends = np.cumsum([_seeds(cell) for cell in cells])
     parts = [slice(end - _seeds(cell), end) for cell, end in zip(cells, ends, strict=True)]
-    return [vit_values({name: values[part] for name, values in found.items()}) for part in parts]
+    return [kept_of_seeds({name: values[part] for name, values in found.items()}) for part in parts]
 
 
 def _seeds(cell: Cell) -> int:
