@@ -191,7 +191,7 @@ class Player:
         return self._played[key][1]
 
 
-_PLAYER: ContextVar[Player] = ContextVar("player", default=Player(largest_real=0))  # noqa: B039
+_PLAYER: ContextVar[Player] = ContextVar("player", default=Player(largest_real=0, series=3))  # noqa: B039
 
 
 def player() -> Player:
