@@ -79,7 +79,7 @@ def claim_record(claim: Claim, seed: int, out: Path | None) -> dict[str, Any]:
     if out is not None and path is not None:
         figure = claim_figure(claim, record["data"])
         if figure is not None:
-            save_figure(figure, out / "figures" / claim.key)
+            save_figure(figure, out / "figures" / claim.key)[1].unlink()
         write_text(json.dumps(record, indent=1) + "\n", path)
     return record
 

@@ -18,6 +18,11 @@ from matplotlib.figure import Figure
 
 import architectures
 import asymptotes
+import deep
+import draw_initial
+import folds
+import gradients
+import widths
 from criticality.phases import ResidualStep, amplification, critical_line, fixed_point_of
 from criticality.pointwise import Pointwise, get_function
 from criticality.prescription import scheduled_log_apjn
@@ -32,11 +37,16 @@ Curve = tuple[Settings, Values]
 
 @dataclass(frozen=True)
 class PaperFigure:
-    """``settings`` of the curves, the function ``(settings, seed)`` that computes one, and the drawing of all."""
+    """``settings`` of the curves, the function ``(settings, seed)`` that computes one, and the drawing of all; a curve computed
+    again may differ by ``tolerance``, relative: more where the models are in single precision."""
 
     settings: Sequence[Settings]
     curve: Callable[[Settings, int], Values]
     draw: Callable[[Sequence[Curve]], Figure]
+    tolerance: float = 1e-6
+
+
+SINGLE_PRECISION = 1e-3
 
 
 # --- growth: log J against depth, to a million layers ---------------------------------------------------------------
@@ -192,5 +202,9 @@ FIGURES: dict[str, PaperFigure] = {
         asymptotes.SUSCEPTIBILITY, asymptotes.susceptibility_curve, asymptotes.draw_susceptibility
     ),
     "powers": PaperFigure(asymptotes.POWERS, asymptotes.powers_curve, asymptotes.draw_powers),
-    "architectures": PaperFigure(architectures.SETTINGS, architectures.curve, architectures.draw),
+    "architectures": PaperFigure(architectures.SETTINGS, architectures.curve, architectures.draw, SINGLE_PRECISION),
+    "deep": PaperFigure(deep.SETTINGS, deep.curve, draw_initial.draw_deep, SINGLE_PRECISION),
+    "gradients": PaperFigure(gradients.SETTINGS, gradients.curve, gradients.draw, SINGLE_PRECISION),
+    "folds": PaperFigure(folds.SETTINGS, folds.curve, draw_initial.draw_folds, SINGLE_PRECISION),
+    "widths": PaperFigure(widths.SETTINGS, widths.curve, draw_initial.draw_widths, SINGLE_PRECISION),
 }

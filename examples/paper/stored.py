@@ -45,6 +45,9 @@ def relative(was: Mapping[str, Any], now: Mapping[str, Any]) -> float:
     """Largest difference over all values that both have."""
     worst = 0.0
     for key in was:
+        if isinstance(was[key], Mapping):
+            worst = max(worst, relative(was[key], now[key]))
+            continue
         a, b = np.asarray(was[key], dtype=float), np.asarray(now[key], dtype=float)
         gap = np.where(a == b, 0.0, np.abs(b - a) / np.maximum(np.abs(a), 1e-9))
         worst = max(worst, float(np.max(gap, initial=0.0)))
@@ -58,9 +61,8 @@ def prescriptions() -> Any:
 
 
 def _figure(name: str) -> Stored:
-    seed = json.loads((DATA / f"{name}.json").read_text())["seed"]
-    tolerance = 1e-3 if name == "architectures" else 1e-6  # single precision, as the models are
-    return Stored(curves_of(name), lambda c: relative(c["values"], FIGURES[name].curve(c["settings"], seed)), tolerance)
+    seed, figure = json.loads((DATA / f"{name}.json").read_text())["seed"], FIGURES[name]
+    return Stored(curves_of(name), lambda c: relative(c["values"], figure.curve(c["settings"], seed)), figure.tolerance)
 
 
 def _claims() -> Stored:

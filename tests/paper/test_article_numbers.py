@@ -9,6 +9,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm as gaussian
 
 import asymptotes
+import draw_initial
 from criticality.phases import (
     ZOO,
     BlockStep,
@@ -37,6 +38,7 @@ from criticality.theory import (
 )
 from explorer import block_explorer, window_explorer
 from stored import curves_of
+from vision import network
 
 STEPS = {
     "ln": ResidualStep(LayerNorm(epsilon=0.0)),
@@ -229,3 +231,54 @@ def test_powers_are_those_of_recursions_written_apart():
         kappa = (math.sqrt(1 - big**2) + big * (math.pi - math.acos(big))) / (2 * math.pi)
         c = (s * big + m * kappa) / (s * big + m / 2)
     assert values["rate"] == pytest.approx((2 / math.pi * m) ** 2 / (m / 2 + s * 2 / math.pi * math.asin(c)), rel=1e-8)
+
+
+def pairs_of(name):
+    return [(c["settings"], c["values"]) for c in curves_of(name)]
+
+
+def test_a_vit_of_128_blocks():
+    """What the text quotes of the stored measurement, and the theory beside it computed anew."""
+    curves = pairs_of("deep")
+    for alpha, measured, error, theory, ratio in (
+        (None, 3.06, 0.13, 3.05, 3.7),
+        (0.5, 4.00, 0.05, 4.04, 2.3),
+        (1.1, 7.71, 0.17, 7.79, 1.73),
+        (1.9, 12.60, 0.33, 12.63, 1.6),
+    ):
+        found = [values[0] for values in draw_initial.over_seeds(curves, alpha)["log_apjn"]]
+        assert found == pytest.approx([measured, error], abs=0.006)
+        described = network("ln" if alpha is None else "derf", alpha, 128)
+        start = SymmetricKernel.of(1.0, 0.4, 197)
+        apart, common = (float(propagate(described, start, probe=p).log_apjn[0]) for p in ("normal", "pooled"))
+        assert apart == pytest.approx(theory, abs=0.006)
+        assert math.exp(common - apart) == pytest.approx(ratio, abs=0.05)
+
+
+def test_input_by_input():
+    curves = [values for settings, values in pairs_of("folds") if settings["sigma"] == "0.55"]
+    assert len(curves) == 24
+    for name, ours, equivalent, noise in (
+        ("LayerNorm", 1.016, 1.02, 1.011),
+        ("Derf, α = 0.5", 1.004, 1.02, 1.005),
+        ("Derf, α = 1", 1.014, 1.05, 1.011),
+        ("Derf, α = 1.5", 1.016, 1.04, 1.014),
+    ):
+        medians = [
+            np.median([draw_initial.fold_error(one[name], t) for one in curves]) for t in ("tokens", "equivalent")
+        ]
+        assert medians == [pytest.approx(ours, abs=6e-4), pytest.approx(equivalent, abs=6e-3)]
+        assert np.mean([draw_initial.noise(one[name]) for one in curves]) == pytest.approx(noise, abs=6e-4)
+
+
+def test_where_the_vit_claims_difference_was_from():
+    """Few heads and few drawn scores scatter; theory and measurement agree when there are enough of both."""
+    curves = pairs_of("widths")
+    scatter = {draws: np.std(values, ddof=1) for draws, values in draw_initial.drawn(curves).items()}
+    assert [scatter[n] for n in (8, 32, 128, 512)] == pytest.approx([0.44, 0.17, 0.08, 0.02], abs=0.006)
+    limit, uncertain = draw_initial.log_mean(draw_initial.drawn(curves)[512])
+    mean, error = draw_initial.log_mean(draw_initial.measured(curves, 192, 3))
+    assert [limit, mean, error] == pytest.approx([6.30, 6.31, 0.07], abs=0.006)
+    assert abs(mean - limit) < 2 * math.hypot(error, uncertain)
+    few, many = (np.std(draw_initial.measured(curves, 192, heads), ddof=1) for heads in (3, 12))
+    assert [few, many] == pytest.approx([0.51, 0.33], abs=0.006)

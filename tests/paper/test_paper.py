@@ -30,6 +30,10 @@ def test_figures_are_drawn_from_stored_results(tmp_path):
         "susceptibility",
         "powers",
         "architectures",
+        "deep",
+        "gradients",
+        "folds",
+        "widths",
         "orthogonality",
     }
     drawn = run(*names, "--out", str(tmp_path))
