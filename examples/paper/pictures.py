@@ -178,6 +178,7 @@ def draw_pictures(pictures: list[Picture]) -> Figure:
             axis.set_xticks(range(len(picture.columns)), [f"{value:g}" for value in picture.columns])
             axis.set_yticks(range(len(picture.rows)), picture.labels)
             axis.set_title(title_of(picture), fontsize=9)
+            axis.grid(False)
         for axis in axes[len(pictures) :]:
             axis.remove()
         figure.colorbar(shown, ax=axes[: len(pictures)].tolist(), label="test accuracy, per cent")
