@@ -140,10 +140,12 @@ def made_up_plane(accuracy: Callable[[float, float], float]) -> xr.Dataset:
     return xr.Dataset(both, {name: ("cell", values) for name, values in columns.items()})
 
 
-def made_up_picture(accuracy: Callable[[float, float], float], alphas: Sequence[float] = (0.3, 0.6, 1.2)) -> xr.Dataset:
-    """A study of ``vit_gain``: LayerNorm and DyT at two gains, ``log J = 2 alpha gain`` (LayerNorm as alpha 1), three seeds around
-    ``accuracy(alpha, gain)``; LayerNorm's alpha is nan."""
-    rows = [(alpha, gain) for alpha in (np.nan, *alphas) for gain in (1.0, 2.0)]
+def made_up_picture(accuracy: Callable[[float, float], float], alphas: Sequence[float] = (0.4, 0.6, 0.8)) -> xr.Dataset:
+    """A study like ``vit_gain``: LayerNorm and DyT at two gains, three seeds around ``accuracy(alpha, gain)``.
+
+    ``log J = 2 alpha gain``, LayerNorm's as of alpha 1; its alpha is nan.
+    """
+    rows = [(alpha, gain) for alpha in (np.nan, *alphas) for gain in (1.0, 1.8)]
     alpha, gain = np.array(rows).T
     mean = np.array([accuracy(*row) for row in rows])
     columns = {
@@ -151,6 +153,8 @@ def made_up_picture(accuracy: Callable[[float, float], float], alphas: Sequence[
         "alpha": alpha,
         "mlp_gain": gain,
         "depth": np.full(len(rows), 12.0),
+        "learning_rate": np.full(len(rows), 1e-3),
+        "warm_up": np.full(len(rows), 150.0),
         "status": np.full(len(rows), "done"),
     }
     values = {

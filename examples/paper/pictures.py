@@ -7,7 +7,7 @@ there: of two networks whose accuracies differ by more than two standard errors,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -21,14 +21,62 @@ from criticality.reports import STYLE, save_figure
 from criticality.sweeps import packed_dataset
 from kept import DATA
 
-STUDIES = {
-    "vit_rates": ("learning_rate", "rate, no warm-up"),
-    "vit_warm_up": ("warm_up", "steps of warm-up, rate 3e-3"),
-    "vit_depth": ("depth", "blocks, rate 1e-3"),
-    "vit_gain": ("mlp_gain", "factor of the MLPs' weights, rate 1e-3"),
-    "vit_small": ("learning_rate", "rate, twice the steps"),
-}
-"""Of the plan: what varies along the columns, and how it is called."""
+SEEDS = 3
+
+STUDIES = ("vit_warm_up", "vit_gain", "vit_depth", "vit_rates", "vit_small")
+"""Of the plan; a cell of any of them is where it belongs in every picture."""
+
+_USUAL = {"warm_up": 0.0, "mlp_gain": 1.0, "steps": 1500.0}
+"""What a study means that does not name them."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a picture shows.
+
+    Attributes:
+        title: what varies along the columns, and what does not.
+        axis: parameter of the columns, at ``columns``.
+        alphas: of DyT's rows; LayerNorm's is the first.
+        held: parameters that are the same in all cells.
+    """
+
+    title: str
+    axis: str
+    columns: tuple[float, ...]
+    alphas: tuple[float, ...]
+    held: Mapping[str, float]
+
+
+_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+_WARM = {"learning_rate": 1e-3, "warm_up": 150}
+_STEADY = {"warm_up": 0, "mlp_gain": 1, "steps": 1500}
+PICTURES = (
+    Asked("rate, no warm-up, 12 blocks", "learning_rate", _RATES, (0.5, 1.0), {**_STEADY, "depth": 12}),
+    Asked("rate, no warm-up, 24 blocks", "learning_rate", _RATES, (0.5, 1.0), {**_STEADY, "depth": 24}),
+    Asked(
+        "steps of warm-up, rate 3e-3",
+        "warm_up",
+        (0, 50, 150, 450),
+        (0.3, 0.5, 0.7, 1.0),
+        {"learning_rate": 3e-3, "mlp_gain": 1, "steps": 1500, "depth": 12},
+    ),
+    Asked("blocks, rate 1e-3", "depth", (12, 18, 24), (0.4, 0.6, 0.8), {**_WARM, "mlp_gain": 1, "steps": 1500}),
+    Asked(
+        "factor of the MLPs' weights, rate 1e-3",
+        "mlp_gain",
+        (1.0, 1.8, 2.6, 3.4, 4.2),
+        (0.4, 0.6, 0.8),
+        {**_WARM, "depth": 12, "steps": 1500},
+    ),
+    Asked(
+        "rate, twice the steps",
+        "learning_rate",
+        (1e-3, 3e-3),
+        (0.05, 0.1, 0.2, 0.3, 0.5),
+        {"warm_up": 300, "mlp_gain": 1, "depth": 12, "steps": 3000},
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -36,20 +84,12 @@ class Picture:
     """Accuracy over norms (rows) and one setting of the training (columns).
 
     Attributes:
-        study: name.
-        axis: parameter of the columns.
-        depth: of the networks in blocks; ``None`` where it is the axis.
-        rows: ``("ln", nan)``, ``("dyt", alpha)``, in the order of the study.
-        columns: values of the axis, ascending.
+        asked: what is shown.
         accuracy: on test images, ``(rows, columns, seeds)``; nan where it is not trained yet.
         log_apjn: ``log J(0 -> L)`` at initialization, ``(rows, columns)``.
     """
 
-    study: str
-    axis: str
-    depth: int | None
-    rows: list[tuple[str, float]]
-    columns: np.ndarray
+    asked: Asked
     accuracy: np.ndarray
     log_apjn: np.ndarray
 
@@ -66,77 +106,59 @@ class Picture:
     @property
     def labels(self) -> list[str]:
         """Of the rows."""
-        return ["LayerNorm" if norm == "ln" else f"DyT {alpha:g}" for norm, alpha in self.rows]
+        return ["LayerNorm", *(f"DyT {alpha:g}" for alpha in self.asked.alphas)]
 
-    def pairs(self, asked: Callable[[bool, bool], bool]) -> tuple[int, int]:
+    def pairs(self, counts: Callable[[bool, bool], bool]) -> tuple[int, int]:
         """In how many pairs of a column whose accuracies differ by more than two standard errors the smaller ``log J`` ends higher,
         and how many such pairs there are.
 
         Args:
-            asked: of the two rows, whether each is LayerNorm: if the pair counts.
+            counts: of the two rows, whether each is LayerNorm: if the pair is asked for.
         """
         mean, error = self.mean, self.accuracy.std(-1, ddof=1) / math.sqrt(self.accuracy.shape[-1])
-        norms = [norm == "ln" for norm, _ in self.rows]
         found = []
-        for column in range(len(self.columns)):
-            for a, b in combinations(range(len(self.rows)), 2):
+        for column in range(mean.shape[1]):
+            for a, b in combinations(range(mean.shape[0]), 2):
                 apart = mean[a, column] - mean[b, column]
-                if asked(norms[a], norms[b]) and abs(apart) > 2 * math.hypot(error[a, column], error[b, column]):
+                if counts(a == 0, b == 0) and abs(apart) > 2 * math.hypot(error[a, column], error[b, column]):
                     found.append(apart * (self.log_apjn[a, column] - self.log_apjn[b, column]) < 0)
         return sum(found), len(found)
 
     def best_alphas(self) -> list[tuple[float, float]]:
         """Column and the DyT alpha that ends highest in it, where all of a column is trained."""
-        pointwise = [row for row, (norm, _) in enumerate(self.rows) if norm != "ln"]
-        whole = np.isfinite(self.mean).all(0)
+        best, whole = np.argmax(self.mean[1:], axis=0), np.isfinite(self.mean).all(0)
         return [
-            (float(value), self.rows[max(pointwise, key=lambda row: self.mean[row, column])][1])
-            for column, value in enumerate(self.columns)
-            if whole[column]
+            (value, self.asked.alphas[best[column]]) for column, value in enumerate(self.asked.columns) if whole[column]
         ]
 
 
-def read_pictures(data: xr.Dataset, study: str) -> list[Picture]:
-    """The pictures of one study: one, or one for each depth where rates are varied at several.
-
-    Raises:
-        ValueError: a study that is none of ``STUDIES``.
-    """
-    if study not in STUDIES:
-        raise ValueError(f"study={study!r} must be one of {', '.join(map(repr, STUDIES))}")
-    axis, _ = STUDIES[study]
-    columns = np.unique(data[axis].values)
-    alphas = data.alpha.values if "alpha" in data else np.full(data.sizes["cell"], math.nan)
-    keys = [
-        (str(norm), -1.0 if math.isnan(alpha) else float(alpha))
-        for norm, alpha in zip(data.norm.values, alphas, strict=True)
-    ]
-    rows = list(dict.fromkeys(keys))
-    found = []
-    for depth in [None] if axis == "depth" else [int(value) for value in np.unique(data.depth.values)]:
-        shape = len(rows), len(columns)
-        accuracy, log_apjn = np.full((*shape, data.test_accuracy.shape[1]), np.nan), np.full(shape, np.nan)
+def read_picture(studies: Iterable[xr.Dataset], asked: Asked) -> Picture:
+    """What cells of these studies there are of a picture."""
+    shape = 1 + len(asked.alphas), len(asked.columns)
+    found = Picture(asked, np.full((*shape, SEEDS), np.nan), np.full(shape, np.nan))
+    for data in studies:
         for cell in np.flatnonzero(data.status.values == "done"):
-            if depth is None or data.depth.values[cell] == depth:
-                at = rows.index(keys[cell]), int(np.searchsorted(columns, data[axis].values[cell]))
-                accuracy[at], log_apjn[at] = data.test_accuracy.values[cell], data.log_apjn.values[cell]
-        found.append(
-            Picture(study, axis, depth, [(n, math.nan if a < 0 else a) for n, a in rows], columns, accuracy, log_apjn)
-        )
+            known = {name: float(data[name].values[cell]) for name in (*asked.held, asked.axis) if name in data.coords}
+            settings = {**_USUAL, **known}
+            if settings[asked.axis] not in asked.columns or any(settings[n] != v for n, v in asked.held.items()):
+                continue
+            column = asked.columns.index(settings[asked.axis])
+            if data.norm.values[cell] == "ln":
+                row = 0
+            elif float(data.alpha.values[cell]) in asked.alphas:
+                row = 1 + asked.alphas.index(float(data.alpha.values[cell]))
+            else:
+                continue
+            found.accuracy[row, column] = data.test_accuracy.values[cell]
+            found.log_apjn[row, column] = data.log_apjn.values[cell]
     return found
 
 
 def kept_pictures(folder: Path = DATA) -> list[Picture]:
     """Those of which something is packed."""
-    packs = {name: folder / f"{name}.zarr.zip" for name in STUDIES}
-    read = [read_pictures(packed_dataset(pack), name) for name, pack in packs.items() if pack.exists()]
-    return [picture for pictures in read for picture in pictures if picture.trained]
-
-
-def title_of(picture: Picture) -> str:
-    """What is varied, and at which depth."""
-    _, words = STUDIES[picture.study]
-    return words if picture.depth is None else f"{words}, {picture.depth} blocks"
+    packs = [folder / f"{name}.zarr.zip" for name in STUDIES]
+    studies = [packed_dataset(pack) for pack in packs if pack.exists()]
+    return [picture for asked in PICTURES if (picture := read_picture(studies, asked)).trained]
 
 
 def table_of_readings(pictures: list[Picture]) -> list[str]:
@@ -149,7 +171,7 @@ def table_of_readings(pictures: list[Picture]) -> list[str]:
         among, between = picture.pairs(lambda a, b: not (a or b)), picture.pairs(lambda a, b: a != b)
         best = ", ".join(f"{value:g}: {alpha:g}" for value, alpha in picture.best_alphas())
         lines.append(
-            f"| {title_of(picture)} | {picture.trained} of {picture.mean.size} | {among[0]} of {among[1]} pairs |"
+            f"| {picture.asked.title} | {picture.trained} of {picture.mean.size} | {among[0]} of {among[1]} pairs |"
             f" {between[0]} of {between[1]} pairs | {best or 'no column is whole'} |"
         )
     return lines
@@ -175,9 +197,9 @@ def draw_pictures(pictures: list[Picture]) -> Figure:
                     fontsize=6.5,
                     color="white" if value < 55 else "black",
                 )
-            axis.set_xticks(range(len(picture.columns)), [f"{value:g}" for value in picture.columns])
-            axis.set_yticks(range(len(picture.rows)), picture.labels)
-            axis.set_title(title_of(picture), fontsize=9)
+            axis.set_xticks(range(len(picture.asked.columns)), [f"{value:g}" for value in picture.asked.columns])
+            axis.set_yticks(range(len(picture.labels)), picture.labels)
+            axis.set_title(picture.asked.title, fontsize=9)
             axis.grid(False)
         for axis in axes[len(pictures) :]:
             axis.remove()
