@@ -72,7 +72,7 @@ def test_what_is_drawn_is_what_is_said(patterns, drawn):
     ("settings", "said"),
     [
         ({"strict": True}, "3 are in none, such as 'blocks.0.spare.weight'; name them in keep"),
-        ({"keep": ["nothing"]}, "pattern 'nothing' must match a parameter of Net, and matches none"),
+        ({"keep": ["nothing"]}, "keep='nothing' must match a parameter of Net, and matches none"),
         ({"only": ["re:("]}, "must be a regular expression"),
     ],
 )

@@ -12,7 +12,7 @@ from torch import nn
 from criticality.arguments import checked
 from criticality.errors import ArgumentError
 from criticality.initialized import Initialized
-from criticality.models.patterns import matches
+from criticality.models.patterns import Patterns
 from criticality.stream import trace
 from criticality.stream.untouched import untouched
 from criticality.stream.weights import branch_weights
@@ -87,15 +87,11 @@ def initialize_branches(
     """
     if isinstance(init, str):
         check_init(init)
-    names = [name for name, _ in model.named_parameters()]
-    for pattern in (*keep, *only):
-        if not any(matches(pattern, name) for name in names):
-            raise ArgumentError(
-                f"pattern {pattern!r} must match a parameter of {type(model).__name__}, and matches none"
-            )
+    patterns = Patterns(keep, only)
+    patterns.check([name for name, _ in model.named_parameters()], f"a parameter of {type(model).__name__}")
 
     def chosen(name: str) -> bool:
-        return any(matches(one, name) for one in only) and not any(matches(one, name) for one in keep)
+        return not patterns.left_out(name)
 
     if strict and init != "own":
         _check_all(model, inputs, under, chosen)
