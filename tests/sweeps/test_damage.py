@@ -260,6 +260,7 @@ def test_without_a_loopback_interface(tmp_path, study):
     refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert refused.returncode == 2
     assert "workers=2 must be 0" in refused.stderr
+    assert not (tmp_path / "s.zarr").exists()
     done = subprocess.run(
         [*command, "--workers", "0"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
