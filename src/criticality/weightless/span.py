@@ -69,12 +69,17 @@ class Span:
             return found
         return torch.linalg.solve_triangular(self.lower.mT.to(rows.dtype), found, upper=True, left=False)
 
-    def combination(self, components: Float[Tensor, "m rows"]) -> Float[Tensor, "m n"]:
-        """``components @ directions``."""
+    def combination(
+        self, components: Float[Tensor, "m rows"], onto: Float[Tensor, "m n"] | None = None
+    ) -> Float[Tensor, "m n"]:
+        """``components @ directions``, or that added to ``onto``, in its memory."""
         if self.lower is not None:
             lower = self.lower.to(components.dtype)
             components = torch.linalg.solve_triangular(lower, components, upper=False, left=False)
-        return components @ self.basis.to(components.dtype)
+        basis = self.basis.to(components.dtype)
+        if onto is None:
+            return components @ basis
+        return onto.addmm_(components, basis) if onto.dtype == basis.dtype else onto.add_(components @ basis)
 
 
 def root_of(rows: Float[Tensor, "rows n"]) -> Float[Tensor, "rows rows"]:
