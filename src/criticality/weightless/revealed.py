@@ -285,7 +285,8 @@ class RevealedMatrix:
         backward.
 
         With ``N`` rows, ``n`` summed over, ``m`` left: ``N^2 (13 n + 9 m) / 4 + 2 N^3 + c N (n + 2 m)`` against
-        ``2 (N + c) n m``, ``c = NORMAL_COST``; where directions are known already, they count as rows do, in double precision.
+        ``2 (N + c) n m``, ``c = NORMAL_COST``; where directions are known already, they count as rows do, in double precision,
+        and a matrix that is drawn has to agree with each of them: two products, in double precision, at every draw.
         A matrix that was revealed forward is revealed backward.
         """
         n, m = self.shape[side], self.shape[1 - side]
@@ -295,4 +296,4 @@ class RevealedMatrix:
             return total <= min(n, m)
         revealed = total * count * ((13 * n + 9 * m) / 4 + 2 * total) * (2 if known else 1)
         revealed += NORMAL_COST * count * (n + 2 * m)
-        return revealed <= 2 * (count + NORMAL_COST) * n * m
+        return revealed <= 2 * (count + NORMAL_COST + 4 * known) * n * m
