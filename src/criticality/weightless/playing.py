@@ -286,7 +286,10 @@ def truncated_normals() -> Iterator[None]:
 def normal_from_uniform(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Of uniform entries ``sqrt(1/2)`` times those of a truncated normal law, with its moments."""
     pieces = args[0].pieces()
-    if pieces is None or len(pieces) != 1 or (ends := _ends_if_uniform(pieces[0].entries)) is None:
+    if pieces is None or len(pieces) != 1:
+        return pointwise(func, args, kwargs)
+    ends = player().once(_ends_if_uniform, pieces[0].entries)
+    if ends is None:
         return pointwise(func, args, kwargs)
     low, high = torch.special.ndtri((ends + 1) / 2).tolist()
 
