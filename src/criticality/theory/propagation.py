@@ -121,6 +121,7 @@ def propagate_between(
     inputs: Kernel | Sequence[Kernel],
     *,
     start: float | None = None,
+    targets: Sequence[float] | None = None,
     samples: int = 8,
     seed: int = 0,
 ) -> xr.Dataset:
@@ -131,25 +132,31 @@ def propagate_between(
     Args:
         network, inputs, samples, seed: as for ``propagate``.
         start: source in blocks, ``0 .. depth``; every one by default.
+        targets: in blocks, each of which costs a backward pass; every one by default.
 
     Returns:
-        Dataset with ``log_apjn`` of shape ``(block, target_block)``, nan for ``l > m``; with ``start`` of shape
-        ``(target_block,)``.
+        Dataset with ``log_apjn`` of shape ``(block, target_block)``, nan for ``l > m`` and where ``m`` is no target; with
+        ``start`` of shape ``(target_block,)``.
 
     Raises:
-        ValueError: as ``propagate``; a ``start`` that is no boundary of the network.
+        ValueError: as ``propagate``; a ``start`` or a target that is no boundary of the network.
     """
     kernels = [inputs] if isinstance(inputs, Kernel) else list(inputs)
     if not kernels or len({(type(kernel), kernel.tokens) for kernel in kernels}) != 1:
         raise ArgumentError("inputs must be one kernel or several of one kind and number of tokens")
     boundaries = network.block_of_boundary
-    if start is not None and start not in boundaries:
-        raise ArgumentError(f"start={start!r} must be a boundary of {network.name!r} in blocks, 0 to {network.depth}")
+    for name, block in [("start", start), *(("targets", target) for target in targets or ())]:
+        if block is not None and block not in boundaries:
+            raise ArgumentError(
+                f"{name}={block!r} must be a boundary of {network.name!r} in blocks, 0 to {network.depth}"
+            )
     first = 0 if start is None else boundaries.index(start)
+    numbers = range(first, len(boundaries)) if targets is None else [boundaries.index(target) for target in targets]
     sampling = ScoreSampling(samples, seed)
     total = np.full((len(kernels), len(boundaries), len(boundaries)), np.nan)
     for number, kernel in enumerate(kernels):
-        for target, profile in enumerate(_profiles_between(network, kernel, first, sampling), start=first):
+        profiles = _profiles_between(network, kernel, first, numbers, sampling)
+        for target, profile in zip(numbers, profiles, strict=True):
             total[number, first : target + 1, target] = profile
     peak = total.max(axis=0)
     values = peak + np.log(np.mean(np.exp(total - peak), axis=0))
@@ -160,17 +167,16 @@ def propagate_between(
 
 
 def _profiles_between(
-    network: Network, kernel: Kernel, first: int, sampling: ScoreSampling
+    network: Network, kernel: Kernel, first: int, targets: Sequence[int], sampling: ScoreSampling
 ) -> Iterator[Float[np.ndarray, " boundaries"]]:
-    """``log J`` from the boundaries ``first .. m`` to ``m``, for every ``m`` from ``first`` on."""
-    last = len(network.sublayers)
+    """``log J`` from the boundaries ``first .. m`` to ``m``, for every ``m`` of the targets; empty for one before ``first``."""
     if isinstance(kernel, SymmetricKernel):
         matrices = _symmetric_matrices(network, *_forward(network, kernel, sampling), sampling)
-        for target in range(first, last + 1):
+        for target in targets:
             yield _symmetric_log_apjn(matrices[first:target])
     elif isinstance(kernel, TokenKernel):
         forward, kept = _forward(network, kernel, sampling)
-        for target in range(first, last + 1):
+        for target in targets:
             backward = _token_backward(network, forward[: target + 1], kept, "normal", sampling, first)
             yield np.array([log_apjn for log_apjn, _ in backward][::-1])
 
