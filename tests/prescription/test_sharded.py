@@ -15,8 +15,9 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
+from criticality.errors import InputsError
 from criticality.measurement import measure
 from criticality.models import replace_norms, write_weights
 from criticality.prescription import Monitor, Prescription, apply_prescription, schedule_from_data
@@ -139,6 +140,17 @@ both = [None, None]
 dist.all_gather_object(both, (told, numbers(model)))
 assert both[0] == both[1]
 print("own data")
+
+flat = FullyShardedDataParallel(tower(False), device_id=torch.device("cpu"))
+assert TASKS["measure"](flat) == TASKS["measure"](tower(False))
+for name in ("predict", "tune", "scale", "initialize"):
+    try:
+        TASKS[name](flat)
+    except InputsError as error:
+        assert "before it is wrapped" in str(error)
+    else:
+        raise AssertionError(name)
+print("flat")
 """
 
 
@@ -156,4 +168,4 @@ def test_a_sharded_model_is_the_whole_model(tmp_path: Path) -> None:
     ]  # fmt: skip
     told = [one.communicate(timeout=900)[0] for one in running]
     assert [one.returncode for one in running] == [0, 0], told[0][-3000:]
-    assert told[0].split("\n")[-2:] == ["own data", ""]
+    assert told[0].split("\n")[-2:] == ["flat", ""]

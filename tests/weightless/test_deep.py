@@ -71,6 +71,26 @@ def test_fresh_weights_at_every_repeat():
     assert run.log_apjn[0] == pytest.approx(50 * math.log(2), rel=0.05)
 
 
+class Branches(Net):
+    """The same, of blocks that return their branch only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(block.norm, block.linear) for block in self.blocks)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("mode", ["forward", "backward"])
+def test_blocks_that_return_their_branch_only_are_as_those_that_add_it(mode):
+    added, branches = (run_deep(prepared(net, batch(), 0, at_least=2), (4, 40), mode=mode) for net in (Net, Branches))
+    assert np.array_equal(added.log_apjn, branches.log_apjn)
+    assert branches.run.names == added.run.names
+
+
 class Turns(nn.Module):
     """Blocks whose weights are weak and strong in turns."""
 

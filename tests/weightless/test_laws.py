@@ -336,6 +336,19 @@ class Forgotten(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(100, 100))
+        self.cache = nn.Buffer(torch.empty(5))
+
+
+class ForgottenInPart(Forgotten):
+    """Small ones, real when they are built; the rest of the first is written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        nn.init.zeros_(self.weight)
+        self.scale = nn.Parameter(torch.Tensor(7))
+        nn.init.ones_(self.scale[:5])
+        self.gain = nn.Parameter(torch.empty_like(self.scale, dtype=torch.bfloat16))
+        self.lazy = nn.LazyLinear(3)
 
 
 def test_an_unknown_law_is_a_sentence_that_names_the_parameter() -> None:
@@ -343,6 +356,9 @@ def test_an_unknown_law_is_a_sentence_that_names_the_parameter() -> None:
     assert unknown_laws(model) == ["1.weight"]
     with pytest.raises(UnknownLawError, match=r"the law of 1\.weight is unknown, .*initialize\(model, init\)"):
         require_known_laws(model)
+    part = _bare(ForgottenInPart)
+    assert unknown_laws(part) == ["scale", "gain"]
+    assert not part.cache.any()
 
 
 def test_laws_of_real_weights_are_measured_on_all_entries() -> None:

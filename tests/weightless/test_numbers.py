@@ -23,6 +23,10 @@ def test_normal_numbers(dtype: torch.dtype) -> None:
         float((torch.special.ndtr(ordered) - steps).abs().max()) < 1.63 * error
     )  # Kolmogorov, Smirnov: one in a hundred
     assert abs(float((found[1:] * found[:-1]).mean())) < 4 * error  # neighbours come from the same word
+    first, second = found[:-1].double().view(-1, 2).unbind(1)  # and from the same pair
+    for one, other, variance in ((1, 2, 2), (2, 2, 4), (3, 1, 15), (1, 3, 15), (2, 4, 192)):
+        independent = first.pow(one).mean() * second.pow(other).mean()
+        assert abs(float((first.pow(one) * second.pow(other)).mean() - independent)) < 5 * variance**0.5 * error
     other = normal((COUNT,), ("test", 2), torch.empty(0, dtype=dtype))
     assert abs(float((found * other).mean())) < 4 * error
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from criticality.errors import CriticalityError, InputsError
 from criticality.stream import Call
 from criticality.stream.find import watch
-from criticality.stream.sharded import gathered, reshard
+from criticality.stream.sharded import at_rest, gathered
 
 _TRIED = 2.0
 _CLOSE = 0.02
@@ -46,7 +46,7 @@ def write(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     Raises:
         WriteError: a parameter that does not hold the value afterwards; all of them are then as they were, bit for bit.
     """
-    reshard(model)
+    at_rest(model)
     with put_back_on_failure(parameter_of(model, name) for name in values):
         with torch.no_grad():
             for name, value in values.items():

@@ -23,7 +23,7 @@ from criticality.measurement.points import Points, points_asked_for
 from criticality.models.patterns import matches
 from criticality.prescription.handles import Handles
 from criticality.prescription.scaling import Scaled, parameter_of, put_back, saved_values, write
-from criticality.stream.sharded import gathered, mean_over_processes, reshard
+from criticality.stream.sharded import at_rest, gathered, mean_over_processes
 from criticality.theory.edits import BranchGain
 
 _LARGEST_STEP = 4.0
@@ -311,7 +311,7 @@ def _named(block: nn.Module, patterns: Sequence[str], number: int) -> list[nn.Mo
 
 def _fingerprints(model: nn.Module) -> dict[str, tuple[str, str]]:
     """Two numbers of each parameter that change when it does."""
-    reshard(model)
+    at_rest(model)
     found = {}
     for name, parameter in model.named_parameters():
         values = gathered(parameter.detach()).double()

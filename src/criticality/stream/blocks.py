@@ -24,7 +24,7 @@ TraitOfParameter = Callable[[Tensor], Hashable]
 
 @dataclass
 class BlockCall:
-    """One call of a module that takes a value of the stream and returns a later one of the same shape.
+    """One call of a module that takes a value of the stream and returns a later one of the same shape, or what is added for it.
 
     Attributes:
         name: of the module.
@@ -34,6 +34,7 @@ class BlockCall:
         blocks: boundaries of blocks from the one to the other.
         shape: of the value.
         takes, gives: which of the tensors that go in and come out the values are.
+        adds: whether what comes out is the branch, and the later value its sum with the one before.
         args, kwargs, value: what the call is given, and of that the stream.
     """
 
@@ -46,6 +47,7 @@ class BlockCall:
     shape: tuple[int, ...]
     takes: int
     gives: int
+    adds: bool = False
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     value: Tensor | None = None
@@ -53,7 +55,8 @@ class BlockCall:
     def __call__(self, x: Tensor) -> Tensor:
         """The block's value for another value of the stream, all other arguments as they were."""
         args, kwargs = _exchanged((self.args, self.kwargs), self.takes, x)
-        return list(tensors_in(self.module(*args, **kwargs)))[self.gives]
+        found = list(tensors_in(self.module(*args, **kwargs)))[self.gives]
+        return x + found if self.adds else found
 
 
 @dataclass(frozen=True)
@@ -165,10 +168,11 @@ def _candidates(model: nn.Module, found: Trace, chain: Chain) -> list[BlockCall]
         entered = [layout.graph.number.get(node, -1) for node in visit.entered]
         left = [layout.graph.number.get(node, -1) for node in visit.left]
         ends = [node for node in left if _viewed(layout, chain, node) in boundaries]
-        if not ends:
+        added = {} if ends else _sums_with(layout, boundaries, entered, left)
+        if not (ends or added):
             continue
-        end = ends[-1]
-        for start in entered:
+        end = ends[-1] if ends else max(added)
+        for start in entered if ends else [added[end][0]]:
             shape = layout.shape(end)
             if start not in cuts or start >= end or layout.shape(start) != shape:
                 continue
@@ -179,9 +183,25 @@ def _candidates(model: nn.Module, found: Trace, chain: Chain) -> list[BlockCall]
             if end in best and best[end].blocks <= inside:
                 continue
             module = model.get_submodule(visit.name)
-            takes, gives = entered.index(start), left.index(end)
-            best[end] = BlockCall(visit.name, module, time, start, end, inside, shape, takes, gives)
+            takes, gives = entered.index(start), left.index(end if ends else added[end][1])
+            best[end] = BlockCall(visit.name, module, time, start, end, inside, shape, takes, gives, not ends)
     return [best[end] for end in sorted(best)]
+
+
+def _sums_with(
+    layout: Layout, boundaries: Sequence[int], entered: Sequence[int], left: Sequence[int]
+) -> dict[int, tuple[int, int]]:
+    """Boundaries that are the sum of a value that enters a module and one that leaves it, without a factor: these two."""
+    found = {}
+    for end in boundaries:
+        node = layout.graph.nodes[end]
+        terms = [layout.graph.number.get(before, -1) for before, _ in node.next_functions]
+        if not node.name().startswith("AddBackward") or len(terms) != 2 or getattr(node, "_saved_alpha", 1) != 1:
+            continue
+        for start, branch in (terms, terms[::-1]):
+            if start in entered and branch in left and branch not in entered:
+                found[end] = start, branch
+    return found
 
 
 def _runs(layout: Layout, chain: Chain, calls: Sequence[BlockCall]) -> list[list[BlockCall]]:

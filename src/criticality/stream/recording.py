@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,13 +154,9 @@ class Recording(TorchFunctionMode):
             self._computed[output] = True
         if name in self._LOOKUPS and self._is_source(given, output):
             return self._source(output)
-        with self._looking():
+        with torch._C.DisableTorchFunction():  # what is asked of tensors here is no call of the model
             replaced = self._note(name, given, output)
         return output if replaced is None else replaced
-
-    def _looking(self) -> AbstractContextManager[None]:
-        """What is asked of tensors inside is no call of the model; where values are observed, what is done to them is seen."""
-        return torch._C.DisableTorchFunction() if self._observe is None else nullcontext()
 
     def _attribute(self, func: Any, args: Any) -> Any:
         """What an attribute of a tensor is; one that is a tensor, such as ``weight.T``, is followed as a call is."""
@@ -240,7 +236,8 @@ class Recording(TorchFunctionMode):
         call.shapes[tensor.output_nr] = tuple(tensor.shape)
         if self._observe is None or not tensor.is_floating_point() or tensor.numel() == 0:
             return None
-        return self._observe(call, tensor)
+        with torch._C._EnableTorchFunction():
+            return self._observe(call, tensor)
 
     def _parameters(self, given: Iterable[Tensor]) -> tuple[str, ...]:
         found: dict[str, None] = {}

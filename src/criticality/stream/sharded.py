@@ -1,4 +1,4 @@
-"""Models whose parameters are sharded over processes by ``torch.distributed.fsdp.fully_shard``."""
+"""Models whose parameters are sharded over processes by ``torch.distributed.fsdp``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from criticality.errors import InputsError
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -28,6 +30,22 @@ def reshard(model: nn.Module) -> None:
     for module in model.modules():
         if fsdp is not None and isinstance(module, fsdp.FSDPModule):
             module.reshard()
+
+
+def at_rest(model: nn.Module) -> None:
+    """Make the parameters of a model those whose values are read and written: as ``reshard``.
+
+    Raises:
+        InputsError: ``FullyShardedDataParallel`` shards it; its parameters are pieces of flattened ones, which are no weights.
+    """
+    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
+    flat = fsdp and next((one for one in model.modules() if isinstance(one, fsdp.FullyShardedDataParallel)), None)
+    if flat:
+        raise InputsError(
+            f"model {type(model).__name__} holds no whole weights, as FullyShardedDataParallel cuts them into flat pieces: it can"
+            " be measured; for all else give the model before it is wrapped, or shard it with torch.distributed.fsdp.fully_shard"
+        )
+    reshard(model)
 
 
 def mean_over_processes(model: nn.Module, numbers: np.ndarray) -> np.ndarray:

@@ -66,9 +66,9 @@ def propagate(
     starts, shares = _starts(probe, len(kernels))
     for kernel, start in zip(kernels, starts, strict=True):
         if isinstance(kernel, SymmetricKernel):
-            symmetric, _ = _forward(network, kernel, sampling)
+            symmetric, kept_symmetric = _forward(network, kernel, sampling)
             forwards.append([*symmetric])
-            maps = _symmetric_matrices(network, symmetric, sampling)
+            maps = _symmetric_matrices(network, symmetric, kept_symmetric, sampling)
             profiles.append(_symmetric_log_apjn(maps, _equivalent_start(start, kernel.tokens)))
         elif isinstance(kernel, TokenKernel):
             tokens, kept = _forward(network, kernel, sampling)
@@ -171,7 +171,7 @@ def _profiles_between(
 ) -> Iterator[Float[np.ndarray, " boundaries"]]:
     """``log J`` from the boundaries ``first .. m`` to ``m``, for every ``m`` of the targets; empty for one before ``first``."""
     if isinstance(kernel, SymmetricKernel):
-        matrices = _symmetric_matrices(network, _forward(network, kernel, sampling)[0], sampling)
+        matrices = _symmetric_matrices(network, *_forward(network, kernel, sampling), sampling)
         for target in targets:
             yield _symmetric_log_apjn(matrices[first:target])
     elif isinstance(kernel, TokenKernel):
@@ -247,20 +247,22 @@ def _token_backward(
 
 
 def _symmetric_matrices(
-    network: Network, forward: list[SymmetricKernel], sampling: ScoreSampling
+    network: Network, forward: list[SymmetricKernel], kept: Kept[SymmetricKernel], sampling: ScoreSampling
 ) -> Float[np.ndarray, "sublayers 2 2"]:
     """The backward map of symmetric tokens is linear in ``(u, v)``: its matrices are found for all layers that are
     one object at once, from its action on ``(1, 0)`` and ``(0, 1)``."""
     matrices = np.empty((len(network.sublayers), 2, 2))
+    units = forward[0].with_entries(*np.eye(2)[:, :, None])
     groups: dict[int, tuple[Sublayer, list[int]]] = {}
     for layer, sublayer in enumerate(network.sublayers):
         groups.setdefault(id(sublayer), (sublayer, []))[1].append(layer)
     for sublayer, layers in groups.values():
-        stacked = SymmetricKernel.stack([forward[layer] for layer in layers])
-        one, zero = np.ones(len(layers)), np.zeros(len(layers))
-        for column, unit in enumerate(((one, zero), (zero, one))):
-            image = sublayer.backward(stacked, stacked.with_entries(*unit), sampling)
-            matrices[layers, 0, column], matrices[layers, 1, column] = image.q, image.p
+        entered, output = (
+            None if parts[0] is None else SymmetricKernel.stack(parts)
+            for parts in zip(*(kept[i] for i in layers), strict=True)
+        )
+        image = sublayer.backward(SymmetricKernel.stack([forward[i] for i in layers]), units, sampling, entered, output)
+        matrices[layers, 0], matrices[layers, 1] = np.asarray(image.q).T, np.asarray(image.p).T
     return matrices
 
 

@@ -74,7 +74,16 @@ def build_without_weights(factory: Callable[[], Model], *, at_least: int = AT_LE
         with _DataOfRealTensors(), _Allocations(), warnings.catch_warnings():
             model = factory()
         settle(model)
+    _fill_unwritten_buffers(model)
     return model
+
+
+@torch.no_grad()
+def _fill_unwritten_buffers(model: nn.Module) -> None:
+    """Zeros in the buffers that nothing was written to, such as caches, as memory fresh from the system has."""
+    for buffer in model.buffers():
+        if buffer.is_floating_point() and buffer.numel() and bool(buffer.isnan().all()):
+            buffer.zero_()
 
 
 def _random_state() -> Any:

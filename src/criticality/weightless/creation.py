@@ -42,7 +42,7 @@ def contents_of(func: Any) -> Contents | None:
 
 def created(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """What one of ``CREATIONS`` returns: a random weight when it is floating and has at least ``player().at_least`` entries,
-    else a real tensor.
+    else a real tensor.  Memory that nothing is written to is nan, which shows what is never initialized.
     """
     from criticality.weightless.playing import as_meta
     from criticality.weightless.weight import RandomWeight
@@ -74,7 +74,8 @@ def is_large(tensor: Tensor) -> bool:
 
 def _fill(real: Tensor, distribution: str, parameters: tuple[float, ...], generator: torch.Generator | None) -> Tensor:
     if distribution == "constant":
-        return real if math.isnan(parameters[0]) else real.fill_(parameters[0])
+        unwritten = math.isnan(parameters[0])
+        return real if unwritten and not real.is_floating_point() else real.fill_(parameters[0])
     return getattr(real, f"{distribution}_")(*parameters, generator=generator)
 
 

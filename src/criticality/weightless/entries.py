@@ -151,7 +151,7 @@ class Player:
         self.generator = torch.Generator().manual_seed(hash((seed, series)) & (2**62 - 1) if series else seed)
         self.largest_real = largest_real
         self._orders = itertools.count(seed * 1_000_003 + series * 250_007 + 1)
-        self._played: OrderedDict[Hashable, tuple[Any, Tensor]] = OrderedDict()
+        self._played: OrderedDict[Hashable, tuple[Any, Any]] = OrderedDict()
 
     def draw(self, distribution: str, *parameters: float) -> Entries:
         """Entries drawn from one of ``QUANTILES``, independent of all that was drawn before."""
@@ -182,7 +182,11 @@ class Player:
         played = self._remembered((key, *map(id, values)), values, lambda: function(*values))
         return Entries(played, orders.pop() if orders else 0, origins=origins)
 
-    def _remembered(self, key: Hashable, alive: Any, compute: Callable[[], Tensor]) -> Tensor:
+    def once(self, question: Callable[[Entries], Any], entries: Entries) -> Any:
+        """The answer to a question on a sample, whatever its order, asked once of a sample that weights share."""
+        return self._remembered((question, id(entries.values)), entries.values, lambda: question(entries))
+
+    def _remembered(self, key: Hashable, alive: Any, compute: Callable[[], Any]) -> Any:
         if key not in self._played:
             self._played[key] = (alive, compute())  # what is alive keeps its id
             if len(self._played) > self.MEMORY:

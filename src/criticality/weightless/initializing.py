@@ -16,7 +16,7 @@ from criticality.arguments import meant
 from criticality.errors import InputsError
 from criticality.initialized import Initialized, tell
 from criticality.stream import trace
-from criticality.stream.sharded import gathered, is_sharded, reshard
+from criticality.stream.sharded import at_rest, gathered, is_sharded
 from criticality.stream.untouched import untouched
 from criticality.stream.weights import branch_weights
 from criticality.weightless.building import settle
@@ -90,7 +90,7 @@ def initialize(
         )
     if init == "own":
         return {}
-    reshard(model)
+    at_rest(model)
     adapted = not all(parameter.requires_grad for parameter in model.parameters())
     function = _draw_by_fan_in if isinstance(init, str) else init
     written: dict[str, int] = {}

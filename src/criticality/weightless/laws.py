@@ -36,14 +36,21 @@ def law_of(weight: Tensor) -> Law:
 
 @checked
 def unknown_laws(model: nn.Module) -> list[str]:
-    """Names of the random weights with entries that nothing was ever written to. Real weights are what they are."""
+    """Names of the parameters of a model built without weights that have entries to which nothing was ever written.
+
+    Of real weights those that hold nan, which is what ``build_without_weights`` puts where a small one is allocated.
+    """
+    return [name for name, parameter in model.named_parameters(remove_duplicate=False) if not _is_known(parameter)]
+
+
+def _is_known(parameter: Tensor) -> bool:
     from criticality.weightless.weight import RandomWeight
 
-    return [
-        name
-        for name, parameter in model.named_parameters(remove_duplicate=False)
-        if isinstance(parameter, RandomWeight) and not parameter.law.known
-    ]
+    if isinstance(parameter, RandomWeight):
+        return parameter.law.known
+    if isinstance(parameter, nn.UninitializedParameter):
+        return True  # made by the first pass, by torch's own initialization
+    return not (parameter.is_floating_point() and bool(parameter.detach().isnan().any()))
 
 
 def require_known_laws(model: nn.Module) -> None:

@@ -16,7 +16,10 @@ from criticality.weightless.law import Law
 
 SIGNIFICANT = 6.0
 
-_CHUNK = 2**17
+LATTICE = 10367
+"""Of the odd factors that were tried the one whose pairs come closest to independent numbers, by their moments."""
+
+_CHUNK = 2**16
 """Entries that are chosen at a time: what is written between stays in the cache."""
 
 
@@ -28,10 +31,12 @@ def generator(seed: tuple[object, ...], device: torch.device) -> torch.Generator
 def normal(shape: tuple[int, ...], seed: tuple[object, ...], like: Tensor) -> Tensor:
     """Standard normal numbers of ``shape``, in the precision and on the device of ``like``.
 
-    On the CPU each is one of 16,384 quantiles, at half the time of torch's generator (a fifth in double precision).
+    On the CPU each is one of 16,384 quantiles, at a quarter of the time of torch's generator: they come in pairs, of a
+    lattice of as many pairs, of which moments up to the sixth order are those of independent numbers within 1e-3.
     """
     if like.device.type == "cpu":
-        return _chosen(_normal_quantiles(like.dtype), shape, seed)
+        pairs = _normal_pairs(like.dtype)
+        return _chosen(pairs, (-(-prod(shape) // 2),), seed).view(like.dtype)[: prod(shape)].view(shape)
     return torch.randn(shape, generator=generator(seed, like.device), dtype=like.dtype, device=like.device)
 
 
@@ -46,8 +51,12 @@ def entries(law: Law, shape: tuple[int, ...], seed: tuple[object, ...], like: Te
 
 
 @lru_cache(maxsize=4)
-def _normal_quantiles(dtype: torch.dtype) -> Tensor:
-    return standard_normal().to(dtype)
+def _normal_pairs(dtype: torch.dtype) -> Shaped[Tensor, " n"]:
+    """Pairs of quantiles on a lattice of the square; one pair is one entry, of twice the bits of ``dtype``."""
+    first = standard_normal().to(dtype).sort().values
+    second = first[(torch.arange(SAMPLE) * LATTICE + LATTICE // 2) % SAMPLE]
+    wide = torch.float64 if dtype.itemsize == 4 else torch.complex128
+    return torch.stack([first, second], dim=1).view(wide).flatten()
 
 
 def _chosen(sample: Shaped[Tensor, " n"], shape: tuple[int, ...], seed: tuple[object, ...]) -> Tensor:

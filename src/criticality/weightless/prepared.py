@@ -13,7 +13,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from criticality.errors import InputsError
-from criticality.stream.sharded import gathered, reshard
+from criticality.stream.sharded import at_rest, gathered
 from criticality.weightless.building import build_without_weights
 from criticality.weightless.entries import AT_LEAST
 from criticality.weightless.initializing import Initializer, initialize_branches
@@ -99,7 +99,7 @@ def large_weights(model: nn.Module, at_least: int = AT_LEAST) -> list[Tensor]:
     Those that a weight is computed from, beside buffers that were made for their numbers, are what they are.
     """
     computed_from = {id(parameter) for parameter in sources_of_weights(model)}
-    reshard(model)
+    at_rest(model)
     return [
         parameter
         for parameter in model.parameters()

@@ -15,19 +15,23 @@ from criticality.weightless.span import Span
 
 
 class Product(torch.autograd.Function):
-    """``X (N, n)`` times a random weight, ``(N, m)``: neither the weight nor ``X`` is saved."""
+    """``X (N, n)`` times a random weight, ``(N, m)``, and ``b (m,)``, held fixed: neither the weight nor ``X`` is saved."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, operand: Operand, dtype: torch.dtype, span: Span | None) -> Tensor:
+    def forward(
+        ctx: Any, rows: Tensor, operand: Operand, dtype: torch.dtype, span: Span | None, bias: Tensor | None
+    ) -> Tensor:
         ctx.operand, ctx.dtype, ctx.result = operand, rows.dtype, dtype
         operand.use()
         found = _product(rows, operand, dtype, span=span)
+        if bias is not None:
+            return found + bias if found._is_view() else found.add_(bias)
         return found.clone() if found._is_view() else found  # models write to it in place, to which a view would object
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        return _product(gradient, ctx.operand, ctx.dtype, back=True), None, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        return _product(gradient, ctx.operand, ctx.dtype, back=True), None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
@@ -41,9 +45,16 @@ def _product(
         return operand.times(rows.to(operand.root.like.dtype), back=back, span=span).to(dtype)
 
 
-def contract(run: Any, x: Tensor, weight: Tensor, x_axes: tuple[int, ...], weight_axes: tuple[int, ...]) -> Tensor:
+def contract(
+    run: Any,
+    x: Tensor,
+    weight: Tensor,
+    x_axes: tuple[int, ...],
+    weight_axes: tuple[int, ...],
+    bias: Tensor | None = None,
+) -> Tensor:
     """Sum over axes of ``x`` and as many of a random weight (``torch.tensordot``): the free axes of ``x``, then
-    those of the weight.
+    those of the weight.  ``bias`` is added along the only free axis of the weight.
     """
     root, view = run.find(weight)
     x_axes = tuple(axis % x.ndim for axis in x_axes)
@@ -57,7 +68,9 @@ def contract(run: Any, x: Tensor, weight: Tensor, x_axes: tuple[int, ...], weigh
     rows = x.permute(*kept, *(pairs[axis] for axis in operand.order(operand.summed)))
     rows = rows.flatten(len(kept)) if len(pairs) > 1 else rows
     flat = rows.reshape(-1, rows.shape[-1])
-    found = Product.apply(flat, operand, _result_type(x), run.span(rows, operand))
+    fixed = None if bias is None or bias.requires_grad else run.real(bias).to(_result_type(x))
+    found = Product.apply(flat, operand, _result_type(x), run.span(rows, operand), fixed)
+    found = found if fixed is not None else _plus(run, found, bias)
     order = operand.order(operand.free)
     found = found.reshape(*rows.shape[:-1], *(view.shape[axis] for axis in order))
     return found.permute(*range(len(kept)), *(len(kept) + order.index(axis) for axis in operand.free))
@@ -76,7 +89,7 @@ def _plus(run: Any, found: Tensor, bias: Tensor | None) -> Tensor:
 def linear(run: Any, func: Any, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     if run.find(input) or not run.find(weight):
         return NotImplemented
-    return _plus(run, contract(run, input, weight, (-1,), (-1,)), bias)
+    return contract(run, input, weight, (-1,), (-1,), bias)
 
 
 @rule(*named("matmul", "mm", "__matmul__", "mv"))

@@ -100,13 +100,16 @@ class Side:
             return self._first[0].components(rows)
         return torch.cat([rows[:, self.units], rows @ self._directions.mT.to(rows.dtype)], dim=1)
 
-    def combination(self, coefficients: Float[Tensor, "rows uk"]) -> Float[Tensor, "rows n"]:
-        """The rows that have these components and nothing else."""
+    def combination(
+        self, coefficients: Float[Tensor, "rows uk"], onto: Float[Tensor, "rows n"] | None = None
+    ) -> Float[Tensor, "rows n"]:
+        """The rows that have these components and nothing else, or these added to ``onto``, in its memory."""
         if self._first is not None:
-            return self._first[0].combination(coefficients)
+            return self._first[0].combination(coefficients, onto)
         count = len(self.units)
         found = coefficients[:, count:] @ self._directions.to(coefficients.dtype)
-        return found.index_copy(1, self.units, coefficients[:, :count]) if count else found
+        found = found.index_copy(1, self.units, coefficients[:, :count]) if count else found
+        return found if onto is None else onto.add_(found)
 
     def refine(self) -> None:
         """Double precision from now on: what is left of further rows outside of what is known may be a small part of them."""
@@ -235,7 +238,7 @@ class RevealedMatrix:
             precision = torch.promote_types(rows.dtype, known.dtype)
             wanted = rows.to(precision) @ known.mT.to(precision)
             missing = wanted - root.to(precision) @ across.coefficients(numbers.to(precision))
-            found += across.combination(missing).to(found.dtype)
+            across.combination(missing, found)
         return found
 
     def rows(self, indices: Int[Tensor, " rows"], side: int = LEFT) -> Float[Tensor, "rows m"]:
@@ -282,7 +285,8 @@ class RevealedMatrix:
         backward.
 
         With ``N`` rows, ``n`` summed over, ``m`` left: ``N^2 (13 n + 9 m) / 4 + 2 N^3 + c N (n + 2 m)`` against
-        ``2 (N + c) n m``, ``c = NORMAL_COST``; where directions are known already, they count as rows do, in double precision.
+        ``2 (N + c) n m``, ``c = NORMAL_COST``; where directions are known already, they count as rows do, in double precision,
+        and a matrix that is drawn has to agree with each of them: two products, in double precision, at every draw.
         A matrix that was revealed forward is revealed backward.
         """
         n, m = self.shape[side], self.shape[1 - side]
@@ -292,4 +296,4 @@ class RevealedMatrix:
             return total <= min(n, m)
         revealed = total * count * ((13 * n + 9 * m) / 4 + 2 * total) * (2 if known else 1)
         revealed += NORMAL_COST * count * (n + 2 * m)
-        return revealed <= 2 * (count + NORMAL_COST) * n * m
+        return revealed <= 2 * (count + NORMAL_COST + 4 * known) * n * m

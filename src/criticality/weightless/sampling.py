@@ -18,7 +18,7 @@ from criticality.weightless import products, views  # noqa: F401  (they fill the
 from criticality.weightless.copies import Copies
 from criticality.weightless.law import Law
 from criticality.weightless.roots import Operand, Root
-from criticality.weightless.rules import RULES
+from criticality.weightless.rules import RULES, getters
 from criticality.weightless.span import Span
 
 
@@ -99,6 +99,8 @@ class WeightsIntegratedOut(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func in _OF_THE_GRAPH:
+            return func(*args)
         kwargs = kwargs or {}
         if not any(self.find(one) for one in tensors_in((args, kwargs))):
             return func(*args, **kwargs)
@@ -224,6 +226,10 @@ class WeightsIntegratedOut(TorchFunctionMode):
         self._roots[id(weight)] = root
         self._memories[root.shadow.untyped_storage()._cdata] = root
         return root
+
+
+_OF_THE_GRAPH = frozenset(getters("grad_fn", "output_nr", "_version"))
+"""Attributes that say the same of a random weight as of a tensor of numbers; recordings ask for them at every call."""
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

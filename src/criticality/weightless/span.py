@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 RIDGE = 1e-12
@@ -15,6 +15,8 @@ PIVOT = 1e-5
 """A row is in the span of the rows before it when less than this part of its length is outside."""
 APART = 1e-2
 """Rows of which more than this part is outside need no double precision: single leaves 1e-7 of the square of a length."""
+TINY = 1e-12
+"""Between this and its inverse lengths have squares, and products of entries, that single precision holds."""
 SQUARE = 32
 """Rows up to which a triangle is multiplied as a square."""
 
@@ -39,18 +41,15 @@ class Span:
 
         ``lengths`` are what "small" is measured by, the lengths of the rows unless they are remainders of longer ones.
         """
-        precision = rows.dtype
-        unit, scale = _scaled(rows, lengths)
-        lower = _root_of_apart(unit)
+        scale = _scale(rows, lengths)
+        unit = rows / scale
+        lower = _root_of_apart(_gram(unit))
         if lower is not None:
             lower = lower.to(rows.dtype)
             return cls(scale * lower, unit, lower)
-        finite, rows = _finite(rows.double())
-        unit, scale = _scaled(rows, lengths)
-        lower, outside = _root_of_any(unit)
-        directions = torch.linalg.solve_triangular(lower, unit, upper=False) * outside[:, None]
-        root = (scale * lower * outside).masked_fill(~finite, torch.nan)
-        return cls(root.to(precision), directions.to(precision))
+        del unit
+        exact = _Exact.of(rows, lengths)
+        return cls(exact.root.to(rows.dtype), exact.directions().to(rows.dtype))
 
     def __len__(self) -> int:
         return len(self.root)
@@ -69,25 +68,25 @@ class Span:
             return found
         return torch.linalg.solve_triangular(self.lower.mT.to(rows.dtype), found, upper=True, left=False)
 
-    def combination(self, components: Float[Tensor, "m rows"]) -> Float[Tensor, "m n"]:
-        """``components @ directions``."""
+    def combination(
+        self, components: Float[Tensor, "m rows"], onto: Float[Tensor, "m n"] | None = None
+    ) -> Float[Tensor, "m n"]:
+        """``components @ directions``, or that added to ``onto``, in its memory."""
         if self.lower is not None:
             lower = self.lower.to(components.dtype)
             components = torch.linalg.solve_triangular(lower, components, upper=False, left=False)
-        return components @ self.basis.to(components.dtype)
+        basis = self.basis.to(components.dtype)
+        if onto is None:
+            return components @ basis
+        return onto.addmm_(components, basis) if onto.dtype == basis.dtype else onto.add_(components @ basis)
 
 
 def root_of(rows: Float[Tensor, "rows n"]) -> Float[Tensor, "rows rows"]:
     """Lower triangular ``root`` with ``root @ root.T = rows @ rows.T``; cheaper than the span."""
-    unit, scale = _scaled(rows, None)
-    lower = _root_of_apart(unit)
-    if lower is not None:
-        return scale * lower.to(rows.dtype)
-    precision = rows.dtype
-    finite, rows = _finite(rows.double())
-    unit, scale = _scaled(rows, None)
-    lower, outside = _root_of_any(unit)
-    return (scale * lower * outside).masked_fill(~finite, torch.nan).to(precision)
+    scale = _scale(rows, None)
+    squares_hold = float(scale.min()) > TINY and float(scale.max()) < 1 / TINY
+    lower = _root_of_apart(_gram(rows).div_(scale).div_(scale.mT) if squares_hold else _gram(rows / scale))
+    return scale * lower.to(rows.dtype) if lower is not None else _Exact.of(rows, None).root.to(rows.dtype)
 
 
 def triangle_times(
@@ -107,32 +106,55 @@ def triangle_times(
     return place
 
 
-def _finite(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Which rows are finite, as a column, and the rows with zeros in the place of others: nan stays in the row that has it."""
-    finite = rows.isfinite().all(1, keepdim=True)
-    return finite, torch.where(finite, rows, 0.0)
+@dataclass(frozen=True, eq=False)
+class _Exact:
+    """Rows that may be in the span of others, in double precision; nan stays in the row that has it.
+
+    Attributes:
+        rows: zeros in the place of those that are not finite.
+        scale: their lengths, or what "small" is measured by, as a column.
+        lower: root of the Gram matrix of ``rows / scale``.
+        outside: which rows are not in the span of those before.
+        finite: which rows are, as a column.
+    """
+
+    rows: Float[Tensor, "rows n"]
+    scale: Float[Tensor, "rows 1"]
+    lower: Float[Tensor, "rows rows"]
+    outside: Bool[Tensor, " rows"]
+    finite: Bool[Tensor, "rows 1"]
+
+    @classmethod
+    def of(cls, rows: Tensor, lengths: Tensor | None) -> _Exact:
+        rows = rows.double()
+        finite = torch.linalg.vector_norm(rows, dim=1).isfinite()[:, None]
+        rows = rows if bool(finite.all()) else torch.where(finite, rows, 0.0)
+        scale = _scale(rows, lengths)
+        gram = _gram(rows) / scale / scale.mT
+        gram.diagonal().add_(RIDGE)
+        lower = torch.linalg.cholesky_ex(gram)[0]
+        return cls(rows, scale, lower, lower.diagonal() > PIVOT, finite)
+
+    @property
+    def root(self) -> Float[Tensor, "rows rows"]:
+        return (self.scale * self.lower * self.outside).masked_fill(~self.finite, torch.nan)
+
+    def directions(self) -> Float[Tensor, "rows n"]:
+        inverse = torch.linalg.solve_triangular(self.lower, torch.diag(1 / self.scale.flatten()), upper=False)
+        return (self.outside[:, None] * inverse) @ self.rows
 
 
-def _scaled(rows: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Rows at length 1, and the lengths as a column."""
+def _scale(rows: Tensor, lengths: Tensor | None) -> Tensor:
+    """Lengths of rows, by default their own, as a column; 1 for one that is 0."""
     lengths = torch.linalg.vector_norm(rows, dim=1) if lengths is None else lengths
-    scale = torch.where(lengths > 0, lengths, 1.0)[:, None]
-    return rows / scale, scale
+    return torch.where(lengths > 0, lengths, 1.0)[:, None]
 
 
-def _root_of_apart(unit: Tensor) -> Float[Tensor, "rows rows"] | None:
-    """Of the Gram matrix in the precision of the rows; ``None`` where some are nearly in the span of others."""
-    lower, failed = torch.linalg.cholesky_ex(_gram(unit).double())
+def _root_of_apart(gram: Tensor) -> Float[Tensor, "rows rows"] | None:
+    """Of the Gram matrix of rows at length 1; ``None`` where some are nearly in the span of others."""
+    lower, failed = torch.linalg.cholesky_ex(gram.double())
     apart = int(failed) == 0 and bool((lower.diagonal() > APART).all())
     return lower if apart else None
-
-
-def _root_of_any(unit: Tensor) -> tuple[Float[Tensor, "rows rows"], Float[Tensor, " rows"]]:
-    """Of rows in double precision, and which of them are outside of the span of those before."""
-    gram = _gram(unit)
-    gram.diagonal().add_(RIDGE)
-    lower = torch.linalg.cholesky_ex(gram)[0]
-    return lower, lower.diagonal() > PIVOT
 
 
 def _gram(rows: Float[Tensor, "rows n"]) -> Float[Tensor, "rows rows"]:
