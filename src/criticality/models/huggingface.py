@@ -79,7 +79,8 @@ class HuggingFaceSpec:
             _set_depth(config, self.depth)
         if self.width is not None or self.heads is not None:
             _resize(config, self.width or _size(config, "hidden_size"), self.heads)
-        seeing = [part for part in (config, getattr(config, "vision_config", None)) if hasattr(part, "image_size")]
+        parts: tuple[Any, ...] = (config, getattr(config, "vision_config", None))
+        seeing = [part for part in parts if hasattr(part, "image_size")]
         if self.image_size is not None and not seeing:
             raise InputsError(
                 f"image_size={self.image_size!r} must be left out: 'hf:{self.name}' takes no images by that name"
