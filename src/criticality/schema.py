@@ -85,6 +85,8 @@ def profile_dataset(
 def whole_or_absent(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A neighbour of ``path`` to write to, renamed over it when all went well and removed otherwise."""
     target = Path(path)
+    if target.is_dir():
+        raise FileError(f"file {str(target)!r} must be one that can be written, and is a folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     neighbour = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:

@@ -193,6 +193,21 @@ def test_warnings_of_libraries_reach_nobody(tmp_path, monkeypatch):
     assert {str(one.message) for one in told} == {"said by noisy"}
 
 
+def test_what_is_no_config_and_no_file(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    (tmp_path / "own.py").write_text("def turned(x):\n    return x * 1j\n")
+    for arguments, said in (
+        (["predict", f"hf:{tmp_path}/config.json"], "must be a config.json with a model_type"),
+        (["predict", "hf:llama", "--image-size", "32"], "image_size=32 must be left out"),
+        (["predict", "resnet", "--from", "1", "--way", "exact"], "--way='exact' must be left out of predict resnet"),
+        (["moments", "--function", "tanh", "--out", str(tmp_path)], "is a folder"),
+        (["moments", "--function", f"{tmp_path}/own.py:turned"], "must be real, and is complex"),
+    ):
+        refused = CliRunner().invoke(main, arguments)
+        assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+        assert said in refused.stderr
+
+
 def test_nothing_and_a_word_too_near():
     shown = CliRunner().invoke(main, [])
     assert shown.exit_code == 0
@@ -208,6 +223,7 @@ OWN = {
         "from torch import nn\ndef f():\n    return nn.Linear(2, 2)\ndef inputs(model):\n    raise KeyError('no')\n",
         "KeyError: 'no' (",
     ),
+    "ends the process": ("import sys\ndef f():\n    sys.exit(3)\n", "SystemExit: 3 ("),
     "returns no module": ("def f():\n    return 3\n", "must return a torch module"),
     "raises when run": (
         "import torch\nfrom torch import nn\nclass M(nn.Linear):\n    def forward(self, x):\n"

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from criticality.arguments import meant, shown
-from criticality.errors import CriticalityError
+from criticality.errors import CriticalityError, raised
 from criticality.initialized import heard
 
 T = TypeVar("T")
@@ -95,6 +95,8 @@ def _refusing(call: Callable[[], T]) -> T:
         raise Refusal(_usage(error)) from error
     except CriticalityError as error:
         raise Refusal(sentence(str(error))) from error
+    except SystemExit as error:  # the verbs themselves do not end so
+        raise Refusal(f"the verb must be let to end, but code that it runs raised {raised(error)}") from error
     except MemoryError as error:
         raise Refusal("sizes must fit into memory, and these do not") from error
     except ImportError as error:

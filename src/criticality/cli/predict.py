@@ -138,6 +138,7 @@ def _forward(
         raise ArgumentError(
             f"from={source!r} must come with the exact way and --probe normal, got {way!r} and {probe!r}"
         )
+    left_out("predict resnet" if model == "resnet" else "predict MODEL")
     inputs: Kernel | Sequence[Kernel]
     if model == "resnet":
         network, inputs = _resnet_of(**options)

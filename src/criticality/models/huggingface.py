@@ -79,9 +79,14 @@ class HuggingFaceSpec:
             _set_depth(config, self.depth)
         if self.width is not None or self.heads is not None:
             _resize(config, self.width or _size(config, "hidden_size"), self.heads)
-        for part in (config, getattr(config, "vision_config", None)):
-            if self.image_size is not None and part is not None and hasattr(part, "image_size"):
-                part.image_size = self.image_size
+        parts: tuple[Any, ...] = (config, getattr(config, "vision_config", None))
+        seeing = [part for part in parts if hasattr(part, "image_size")]
+        if self.image_size is not None and not seeing:
+            raise InputsError(
+                f"image_size={self.image_size!r} must be left out: 'hf:{self.name}' takes no images by that name"
+            )
+        for part in seeing if self.image_size is not None else ():
+            part.image_size = self.image_size
         for part in (config, getattr(config, "text_config", None)):
             if isinstance(getattr(part, "vocab_size", None), int):
                 _shrink_vocabulary(part)
@@ -163,7 +168,7 @@ def _load_config(name: str) -> Any:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             kind = content.pop("model_type")
-        except (OSError, json.JSONDecodeError, KeyError, AttributeError, UnicodeDecodeError) as error:
+        except (OSError, json.JSONDecodeError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
             raise ArgumentError(
                 f"model 'hf:{name}' must be a config.json with a model_type: {raised(error)}"
             ) from error

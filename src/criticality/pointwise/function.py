@@ -107,11 +107,14 @@ class _Checked:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         try:
-            y = np.asarray(self.call(x), dtype=float)
+            returned = self.call(x)
+            y = np.asarray(np.real(returned), dtype=float)
         except Exception as error:
             raise ArgumentError(
                 f"{self.part} of function {self.label!r} must take a float64 array, but its own code raised {raised(error)}"
             ) from error
+        if np.iscomplexobj(returned):
+            raise ArgumentError(f"{self.part} of function {self.label!r} must be real, and is complex")
         if y.shape != x.shape:
             raise ArgumentError(
                 f"{self.part} of function {self.label!r} must keep the shape {x.shape} of its argument, got {y.shape}"

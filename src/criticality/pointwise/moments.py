@@ -187,9 +187,10 @@ class Pointwise:
             total = np.sum(coefficients**2, axis=1) + remainder
             if loose and np.all(remainder <= 2 * shared * total):
                 return value
-            bound = np.abs(rho[hard]) ** (order + 1) * np.sqrt(remainder[a] * remainder[b])
+            bound = np.abs(rho[hard]) ** (order + 1) * np.sqrt(remainder[a]) * np.sqrt(remainder[b])
             hard = hard[
-                bound > (2 * shared * np.sqrt(total[a] * total[b]) if loose else tolerance * np.abs(value[hard]))
+                bound
+                > (2 * shared * np.sqrt(total[a]) * np.sqrt(total[b]) if loose else tolerance * np.abs(value[hard]))
             ]
             if len(hard) <= (4 * len(distinct) if formula is not None and loose else 0):
                 break

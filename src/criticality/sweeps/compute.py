@@ -125,7 +125,7 @@ def _predict(cell: Cell) -> dict[str, Any]:
 
     if "model" not in cell:
         norm = make_norm(cell.get("norm", "dyt"), cell.get("alpha"))
-        network = resnet(norm, cell["depth"], cell.get("sigma_w", 1.0) ** 2, cell.get("sigma_b", 0.0) ** 2)
+        network = resnet(norm, cell.get("depth", 64), cell.get("sigma_w", 1.0) ** 2, cell.get("sigma_b", 0.0) ** 2)
         profile = propagate(network, SymmetricKernel.of(cell.get("q0", 1.0)))
     else:
         from criticality.models import model_spec
