@@ -9,8 +9,9 @@ demo: .venv/ready
 	  --depth 24 --width 384 --seeds 4 --samples 8 --init own,fan-in --out demo
 	@echo "open demo/report.html"
 
+# Two processes of one thread each: threads of their own would wait for each other on two cores.
 test: .venv/ready
-	$(BIN)/pytest -n 2 --dist worksteal --durations=20 --durations-min=5
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal --durations=20 --durations-min=5
 
 lint: .venv/ready
 	$(BIN)/ruff check .

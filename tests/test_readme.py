@@ -37,9 +37,9 @@ QUICK = [
     if re.match(r"(moments|predict resnet|classify --function|phases mlp|sweep|$)", command)
 ]
 EVERY = bool(os.environ.get("CRITICALITY_EVERY_COMMAND"))
-"""Whether commands that take half a minute or more are run, too; ten minutes altogether."""
+"""Whether commands that take ten seconds to minutes are run, too; ten minutes altogether."""
 
-HEAVY = re.compile(r"zoo|phases transformer|.*(vit_base|vit_small|mixtral|--width 8192)|compare")
+HEAVY = re.compile(r"zoo|train|phases transformer|.*(vit_base|vit_small|mixtral|--width 8192)|compare")
 SLOW = [command for command in COMMANDS if command not in QUICK and not any(word in command for word in ELSEWHERE)]
 
 
@@ -122,5 +122,5 @@ def test_quick_commands_run(as_a_reader):
 @pytest.mark.parametrize("command", SLOW)
 def test_slow_commands_run(command, as_a_reader):
     if HEAVY.match(command) and not EVERY:
-        pytest.skip("half a minute or more: with CRITICALITY_EVERY_COMMAND=1 only")
+        pytest.skip("ten seconds to minutes: with CRITICALITY_EVERY_COMMAND=1 only")
     invoke(command)

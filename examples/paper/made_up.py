@@ -138,3 +138,27 @@ def made_up_plane(accuracy: Callable[[float, float], float]) -> xr.Dataset:
         name: (("cell", "run"), score - off) for name, off in (("validation_accuracy", 0.0), ("test_accuracy", 0.01))
     }
     return xr.Dataset(both, {name: ("cell", values) for name, values in columns.items()})
+
+
+def made_up_picture(accuracy: Callable[[float, float], float], alphas: Sequence[float] = (0.4, 0.6, 0.8)) -> xr.Dataset:
+    """A study like ``vit_gain``: LayerNorm and DyT at two gains, three seeds around ``accuracy(alpha, gain)``.
+
+    ``log J = 2 alpha gain``, LayerNorm's as of alpha 1; its alpha is nan.
+    """
+    rows = [(alpha, gain) for alpha in (np.nan, *alphas) for gain in (1.0, 1.8)]
+    alpha, gain = np.array(rows).T
+    mean = np.array([accuracy(*row) for row in rows])
+    columns = {
+        "norm": np.where(np.isnan(alpha), "ln", "dyt"),
+        "alpha": alpha,
+        "mlp_gain": gain,
+        "depth": np.full(len(rows), 12.0),
+        "learning_rate": np.full(len(rows), 1e-3),
+        "warm_up": np.full(len(rows), 150.0),
+        "status": np.full(len(rows), "done"),
+    }
+    values = {
+        "test_accuracy": (("cell", "run"), mean[:, None] + 0.001 * np.array([-1.0, 0.0, 1.0])),
+        "log_apjn": ("cell", 2 * np.nan_to_num(alpha, nan=1.0) * gain),
+    }
+    return xr.Dataset(values, {name: ("cell", value) for name, value in columns.items()})

@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 import draw_training
+import pictures
 from claim import CLAIMS
 from claim.evidence import AT_16, AT_32, HELD, LONG, PLAN, TASK, converged, table_of
 from claims import claim_record, write_page
@@ -332,7 +333,7 @@ def page(studies: dict[str, Trainings], measured: dict[str, xr.Dataset]) -> str:
         "Runs at all rates; in brackets those within 5 per cent of the best rate of their choice. Words as in the plan.",
         "\n".join(table_of_endings(studies)),
     ]
-    sections += figures(studies) + plane()
+    sections += figures(studies) + plane() + pictures.section(FOLDER)
     for name, study in studies.items():
         sections += [f"## Choices of `{name}`: {study.progress}", "\n".join(table_of_choices(study))]
     return "\n\n".join(sections) + "\n"

@@ -190,8 +190,8 @@ def study_c() -> None:
     choices = [layer_norm, *dyt(0.3, 0.5, 0.7, 1.0)]
     write("vit_warm_up", why, warm_up, {**constant, "depth": 12, "learning_rate": 3e-3}, choices)
     small = [layer_norm, *dyt(0.4, 0.6, 0.8)]
-    why = "Study C: depth and alpha, LayerNorm beside them."
-    write("vit_depth", why, {"depth": [12, 18, 24]}, {**constant, "learning_rate": 1e-3, "warm_up": 150}, small)
+    why = "Study C: depth and alpha, LayerNorm beside them; those of 12 blocks are in vit_gain."
+    write("vit_depth", why, {"depth": [18, 24]}, {**constant, "learning_rate": 1e-3, "warm_up": 150}, small)
     why = "Study C: weights of the MLPs and alpha, LayerNorm beside them."
     weights = {**constant, "depth": 12, "learning_rate": 1e-3, "warm_up": 150}
     write("vit_gain", why, {"mlp_gain": [1.0, 1.8, 2.6, 3.4, 4.2]}, weights, small)

@@ -116,7 +116,7 @@ def numbers_within(kind: Number, name: str, values: ArrayLike) -> np.ndarray:
     """
     _check_array(name, values)
     array = np.asarray(values, dtype=float)
-    fits = (array >= kind.low) & (array <= kind.high) & ~(kind.above & (array == kind.low))
+    fits = (array > kind.low if kind.above else array >= kind.low) & (array <= kind.high)
     if not fits.all():
         kind.check(name, float(array[~fits].flat[0]))
     return array

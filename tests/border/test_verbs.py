@@ -21,7 +21,7 @@ VALID = {
     "moments": ["--function", "tanh"],
     "phases": ["resnet"],
     "predict": ["resnet"],
-    "prescribe": TINY,
+    "prescribe": [*TINY, "--norm", "dyt"],
     "stream": TINY,
     "sweep run": ["study.yaml"],
     "sweep resume": ["store.zarr"],

@@ -6,16 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from criticality.laboratory.data import DATA_ROOT
 from criticality.python_file import load_file
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "gpu" / "protocol.py"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not DATA_ROOT.exists(), reason="FashionMNIST is not installed")
-def test_toy_size_on_cpu_goes_on_where_it_stopped(tmp_path, monkeypatch):
+def test_toy_size_on_cpu_goes_on_where_it_stopped(tmp_path, monkeypatch, fashion_root):
     command = [str(SCRIPT), "--toy", "--device", "cpu", "--minutes", "0.005", "--out", str(tmp_path)]
+    command += ["--data-root", str(fashion_root)]
     monkeypatch.setattr(sys, "argv", command)
     load_file(str(SCRIPT), "script").main()
     results = json.loads((tmp_path / "results.json").read_text())

@@ -20,8 +20,13 @@ from criticality.theory import propagate
 SMALL = {"depth": 2, "width": 256, "heads": 4, "tokens": 24}
 
 
-@pytest.mark.parametrize("norm", [None, "derf"])
-@pytest.mark.parametrize("kind", ["gpt2", "llama", "mistral", "qwen2", "qwen3", "bert", "vit"])
+@pytest.mark.parametrize(
+    ("kind", "norm"),
+    [
+        *((kind, None) for kind in ("gpt2", "llama", "mistral", "qwen2", "qwen3", "bert", "vit")),
+        *((kind, "derf") for kind in ("gpt2", "llama", "bert")),
+    ],
+)
 def test_the_config_tells_what_the_weights_tell(kind, norm):
     settings = {**SMALL, "image_size": 64} if kind == "vit" else SMALL
     description = model_spec(f"hf:{kind}", norm=norm, **settings)
@@ -71,7 +76,7 @@ def test_a_llama_of_70_billion_is_predicted_in_seconds_and_a_gigabyte(tmp_path):
               "num_key_value_heads": 8, "intermediate_size": 28672}  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
     start = time.process_time()
-    result = CliRunner().invoke(main, ["predict", f"hf:{tmp_path}", "--samples", "8", "--json"])
+    result = CliRunner().invoke(main, ["predict", f"hf:{tmp_path}", "--samples", "2", "--json"])
     assert result.exit_code == 0, result.output
     assert len(json.loads(result.stdout)["log_apjn_profile"]) == 81
     assert time.process_time() - start < 60  # a guard, not the claim: see benchmarks

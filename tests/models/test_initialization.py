@@ -72,7 +72,7 @@ def test_what_is_drawn_is_what_is_said(patterns, drawn):
     ("settings", "said"),
     [
         ({"strict": True}, "3 are in none, such as 'blocks.0.spare.weight'; name them in keep"),
-        ({"keep": ["nothing"]}, "pattern 'nothing' must match a parameter of Net, and matches none"),
+        ({"keep": ["nothing"]}, "keep='nothing' must match a parameter of Net, and matches none"),
         ({"only": ["re:("]}, "must be a regular expression"),
     ],
 )
@@ -96,3 +96,13 @@ def test_convert_says_what_it_keeps():
     refused = CliRunner().invoke(main, [*small, "--keep", "norm9"])
     assert refused.exit_code == 2
     assert "norm9" in refused.stderr
+
+
+@pytest.mark.parametrize("verb", ["measure", "predict"])
+def test_what_init_left_is_told(verb):
+    """Mixtral's experts are three-dimensional, and multiplied in groups: both ways draw them, too."""
+    ran = CliRunner().invoke(
+        main, [verb, "hf:mixtral", "--depth", "1", "--width", "64", "--init", "fan-in", "--seeds", "2", "--json"]
+    )
+    assert ran.stderr == "--init: 7 weights drawn, 1 left as they were: embed_tokens.weight\n"
+    assert json.loads(ran.stdout)["initialized"] == [{"drawn": 7, "left": ["embed_tokens.weight"]}]

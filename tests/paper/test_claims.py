@@ -23,10 +23,14 @@ BREAKERS = [
 ]
 
 
+FEWER = {"vit": {"seeds": 2}, "finite-width": {"seeds": 60}}
+"""Than the page has: what a verdict asks for is in standard errors."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("key", [key for key in CLAIMS if key != "boundedness"])
 def test_verdicts_with_another_seed(key):
-    outcome = CLAIMS[key].decide(7)
+    outcome = CLAIMS[key].decide(7, **FEWER.get(key, {}))
     assert outcome.verdict == CLAIMS[key].verdict, outcome.found
 
 

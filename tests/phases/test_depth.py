@@ -37,7 +37,7 @@ def both(step, q):
 @pytest.mark.parametrize(("norm", "alpha", "weight", "bias"), CASES)
 def test_agrees_with_the_plain_recursion(norm, alpha, weight, bias):
     step = ResidualStep(make_norm(norm, alpha, epsilon=0.0), weight, bias)
-    depths = [1, 10, 300, 5000, 40_000]
+    depths = [1, 10, 300, 2000, 8000]
     q, total, expected = 1.0, 0.0, {}
     for layer in range(1, depths[-1] + 1):
         f, g = both(step, q)

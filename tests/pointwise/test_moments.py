@@ -12,6 +12,7 @@ from criticality.pointwise import Pointwise, get_function, pointwise_function
 from mpmath_reference import FUNCTIONS, one_point, two_point
 
 TABLE = json.loads((Path(__file__).parents[1] / "data" / "two_point.json").read_text())["rows"]
+SHIFTED = 0.29892020881072984
 VARIANCES = (1e-12, 0.03, 1.0, 100.0, 1e6, 1e12)
 
 
@@ -40,9 +41,8 @@ def test_two_point_moments_agree_with_mpmath(row, own):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("index", [3, 33])
-def test_the_table_is_what_mpmath_says(index):
-    row = TABLE[index]
+def test_the_table_is_what_mpmath_says():
+    row = TABLE[3]
     value = two_point(FUNCTIONS[row["function"]][0], row["q_a"], row["q_b"], row["rho"])
     assert float(value) == pytest.approx(row["C"], rel=1e-12)
 
@@ -115,10 +115,9 @@ def test_shift_gamma_and_beta_enter_exactly(q):
     assert float(derf.mean(q)) == pytest.approx(float(mean), rel=1e-10)
 
 
-@pytest.mark.slow
 def test_shifted_pairs_agree_with_mpmath():
-    expected = two_point(mp.tanh, 1.0, 2.0, 0.6, shift=0.5)
-    assert float(Pointwise("tanh", shift=0.5).C(1.0, 2.0, 0.6)) == pytest.approx(float(expected), rel=1e-10)
+    """``two_point(mp.tanh, 1.0, 2.0, 0.6, shift=0.5)`` of ``mpmath_reference``, which takes it ten seconds."""
+    assert float(Pointwise("tanh", shift=0.5).C(1.0, 2.0, 0.6)) == pytest.approx(SHIFTED, rel=1e-10)
 
 
 @pytest.mark.parametrize("name", [name for name in BUILT_IN if name != "relu"])

@@ -242,9 +242,18 @@ def test_check_on_the_command_line(tmp_path):
         "def inputs(model):\n"
         "    return torch.randn(2, 4, 64)\n"
     )
-    unread = run("check", f"module:{path}:build", "--budget", 5, "--json")
-    assert unread.exit_code == 0
-    assert json.loads(unread.stdout)["source"].startswith("measured")
-    missing = run("check", f"module:{path}:build")
-    assert missing.exit_code == 2
-    assert "must be given by --budget (budget=), as its own with LayerNorm is not to be had" in missing.stderr
+    without = run("check", f"module:{path}:build", "--json")
+    record = json.loads(without.stdout)
+    assert record["source"].startswith("measured")
+    assert record["budget"] == pytest.approx(np.log(4) + 0.5)  # three blocks of x + W LN(x)
+    assert record["budget_of"].endswith("must have a LayerNorm or RMSNorm to replace, and has none")
+    assert without.exit_code == (0 if record["within_budget"] else 1)
+
+
+def test_check_of_a_causal_model_names_its_phase():
+    """Tokens are told apart: its blocks are repeated in the exact theory, as a power law for norms that see every scale."""
+    record = json.loads(run("check", "hf:llama", "--depth", 2, "--width", 64, "--tokens", 8, "--json").stdout)
+    assert record["source"] == "theory"
+    assert record["phase"].startswith("power law, J ~ L^")
+    assert record["phase"].endswith("seen by repeating its blocks to depth 192")
+    assert record["within_budget"] is True

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from criticality.errors import CriticalityError
 from criticality.measurement import measure
 from criticality.models import model_spec
 from criticality.prescription import WriteError, apply_prescription, planned_changes, schedule_from_data
@@ -252,3 +253,33 @@ def test_sandwich_norms_that_scale_by_one_and_more():
     assert len(applied.changes) == 4
     for layer in model.layers:
         torch.testing.assert_close(layer.post_attention_layernorm.weight.detach(), torch.full((32,), -0.5))
+
+
+@pytest.mark.parametrize("call", ["apply", "schedule", "tune"])
+def test_strict_refuses_to_leave_something(call):
+    """A pointwise norm beside the stream, or a branch that nothing scales; named in keep it may stay."""
+    model = Body()
+    if call == "tune":
+        for cell in model.cells:
+            cell.branch = lambda x, cell=cell: torch.sin(x) + cell.narrow(torch.relu(cell.wide(cell.ahead(x))))
+        model.cells[0].forward = lambda x, cell=model.cells[0]: (y := x + cell.branch(x)) + 0.1 * torch.sin(y)
+    else:
+        model.spare = Squash()
+    before = state(model)
+    with pytest.raises(CriticalityError, match="would be left"):
+        _strict(call, model)
+    assert unchanged(model, before)
+    if call != "tune":
+        applied = _strict(call, model, keep=["spare", "cells.1.*"])
+        assert {one.name for one in applied.untouched} == {"spare", "cells.1.ahead"}
+        assert not any(change.name == "cells.1.ahead" for change in applied.changes)
+        applied.undo()
+    assert unchanged(model, before)
+
+
+def _strict(call, model, **scope):
+    if call == "apply":
+        return apply_prescription(prescription(alphas=(0.3, 0.4, 0.5), final=0.6), model, X, strict=True, **scope)
+    if call == "schedule":
+        return schedule_from_data(model, X, 0.7, strict=True, **scope)
+    return tune(model, X, 1.0, strict=True)

@@ -10,6 +10,7 @@ from criticality.measurement import measure_ensemble
 from criticality.models import DynamicPointwise, replace_norms
 from criticality.prescription import apply_prescription
 from criticality.prescription.sampled import least_amplification_sampled, prescribe_sampled
+from criticality.weightless import predict_sampled
 
 WIDTH = 128
 
@@ -52,6 +53,30 @@ def test_the_measured_model_hits_the_target(kind):
     measured = measure_ensemble(prescribed, batch(), range(6))
     error = float(measured.log_apjn_se[0]) + found.log_apjn_se
     assert float(measured.log_apjn[0]) == pytest.approx(0.8, abs=3 * error + 0.05)
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "keep", "only", "set_to"),
+    [
+        ("constant", 0.8, ["1.*", "re:2.*"], ["*"], {"0.norm.alpha", "3.norm.alpha"}),
+        ("branch-scale", 1.3, [], ["3.out*", "0.out*"], {"0.out.weight", "3.out.weight"}),
+        ("gain", 0.8, ["*.both.*"], ["re:[013].*"], {"0.out.weight", "1.out.weight", "3.out.weight"}),
+    ],
+)
+def test_a_part_meets_the_target(kind, target, keep, only, set_to):
+    """With the rest as it is: predicted again from what was written."""
+    torch.manual_seed(0)
+    built = model()
+    before = {name: value.clone() for name, value in built.state_dict().items()}
+    found = prescribe_sampled(built, batch(), target, kind, seeds=1, keep=keep, only=only)
+    assert found.log_apjn_solved == pytest.approx(target, abs=0.01)
+    applied = apply_prescription(found, built, batch())
+    assert {name for name, value in built.state_dict().items() if not torch.equal(value, before[name])} == set_to
+    again = float(predict_sampled(built, batch(), range(1)).log_apjn[0])
+    assert again == pytest.approx(found.log_apjn_solved, abs=0.02)
+    applied.undo()
+    with pytest.raises(CriticalityError, match="keep='nosuch' must match a"):
+        prescribe_sampled(built, batch(), target, kind, seeds=1, keep=["nosuch"])
 
 
 def test_a_model_that_is_there_is_put_back():

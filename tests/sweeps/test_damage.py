@@ -31,7 +31,10 @@ def refuses(cell):
     raise RuntimeError("the sensor is off")
 
 def ragged(cell):
-    return {"series": [1.0] * (cell["x"] + 1)}
+    return {"series": [1.0] * (3 - abs(cell["x"] - 1)), "last": float("nan")}
+
+def folded(cell):
+    return {"series": [1.0] if cell["x"] == 0 else [[1.0]]}
 
 def clashes(cell):
     return {"x": 1.0}
@@ -150,10 +153,28 @@ def test_a_damaged_pack_is_one_sentence(store, tmp_path):
 
 
 def test_values_that_do_not_fit_are_failures_that_say_so(tmp_path, study):
-    for function, said in (("ragged", "other cells (1,)"), ("clashes", "named 'x'")):
+    for function, said in (("folded", "other cells (1,): axes must be as many"), ("clashes", "named 'x'")):
         path = tmp_path / f"{function}.zarr"
         run_study(Study(function, study.compute.replace("cubes", function), {"x": [0, 1, 2]}), path, workers=0)
         assert said in Store(path).messages()[1]
+
+
+def test_shorter_values_are_filled_with_nan_and_still_verified(tmp_path, study):
+    """As profiles of networks of several depths in one study; the third cell is computed after a longer one."""
+    path = tmp_path / "ragged.zarr"
+    run_study(Study("ragged", study.compute.replace("cubes", "ragged"), {"x": [0, 1, 2]}), path, workers=0)
+    found = Store(path).dataset()
+    np.testing.assert_array_equal(np.isnan(found.series), [[0, 0, 1], [0, 0, 0], [0, 0, 1]])
+    packed = packed_dataset(pack_study(path, tmp_path / "p.zarr.zip"))
+    np.testing.assert_array_equal(packed.series, found.series)
+    for cell in (0, 1):
+        chunks = sorted((path / f"series/c/{cell}").rglob("*"))
+        kept = [(chunk, chunk.read_bytes()) for chunk in chunks if chunk.is_file()]
+        kept[-1][0].unlink()
+        with pytest.raises(ValueError, match=f"of cell {cell}"):
+            Store(path).dataset()
+        kept[-1][0].write_bytes(kept[-1][1])
+    assert not Store(path).damage()
 
 
 def test_a_study_of_failures_only_is_a_failure(tmp_path, study):
@@ -239,6 +260,7 @@ def test_without_a_loopback_interface(tmp_path, study):
     refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert refused.returncode == 2
     assert "workers=2 must be 0" in refused.stderr
+    assert not (tmp_path / "s.zarr").exists()
     done = subprocess.run(
         [*command, "--workers", "0"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )

@@ -136,10 +136,14 @@ def test_foreign_and_broken_stores_are_refused(tmp_path, cells):
     assert first.key() != key  # what older code computed is not taken for the new
 
 
+KILLS = 20 if os.environ.get("CRITICALITY_EVERY_COMMAND") else 6
+"""With six of this seed the driver is killed four times and a worker twice."""
+
+
 @pytest.mark.slow
 def test_killed_again_and_again(tmp_path, cells):
-    """kill -9 of the driver or of a worker, twenty times: no finished cell is lost or computed twice but those in flight."""
-    log, store, count = tmp_path / "log", tmp_path / "s.zarr", 400
+    """kill -9 of the driver or of a worker: no finished cell is lost or computed twice but those in flight."""
+    log, store, count = tmp_path / "log", tmp_path / "s.zarr", 20 * KILLS
     study = {
         "name": "killed",
         "compute": f"module:{cells}:counted",
@@ -159,7 +163,7 @@ def test_killed_again_and_again(tmp_path, cells):
     ]
     chance, kills, finished = random.Random(0), 0, 0
     driver = None
-    while kills < 20:
+    while kills < KILLS:
         if driver is None or driver.poll() is not None:
             driver = subprocess.Popen(
                 command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
@@ -188,7 +192,7 @@ def test_killed_again_and_again(tmp_path, cells):
     if driver is not None and driver.poll() is None:
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
-    assert kills == 20, "the study ended before it was killed twenty times"
+    assert kills == KILLS, "the study ended before it was killed often enough"
     subprocess.run(command, check=True, capture_output=True)
     data = Store(store).dataset()
     assert (data.status.values == "done").all()
@@ -209,11 +213,11 @@ def test_a_small_training_study_end_to_end(tmp_path):
         "train",
         {"learning_rate": [1e-3, 1e-2], "seed": [0]},
         {"task": "digits", "width": 32, "depth": 2, "steps": 40, "batch": 32, "every": 20},
-        ({"norm": "ln"}, {"norm": "dyt", "alpha": 0.5}, {"norm": "dyt", "prescription": "schedule"}),
+        ({"norm": "ln"}, {"norm": "dyt", "prescription": "schedule"}),
     )
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         report = run_study(study, tmp_path / "s.zarr", scheduler=cluster.scheduler_address)
-    assert report.counts["done"] == 6
+    assert report.counts["done"] == 4
     data = Store(tmp_path / "s.zarr").dataset()
     assert np.isfinite(data.last_loss).all()
     learned = (data.norm.values == "ln") & (data.learning_rate.values == 1e-3)

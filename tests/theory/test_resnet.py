@@ -39,7 +39,7 @@ def _tanh_moments(s):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("alpha", [0.02, 0.1, 0.5, 1.0, 2.0, 5.0])
+@pytest.mark.parametrize("alpha", [0.02, 0.5, 5.0])
 @pytest.mark.parametrize(("norm", "moments"), [("dyt", _tanh_moments), ("derf", _erf_moments)])
 def test_depth_4096_agrees_with_an_independent_recursion(norm, moments, alpha):
     depth, sigma2, q = 4096, 1.0, 1.0
@@ -69,7 +69,7 @@ def test_erf_kernel_is_that_of_neural_tangents(row):
 def test_wide_random_networks_agree_within_three_standard_errors(norm, alpha):
     if norm == "ln" and alpha != 0.5:
         pytest.skip("LayerNorm has no alpha")
-    width, depth, seeds, probes = 1000, 32, 8, 32
+    width, depth, seeds, probes = 500, 32, 8, 32
     function = {"dyt": np.tanh, "derf": np.vectorize(math.erf, otypes=[float]), "arctan": np.arctan}.get(norm)
     slopes = {
         "dyt": lambda u: np.cosh(u) ** -2.0,

@@ -42,7 +42,7 @@ def check(
     """Phase, log J, worst blocks, expected trouble and prescription of MODEL (see predict).
 
     Exits with 1 when log J(0->L) exceeds the budget, so that it can run in a CI. A model that the theory does not read is
-    measured, against --budget.
+    measured; where LayerNorm cannot take the place of its norms, the budget is that of x + W LN(x) of as many blocks.
     """
     from criticality.studies.check import check_up
 
@@ -65,7 +65,7 @@ def _text(found: CheckUp) -> str:
         f"LayerNorm     {found.log_apjn_layer_norm:.2f} in its place, all tokens alike"
         if found.log_apjn_layer_norm
         else "",
-        f"budget        {found.budget:.2f}: {'within' if found.within_budget else 'EXCEEDED'}",
+        f"budget        {found.budget:.2f}: {'within' if found.within_budget else 'EXCEEDED'} ({found.budget_of})",
         "worst blocks  " + ", ".join(f"{block}: x{factor:.2f}" for block, factor in found.worst_blocks),
         f"expect        {found.expect}",
         f"prescription  {found.prescription}",

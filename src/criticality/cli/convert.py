@@ -24,7 +24,7 @@ from criticality.errors import ArgumentError
 @model_changes
 @click.option("--keep", type=NAMES, default=(), help="Patterns of norms that stay: names, globs, re:...")
 @click.option("--only", type=NAMES, default=(), help="Patterns of norms that are replaced.")
-@click.option("--strict", is_flag=True, help="Refuse a model with norms that cannot be replaced.")
+@click.option("--strict", is_flag=True, help="Refuse a model of which something would be left as it is.")
 @common
 def convert(
     model: str,
@@ -50,7 +50,7 @@ def convert(
     from criticality.prescription import apply_edits
     from criticality.theory import read_edits
 
-    if edits is not None and norm is None and (alpha is not None or with_head_norms or keep or only or strict):
+    if edits is not None and norm is None and (alpha is not None or with_head_norms or keep or only):
         raise ArgumentError(f"--edits {edits} must come with --norm where a flag of --norm's is given, such as --alpha")
     read = () if edits is None else read_edits(edits)
     torch.manual_seed(seed)
@@ -61,7 +61,7 @@ def convert(
     scope: dict[str, Any] = {"keep": kept, "only": only or None, "strict": strict}
     replaced = [] if norm is None else [replace_norms(built, norm, alpha, **scope)]
     left = [one for conversion in replaced for one in conversion.kept]
-    applied = apply_edits(read, built, description.inputs(seed)) if read else None
+    applied = apply_edits(read, built, description.inputs(seed), strict=strict) if read else None
     replaced += [] if applied is None else applied.conversions
     rows = [
         {"name": one.name, "before": type(one.before).__name__, "after": str(one.after)}

@@ -13,6 +13,7 @@ import click
 
 from criticality.arguments import meant, shown
 from criticality.errors import CriticalityError
+from criticality.initialized import heard
 
 T = TypeVar("T")
 
@@ -78,7 +79,7 @@ class Verbs(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), heard():
                 if not sys.warnoptions:  # what libraries say of one another is nothing that a user of a verb can mend
                     warnings.filterwarnings("ignore", module=r"(torch|timm|transformers|lightning)\b")
                 return _refusing(lambda: super(Verbs, self).invoke(ctx))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from criticality.initialized import told
 from criticality.lazy import lazy_module
 
 if TYPE_CHECKING:
@@ -21,7 +22,12 @@ else:
 
 
 def emit(record: Mapping[str, Any], as_json: bool, text: str) -> None:
-    """Print the record as one JSON object, or the text for people."""
+    """Print the record as one JSON object, or the text for people; what ``--init`` drew and left is said with it."""
+    drawn = told()
+    for one in drawn:
+        click.echo(f"--init: {one.line()}", err=True)
+    if drawn:
+        record = {**record, "initialized": [one.record() for one in drawn]}
     click.echo(json.dumps(schema.plain(record)) if as_json else text)
 
 

@@ -10,6 +10,7 @@ import click
 
 from criticality.cli.options import (
     FILE,
+    NAMES,
     SAMPLES,
     SEEDS,
     VERIFICATIONS,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import torch
 
     from criticality.models import ModelSpec
-    from criticality.prescription.apply import Change
+    from criticality.prescription.apply import Applied
     from criticality.prescription.sampled import SampledPrescription
     from criticality.prescription.solve import Prescription
 
@@ -48,6 +49,11 @@ if TYPE_CHECKING:
 @click.option(
     "--from-data", is_flag=True, help="Set the schedule by one forward pass on real inputs, not by the theory."
 )
+@click.option(
+    "--keep", type=NAMES, default=(), help="Patterns of norms, branches or weights that stay: names, globs, re:..."
+)
+@click.option("--only", type=NAMES, default=(), help="Patterns of those that are set. With either the way is sampled.")
+@click.option("--strict", is_flag=True, help="Refuse a model of which something else would be left as it is.")
 @click.option("--apply", "weights", type=FILE, help="Write the model's weights, prescription set.")
 @click.option(
     "--verify",
@@ -71,6 +77,9 @@ def prescribe(
     target: str,
     kind: Kind,
     from_data: bool,
+    keep: tuple[str, ...],
+    only: tuple[str, ...],
+    strict: bool,
     weights: Path | None,
     verify: int,
     way: Way,
@@ -96,6 +105,9 @@ def prescribe(
 
     if from_data and kind != "schedule":
         raise ArgumentError(f"kind={kind!r} must be 'schedule' with --from-data")
+    scope: dict[str, Any] = {"keep": keep, "only": only or ("*",)}
+    if keep or only:
+        way = _sampled_way(way, target)
     if way != "auto":
         left_out(f"--way {way}")
     description = model_spec(model, **changes)
@@ -107,7 +119,8 @@ def prescribe(
             raise
         described = None
     if described is None:
-        sampled = _sampled(description, target, kind, seeds, seed)
+        with working("solve"):
+            sampled = _sampled(description, target, kind, seeds, seed, scope)
         found: Prescription = sampled
         curve = [{"value": value, "log_apjn": log_apjn} for value, log_apjn in sampled.tried]
     else:
@@ -125,11 +138,11 @@ def prescribe(
     def build(number: int) -> torch.nn.Module:
         torch.manual_seed(number)
         built = description.build()
-        made = _set(found, built, description.inputs(number if from_data else seed), from_data)
-        planned.append(made)
+        batch = description.inputs(number if from_data else seed)
+        applied.append(_set(found, built, batch, from_data, strict=strict, **scope))
         return built
 
-    planned: list[list[Change]] = []
+    applied: list[Applied] = []
     measured: dict[str, float] = {}
     if verify:
         batch = description.inputs(seed)
@@ -148,14 +161,27 @@ def prescribe(
     if weights is not None:
         with torch.random.fork_rng():
             click.echo(f"wrote {write_weights(build(seed), weights)}", err=True)
-    if not planned:
-        with torch.random.fork_rng():
+    if not applied:
+        with working("what changes"), torch.random.fork_rng():
             build(seed)
-    rows = [{"name": c.name, "what": c.what, "before": c.before, "after": c.after} for c in planned[0]]
+    rows = [{"name": c.name, "what": c.what, "before": c.before, "after": c.after} for c in applied[0].changes]
+    left = [{"name": one.name, "reason": one.reason} for one in applied[0].untouched]
     record = {"model": model, **{k: changes[k] for k in ("norm", "init", "depth")}, **found.record(), **measured}
-    record |= {"changes": rows, "trade_off": curve}
+    record |= {"changes": rows, "left": left, "trade_off": curve}
     save_json(record, out)
-    emit(record, as_json, _text(found, rows, curve, measured))
+    emit(record, as_json, _text(found, rows, [*map(str, applied[0].untouched)], curve, measured))
+
+
+def _sampled_way(way: Way, target: str) -> Way:
+    """The way that knows norms and branches by name.
+
+    Raises:
+        ArgumentError: another was asked for, or a target that is met by all of them together.
+    """
+    if way == "exact" or target.startswith("share="):
+        what = f"--way {way}" if way == "exact" else f"--target {target}"
+        raise ArgumentError(f"{what} must be left out with --keep and --only, which the sampled way meets a log J with")
+    return "sampled"
 
 
 def _share(target: str) -> float:
@@ -165,7 +191,9 @@ def _share(target: str) -> float:
         raise ArgumentError(f"target={target!r} must be share= and a number between 0 and 1") from None
 
 
-def _sampled(description: ModelSpec, target: str, kind: Kind, seeds: int, seed: int) -> SampledPrescription:
+def _sampled(
+    description: ModelSpec, target: str, kind: Kind, seeds: int, seed: int, scope: dict[str, Any]
+) -> SampledPrescription:
     """Without weights; the target ``preln`` is the same model with LayerNorm, its tokens as they are."""
     from criticality.prescription.sampled import least_amplification_sampled, prescribe_sampled
     from criticality.prescription.solve import PRE_LAYER_NORM, PRE_LAYER_NORM_TOKENS
@@ -183,19 +211,24 @@ def _sampled(description: ModelSpec, target: str, kind: Kind, seeds: int, seed: 
             wanted = float(target)
         except ValueError:
             raise ArgumentError(f"target={target!r} must be a log J, 'preln', 'preln-tokens' or share=0.9") from None
-    return prescribe_sampled(description.create, batch, wanted, kind, seeds, seed=seed, **settings)
+    return prescribe_sampled(description.create, batch, wanted, kind, seeds, seed=seed, **settings, **scope)
 
 
-def _set(found: Prescription, model: torch.nn.Module, batch: Any, from_data: bool) -> list[Change]:
-    """Set it, by the batch where that is asked for, and return what was changed."""
+def _set(found: Prescription, model: torch.nn.Module, batch: Any, from_data: bool, **scope: Any) -> Applied:
+    """Set it, by the batch where that is asked for."""
     from criticality.prescription.apply import apply_prescription, schedule_from_data
 
-    applied = schedule_from_data(model, batch, found.value) if from_data else apply_prescription(found, model, batch)
-    return list(applied.changes)
+    if from_data:
+        return schedule_from_data(model, batch, found.value, **scope)
+    return apply_prescription(found, model, batch, **scope)
 
 
 def _text(
-    found: Prescription, rows: list[dict[str, Any]], curve: list[dict[str, float]], measured: dict[str, float]
+    found: Prescription,
+    rows: list[dict[str, Any]],
+    left: list[str],
+    curve: list[dict[str, float]],
+    measured: dict[str, float],
 ) -> str:
     import numpy as np
 
@@ -209,7 +242,8 @@ def _text(
         f"{found.kind}: {found.value:.4f}. {found.why}.",
         f"log J(0->L) = {found.log_apjn:.3f}{error} (before: {found.log_apjn_before:.3f}), branch share {found.branch_share:.3f}",
         table([list(row.values()) for row in shown], ["module", "what", "before", "after"])
-        + f"\n({len(rows)} changes)",
+        + f"\n({len(rows)} changes{f', {len(left)} left as they were)' if left else ')'}"
+        + "".join(f"\n  {one}" for one in left),
         table(
             [list(row.values()) for row in curve],
             [found.kind, "log J (quick theory)" if not error else "log J (tried)", "branch share"],

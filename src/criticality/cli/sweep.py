@@ -147,7 +147,9 @@ def status(store: Path, as_json: bool, seed: int, out: Path | None) -> None:
     if found.study.search:
         record["searches_ended"], record["searches"] = progress_of(found.study, found)
     lines = [[key, value] for key, value in record.items() if not key.endswith("_cells")]
-    lines += [[entry["status"], f"{entry['cell']}: {entry['why']}"] for entry in [*failed[:10], *damaged[:10]]]
+    for listed in (failed, damaged):
+        lines += [[entry["status"], f"{entry['cell']}: {entry['why']}"] for entry in listed[:10]]
+        lines += [[listed[0]["status"], f"{len(listed) - 10} more: --json has all"]] if len(listed) > 10 else []
     emit(record, as_json, table(lines, ["", ""]))
 
 

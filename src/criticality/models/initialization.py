@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -11,7 +11,8 @@ from torch import nn
 
 from criticality.arguments import checked
 from criticality.errors import ArgumentError
-from criticality.models.patterns import matches
+from criticality.initialized import Initialized
+from criticality.models.patterns import Patterns
 from criticality.stream import trace
 from criticality.stream.untouched import untouched
 from criticality.stream.weights import branch_weights
@@ -31,34 +32,6 @@ def check_init(init: str) -> None:
     if init not in INITS:
         renamed = f"; {init!r} is now called {_RENAMED[init]!r}" if init in _RENAMED else ""
         raise ArgumentError(f"init {init!r} is unknown; allowed are {', '.join(INITS)}{renamed}")
-
-
-class Initialized(dict[str, int]):
-    """Fan-in of each weight that was drawn, by its name.
-
-    Attributes:
-        untouched: names of the other weight matrices of the model, which are as they were: embeddings and heads, and, in the blocks
-            that weights were drawn in, those of ``beside``.
-        beside: of these the ones in the same blocks as weights that were drawn.
-    """
-
-    def __init__(self, model: nn.Module, written: Mapping[str, int]):
-        super().__init__(written)
-        blocks = {block for name in written if (block := _block_of(name))}
-        matrices = [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
-        self.untouched = tuple(name for name in matrices if name not in written)
-        self.beside = tuple(name for name in self.untouched if _block_of(name) in blocks)
-
-    def __str__(self) -> str:
-        lines = [f"{len(self)} weights drawn, {len(self.untouched)} left as they were"]
-        return "\n".join([*lines, *(f"  {name}" for name in self.untouched)])
-
-
-def _block_of(name: str) -> str:
-    """The name up to its first number, that of a block; empty where it has none."""
-    parts = name.split(".")
-    first = next((index for index, part in enumerate(parts) if part.isdigit()), None)
-    return "" if first is None else ".".join(parts[: first + 1])
 
 
 @checked
@@ -114,19 +87,15 @@ def initialize_branches(
     """
     if isinstance(init, str):
         check_init(init)
-    names = [name for name, _ in model.named_parameters()]
-    for pattern in (*keep, *only):
-        if not any(matches(pattern, name) for name in names):
-            raise ArgumentError(
-                f"pattern {pattern!r} must match a parameter of {type(model).__name__}, and matches none"
-            )
+    patterns = Patterns(keep, only)
+    patterns.check([name for name, _ in model.named_parameters()], f"a parameter of {type(model).__name__}")
 
     def chosen(name: str) -> bool:
-        return any(matches(one, name) for one in only) and not any(matches(one, name) for one in keep)
+        return not patterns.left_out(name)
 
     if strict and init != "own":
         _check_all(model, inputs, under, chosen)
-    return Initialized(model, initializing.initialize_branches(model, init, inputs, under, chosen=chosen))
+    return initializing.initialize_branches(model, init, inputs, under, chosen=chosen)
 
 
 def _check_all(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from criticality.errors import ArgumentError
@@ -30,3 +32,38 @@ def matches(pattern: str, name: str) -> bool:
         or fnmatchcase(name, pattern)
         or bool(last and fnmatchcase(last, pattern))
     )
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """What an operation is for, by name: all that ``only`` matches and ``keep`` does not."""
+
+    keep: Sequence[str] = ()
+    only: Sequence[str] = ("*",)
+
+    def check(self, names: Iterable[str], what: str) -> None:
+        """Refuse a pattern that no name fits.
+
+        Args:
+            names: of what there is.
+            what: it is, in words, with its article.
+
+        Raises:
+            CriticalityError: naming the pattern.
+        """
+        known = list(names)
+        for argument, patterns in (("keep", self.keep), ("only", self.only)):
+            for pattern in patterns:
+                if pattern != "*" and not any(matches(pattern, name) for name in known):
+                    raise ArgumentError(f"{argument}={pattern!r} must match {what}, and matches none")
+
+    def left_out(self, name: str) -> str:
+        """Why a name is left out; empty where it is not.
+
+        >>> Patterns(keep=["blocks.0.*"]).left_out("blocks.0.norm1")
+        "as keep has 'blocks.0.*'"
+        """
+        for pattern in self.keep:
+            if matches(pattern, name):
+                return f"as keep has {pattern!r}"
+        return "" if any(matches(pattern, name) for pattern in self.only) else "as only has no pattern for it"

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from criticality.errors import ModelFailedError, UndescribedError
 from criticality.models.initialization import initialize_branches
 from criticality.reader import Reading
 from criticality.reader.tape import Tape
@@ -30,6 +31,9 @@ def described(
         ValueError: the model cannot be built or run.
     """
     model = build_without_weights(build, at_least=1)
-    initialize_branches(model, init, inputs, Tape)
+    try:
+        initialize_branches(model, init, inputs, Tape)
+    except ModelFailedError as error:  # as experts do, which ask for numbers
+        raise UndescribedError(f"the exact theory reads a network without its numbers: {error}") from error
     found = Reading(model, inputs)
     return found.network(), found.kernels()

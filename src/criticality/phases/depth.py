@@ -122,19 +122,20 @@ class BlockStep:
     def change(self, states: Float[np.ndarray, "variables points"]) -> Float[np.ndarray, "variables points"]:
         log_q, rho, ratio, _ = states
         q = np.exp(log_q)
-        kernel = SymmetricKernel(q, q * np.clip(rho, -1.0, 1.0), self.tokens)
-        one, zero = np.ones_like(q), np.zeros_like(q)
-        a, b, square = one, ratio, np.square(self.branch_scale)
+        p = q * np.clip(rho, -1.0, 1.0)
+        one = len(q) == 1  # without the overhead of arrays
+        kernel = SymmetricKernel(float(q[0]), float(p[0]), self.tokens) if one else SymmetricKernel(q, p, self.tokens)
+        units = kernel.with_entries(*np.eye(2)[:, :, None])
+        a, b, square = np.ones_like(q), ratio, np.square(self.branch_scale)
         for sublayer in self.network.last_block:
-            on_u, on_v = (
-                sublayer.backward(kernel, kernel.with_entries(*unit), _NO_SAMPLES)
-                for unit in ((one, zero), (zero, one))
-            )
+            entered, output = sublayer.passed(kernel, _NO_SAMPLES)
+            back = sublayer.backward(kernel, units, _NO_SAMPLES, entered, output)
+            (u_of_u, u_of_v), (v_of_u, v_of_v) = np.asarray(back.q), np.asarray(back.p)
             a, b = (
-                a + square * (a * (on_u.q - 1) + b * on_u.p),
-                b + square * (a * on_v.q + b * (on_v.p - 1)),
+                a + square * (a * (u_of_u - 1) + b * v_of_u),
+                b + square * (a * u_of_v + b * (v_of_v - 1)),
             )
-            after = sublayer.forward(kernel, _NO_SAMPLES)
+            after = sublayer.joined(kernel, output)
             kernel = kernel.with_entries(
                 kernel.q + square * (after.q - kernel.q), kernel.p + square * (after.p - kernel.p)
             )

@@ -81,79 +81,97 @@ def classify_profiles(
         raise ArgumentError(
             f"log_apjn of shape {values.shape} must hold finite numbers at five depths or more, got depths={list(depths)!r}"
         )
-    mean, spread = _ensemble(values, steps), _scatter(np.diff(values, axis=1))
+    profiles = _Profiles(at, values, steps)
+    kind, found = _seen(profiles)
+    exponent, se, systematic = (found.get(name, math.nan) for name in ("exponent", "exponent_se", "systematic"))
+    reach = 2 * se + systematic
+    profile, profile_se = profiles.jackknife(lambda one: one)
+    gain, gain_se = profiles.jackknife(lambda one: np.diff(one) / np.diff(np.log(at)))
+    middle = np.sqrt(at[1:] * at[:-1])
+    shown = [index for index, depth in enumerate(at) if int(depth) in DEPTHS or index == len(at) - 1]
+    return SampledClassification(
+        kind=kind,
+        exponent=exponent,
+        coefficient=found.get("coefficient", math.nan),
+        interval=(exponent - reach, exponent + reach),
+        crossover_depth=found.get("crossover", math.nan),
+        analytic=None,
+        agrees=None,
+        law=None,
+        log_apjn={int(at[index]): float(profile[index]) for index in shown},
+        exponent_se=se,
+        exponent_systematic=systematic,
+        coefficient_se=found.get("coefficient_se", math.nan),
+        crossover_depth_se=found.get("crossover_se", math.nan),
+        log_apjn_se={int(at[index]): float(profile_se[index]) for index in shown},
+        curvature=found.get("curvature", math.nan),
+        curvature_se=found.get("curvature_se", math.nan),
+        local_exponents={
+            float(f"{a:.3g}"): (float(b), float(c)) for a, b, c in zip(middle, gain, gain_se, strict=True)
+        },
+        depth=int(at[-1]),
+        seeds=len(values),
+    )
 
-    def jackknife(statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        whole = statistic(mean)
-        size = len(values)
+
+@dataclass(frozen=True)
+class _Profiles:
+    """``log J(0 -> L)`` of several seeds at depths, and what is read from their ensemble with its error over seeds."""
+
+    depths: Float[np.ndarray, " depths"]
+    values: Float[np.ndarray, "seeds depths"]
+    steps: bool
+
+    @property
+    def mean(self) -> Float[np.ndarray, " depths"]:
+        return _ensemble(self.values, self.steps)
+
+    def jackknife(self, statistic: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """A statistic of the ensemble's profile, and its standard error (nan for one seed)."""
+        whole = statistic(self.mean)
+        size = len(self.values)
         if size == 1:
             return whole, np.full_like(whole, np.nan)
-        parts = np.array([statistic(_ensemble(np.delete(values, seed, axis=0), steps)) for seed in range(size)])
+        left = (np.delete(self.values, seed, axis=0) for seed in range(size))
+        parts = np.array([statistic(_ensemble(values, self.steps)) for values in left])
         return whole, np.sqrt((size - 1) / size * ((parts - parts.mean(axis=0)) ** 2).sum(axis=0))
 
-    profile, profile_se = jackknife(lambda one: one)
-    gain, gain_se = jackknife(lambda one: np.diff(one) / np.diff(np.log(at)))
-    middle = np.sqrt(at[1:] * at[:-1])
-    local = {float(f"{a:.3g}"): (float(b), float(c)) for a, b, c in zip(middle, gain, gain_se, strict=True)}
-    shown = [index for index, depth in enumerate(at) if int(depth) in DEPTHS or index == len(at) - 1]
+    def number(self, statistic: Callable[[np.ndarray], float]) -> tuple[float, float]:
+        """The same of one number."""
+        value, error = self.jackknife(lambda one: np.array([statistic(one)]))
+        return float(value[0]), float(error[0])
 
-    def found(kind: Class, **numbers: float) -> SampledClassification:
-        exponent, se = numbers.get("exponent", math.nan), numbers.get("exponent_se", math.nan)
-        systematic = numbers.get("systematic", math.nan)
-        reach = 2 * se + systematic
-        return SampledClassification(
-            kind,
-            exponent,
-            numbers.get("coefficient", math.nan),
-            (exponent - reach, exponent + reach),
-            numbers.get("crossover", math.nan),
-            None,
-            None,
-            None,
-            {int(at[index]): float(profile[index]) for index in shown},
-            se,
-            systematic,
-            numbers.get("coefficient_se", math.nan),
-            numbers.get("crossover_se", math.nan),
-            {int(at[index]): float(profile_se[index]) for index in shown},
-            numbers.get("curvature", math.nan),
-            numbers.get("curvature_se", math.nan),
-            local,
-            int(at[-1]),
-            len(values),
-        )
 
+def _seen(profiles: _Profiles) -> tuple[Class, dict[str, float]]:
+    """The class that is seen in the window of depths, and its numbers."""
+    at, mean, spread = profiles.depths, profiles.mean, _scatter(np.diff(profiles.values, axis=1))
     window = slice(max(0, min(int(np.searchsorted(at, at[-1] / _WINDOW)), len(at) - 4)), None)
     weights = 1 / spread[window.start :] ** 2
     deeper = slice(min(int(np.searchsorted(at, math.sqrt(at[window.start] * at[-1]))), len(at) - 3), None)
     deeper_weights = 1 / spread[deeper.start :] ** 2
-    grown, grown_se = jackknife(lambda one: np.array([one[-1] - one[window.start]]))
-    noise = 0.0 if math.isnan(grown_se[0]) else 2 * float(grown_se[0])
-    if grown[0] < -noise:
-        return found("decaying")
-    zeta, zeta_se = (
-        float(x[0]) for x in jackknife(lambda one: np.array([_slope(at[window], one[window], weights, 0.0)]))
-    )
-    logarithmic = abs(_slope(at[deeper], mean[deeper], deeper_weights, 0.0) - zeta)
-    if grown[0] <= noise:  # critical: log J does not grow beyond its noise
-        return found("power", exponent=zeta, exponent_se=zeta_se, systematic=logarithmic)
-    beta, beta_se = (float(x[0]) for x in jackknife(lambda one: np.array([_bend(at[window], one[window], weights)])))
+    grown, grown_se = profiles.number(lambda one: one[-1] - one[window.start])
+    noise = 0.0 if math.isnan(grown_se) else 2 * grown_se
+    if grown < -noise:
+        return "decaying", {}
+    zeta, zeta_se = profiles.number(lambda one: _slope(at[window], one[window], weights, 0.0))
+    power = {"exponent": zeta, "exponent_se": zeta_se}
+    power["systematic"] = abs(_slope(at[deeper], mean[deeper], deeper_weights, 0.0) - zeta)
+    if grown <= noise:  # critical: log J does not grow beyond its noise
+        return "power", power
+    beta, beta_se = profiles.number(lambda one: _bend(at[window], one[window], weights))
     margin = _RESOLUTION if math.isnan(beta_se) else max(_RESOLUTION, 2 * beta_se)
     bent = {"curvature": beta, "curvature_se": beta_se}
-    crossover, crossover_se = (float(x[0]) for x in jackknife(lambda one: np.array([_crossover(at, one, beta)])))
-    bent_and_crossed = {**bent, "crossover": crossover, "crossover_se": crossover_se}
     if beta >= 1 - margin and beta >= 0.5:
-        rate, rate_se = (float(x[0]) for x in jackknife(lambda one: np.array([_rate(at, one)])))
+        rate, rate_se = profiles.number(lambda one: _rate(at, one))
         known = {"exponent": 1.0, "exponent_se": beta_se, "systematic": abs(1 - beta)}
-        return found("exponential", coefficient=rate, coefficient_se=rate_se, **known, **bent)
+        return "exponential", {"coefficient": rate, "coefficient_se": rate_se, **known, **bent}
+    bent["crossover"], bent["crossover_se"] = profiles.number(lambda one: _crossover(at, one, beta))
     if beta <= margin:
-        return found("power", exponent=zeta, exponent_se=zeta_se, systematic=logarithmic, **bent_and_crossed)
-    scale, scale_se = (
-        float(x[0]) / beta for x in jackknife(lambda one: np.array([_slope(at[window], one[window], weights, beta)]))
-    )
+        return "power", power | bent
+    scale, scale_se = profiles.number(lambda one: _slope(at[window], one[window], weights, beta) / beta)
     known = {"exponent": beta, "exponent_se": beta_se}
     known["systematic"] = abs(_bend(at[deeper], mean[deeper], deeper_weights) - beta)
-    return found("stretched", coefficient=scale, coefficient_se=scale_se, **known, **bent_and_crossed)
+    return "stretched", {"coefficient": scale, "coefficient_se": scale_se, **known, **bent}
 
 
 def _ensemble(values: Float[np.ndarray, "seeds depths"], steps: bool) -> Float[np.ndarray, " depths"]:

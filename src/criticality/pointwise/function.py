@@ -27,7 +27,8 @@ class PointwiseFunction:
             1e-9 next to a kink).
         kinks: where ``phi`` or ``phi'`` is not smooth; quadrature panels end there.
         formula: closed form of the two-point averages, where there is one.
-        verified: whether tests hold its moments to mpmath; of others, every quadrature is checked as it is done.
+        verified: whether tests hold its moments to mpmath, or its quadrature to a finer one at all variances; of others, every
+            quadrature is checked as it is done.
     """
 
     name: str

@@ -14,15 +14,25 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from criticality.arguments import Positive, checked
 from criticality.errors import ArgumentError, NotFiniteError
 from criticality.models.conversion import Conversion, replace_norms
-from criticality.prescription.handles import AlphaSite, BranchHandle, Handles
+from criticality.models.patterns import Patterns
+from criticality.prescription.handles import AlphaSite, Handles
+from criticality.prescription.planning import (
+    EVERYTHING,
+    Change,
+    Untouched,
+    alpha_sites,
+    check_all_set,
+    other_norms,
+    planned,
+    split_sites,
+)
 from criticality.prescription.scaling import (
     Saved,
-    Scaled,
     parameter_of,
     put_back,
     put_back_on_failure,
@@ -36,35 +46,6 @@ from criticality.stream.sharded import mean_over_processes
 from criticality.stream.tensors import tensors_in
 from criticality.stream.untouched import placed, untouched
 from criticality.theory.edits import Alpha, BranchGain, Edit, OtherNorm, Schedule, WeightGain
-
-
-@dataclass(frozen=True)
-class Change:
-    """One number of a model, before and after.
-
-    Attributes:
-        name: of the module.
-        what: ``alpha``, ``output weights x`` or ``weights x``.
-        before, after: an alpha, or a factor.
-        values: what is written, by the whole name of each parameter.
-    """
-
-    name: str
-    what: str
-    before: float
-    after: float
-    values: tuple[tuple[str, Tensor], ...] = ()
-
-
-@dataclass(frozen=True)
-class Untouched:
-    """What an operation left as it was: name and reason."""
-
-    name: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -120,17 +101,28 @@ def planned_changes(prescription: Prescription, model: nn.Module, inputs: Any = 
     """
     handles = Handles(model, inputs)
     _check_made_for(prescription, handles)
-    return _planned(prescription.edits, handles)[0]
+    return planned(prescription.edits, handles)[0]
 
 
 @checked
-def apply_prescription(prescription: Prescription, model: nn.Module, inputs: Any = None) -> Applied:
+def apply_prescription(
+    prescription: Prescription,
+    model: nn.Module,
+    inputs: Any = None,
+    *,
+    keep: Sequence[str] = (),
+    only: Sequence[str] = ("*",),
+    strict: bool = False,
+) -> Applied:
     """Set a prescription in place.
 
     Args:
         prescription: as ``prescribe`` makes it.
         model: any that ``measure`` takes.
         inputs: as for ``measure``, to find the stream with [default: example inputs, for the models of timm and transformers].
+        keep, only: patterns (names, globs, ``re:...``) of norms, branches or weights that are left, and that are set, in a
+            prescription that was made for all of them; ``prescribe_sampled`` makes one for a part.
+        strict: refuse to leave something that ``keep`` and ``only`` do not name.
 
     Returns:
         What was changed, and what was not, such as norms that are not of the stream and branches that nothing scales.
@@ -138,21 +130,21 @@ def apply_prescription(prescription: Prescription, model: nn.Module, inputs: Any
     Raises:
         InputsError: no inputs, for a model that does not say what it takes.
         WriteError: a parameter does not hold what was written.
-        ValueError: a model with other numbers of norms than the prescription, or parts that are not found; as ``measure``.
-            The model is then as it was, bit for bit.
+        ValueError: a model with other numbers of norms than the prescription, parts that are not found, or a pattern without a
+            match; as ``measure``. The model is then as it was, bit for bit.
     """
     handles = Handles(model, inputs)
     _check_made_for(prescription, handles)
-    return _written(prescription.edits, handles)
+    return _written(prescription.edits, handles, Patterns(keep, only), strict)
 
 
 @checked
-def apply_edits(edits: Sequence[Edit], model: nn.Module, inputs: Any = None) -> Applied:
+def apply_edits(edits: Sequence[Edit], model: nn.Module, inputs: Any = None, *, strict: bool = False) -> Applied:
     """Make edits in place, one after the other, as ``theory.edits.edited`` does to a description.
 
     Args:
         edits: of ``theory.edits``, a ``Prescription``'s, a ``Tuning``'s, or those of a file (``read_edits``).
-        model, inputs: as for ``apply_prescription``; a ``Schedule`` is set by one forward pass on the inputs.
+        model, inputs, strict: as for ``apply_prescription``; a ``Schedule`` is set by one forward pass on the inputs.
 
     Raises:
         InputsError, WriteError, ValueError: as ``apply_prescription``, ``schedule_from_data`` and ``replace_norms``; a number
@@ -162,13 +154,14 @@ def apply_edits(edits: Sequence[Edit], model: nn.Module, inputs: Any = None) -> 
     try:
         for numbers, group in groupby(edits, lambda edit: isinstance(edit, (Alpha, BranchGain, WeightGain))):
             if numbers:
-                done.append(_written([*group], Handles(model, inputs)))
+                done.append(_written([*group], Handles(model, inputs), strict=strict))
                 continue
             for edit in group:
                 if isinstance(edit, Schedule):
-                    done.append(schedule_from_data(model, inputs, edit.c))
+                    done.append(schedule_from_data(model, inputs, edit.c, strict=strict))
                 elif isinstance(edit, OtherNorm):
-                    done.append(replace_norms(model, edit.norm, edit.alpha, inputs=inputs, only=[*edit.names] or None))
+                    only = [*edit.names] or None
+                    done.append(replace_norms(model, edit.norm, edit.alpha, inputs=inputs, only=only, strict=strict))
     except BaseException:
         for one in reversed(done):
             one.undo()
@@ -184,7 +177,14 @@ def apply_edits(edits: Sequence[Edit], model: nn.Module, inputs: Any = None) -> 
 
 @checked
 def schedule_from_data(
-    model: nn.Module, inputs: Any, c: Positive, *, device: torch.device | str | None = None
+    model: nn.Module,
+    inputs: Any,
+    c: Positive,
+    *,
+    device: torch.device | str | None = None,
+    keep: Sequence[str] = (),
+    only: Sequence[str] = ("*",),
+    strict: bool = False,
 ) -> Applied:
     """Set every alpha to ``c / sqrt(q)`` with ``q`` the mean square of what the norm sees, in one forward pass.
 
@@ -195,6 +195,7 @@ def schedule_from_data(
         inputs: as for ``apply_prescription``; ``None`` for those that the model says that it takes.
         c: of the schedule, as ``prescribe`` gives it.
         device: where to run.
+        keep, only, strict: as for ``apply_prescription``.
 
     Raises:
         ValueError: ``c`` not positive; a norm that is not reached once, or whose input is 0 or not finite. The model is
@@ -202,7 +203,15 @@ def schedule_from_data(
         WriteError: an alpha does not hold what was written.
     """
     handles = Handles(model, inputs)
-    sites = alpha_sites(handles)
+    patterns = Patterns(keep, only)
+    patterns.check(
+        [*(site.name for site in alpha_sites(handles)), *handles.other_alphas()],
+        f"a pointwise norm of {type(handles.model).__name__}",
+    )
+    sites, left = split_sites(alpha_sites(handles), patterns)
+    left += other_norms(handles, patterns)
+    if strict:
+        check_all_set(handles, left)
     before = {site.parameter: parameter_of(handles.model, site.parameter).detach().clone() for site in sites}
     with put_back_on_failure(parameter_of(handles.model, name) for name in before) as saved:
         found = alphas_from_data(handles, sites, c, device)
@@ -212,7 +221,7 @@ def schedule_from_data(
             for site in sites
         ]  # fmt: skip
         write(handles.model, {name: value for change in changes for name, value in change.values})
-    return Applied(tuple(changes), tuple(_other_norms(handles)), _saved=saved)
+    return Applied(tuple(changes), tuple(left), _saved=saved)
 
 
 def alphas_from_data(
@@ -269,123 +278,17 @@ def alphas_from_data(
 def _check_made_for(prescription: Prescription, handles: Handles) -> None:
     """Refuse a model with another number of norms."""
     inner = [site for site in handles.alphas if not site.final]
-    if prescription.alphas and alpha_sites(handles) and len(inner) != len(prescription.alphas):
+    norms = len(prescription.alphas) + len(prescription.kept)
+    if prescription.alphas and alpha_sites(handles) and len(inner) != norms:
         raise ArgumentError(
-            f"model {type(handles.model).__name__} must have the {len(prescription.alphas)} pointwise norms that the"
+            f"model {type(handles.model).__name__} must have the {norms} pointwise norms that the"
             f" prescription was made for, and has {len(inner)}"
         )
 
 
-def _written(edits: Sequence[Edit], handles: Handles) -> Applied:
-    changes, left = _planned(edits, handles)
+def _written(edits: Sequence[Edit], handles: Handles, patterns: Patterns = EVERYTHING, strict: bool = False) -> Applied:
+    changes, left = planned(edits, handles, patterns, strict)
     values = {name: value for change in changes for name, value in change.values}
     saved = saved_values(parameter_of(handles.model, name) for name in values)
     write(handles.model, values)
     return Applied(tuple(changes), tuple(left), _saved=saved)
-
-
-def _planned(edits: Sequence[Edit], handles: Handles) -> tuple[list[Change], list[Untouched]]:
-    """Changes of numbers, and what is left as it is."""
-    changes, left = _planned_alphas([edit for edit in edits if isinstance(edit, Alpha)], handles)
-    gains = [edit for edit in edits if isinstance(edit, BranchGain)]
-    if gains:
-        factors = [1.0] * len(handles.branches)
-        for gain in gains:
-            for number in range(len(factors)) if gain.at == "all" else [_numbered(gain.at, factors, "branch", handles)]:
-                factors[number] *= gain.factor
-        chosen = [(one, factor) for one, factor in zip(handles.branches, factors, strict=True) if factor != 1.0]
-        if chosen:
-            scaled, kept = scaled_branches(handles, *zip(*chosen, strict=True))
-            changes, left = changes + scaled, left + kept
-    factor = math.prod(edit.factor for edit in edits if isinstance(edit, WeightGain))
-    if factor != 1.0:
-        set_before = {name: value for change in changes for name, value in change.values}
-        for name in handles.matrices():
-            before = set_before.get(name, parameter_of(handles.model, name).detach())
-            changes.append(Change(name.rpartition(".")[0], "weights x", 1.0, factor, ((name, before * factor),)))
-    return changes, left
-
-
-def _planned_alphas(edits: Sequence[Alpha], handles: Handles) -> tuple[list[Change], list[Untouched]]:
-    if not edits:
-        return [], []
-    sites = alpha_sites(handles)
-    inner = [site for site in sites if not site.final]
-    wanted: dict[str, float] = {}
-    for edit in edits:
-        chosen: Sequence[AlphaSite] = sites
-        if edit.at == "final":
-            chosen = [site for site in sites if site.final]
-        elif edit.at != "all":
-            chosen = [inner[_numbered(edit.at, inner, "norm", handles)]]
-        wanted |= dict.fromkeys((site.name for site in chosen), edit.value)
-    left = [
-        Untouched(site.name, "after the last block, and the prescription says nothing of it")
-        for site in sites
-        if site.final and site.name not in wanted
-    ]
-    changes = [_alpha(handles, site, wanted[site.name]) for site in sites if site.name in wanted]
-    return changes, left + _other_norms(handles)
-
-
-def _numbered(number: Any, among: Sequence[Any], what: str, handles: Handles) -> int:
-    if not 0 <= number < len(among):
-        raise ArgumentError(
-            f"at={number!r} must be the number of a {what} of {type(handles.model).__name__}, which has {len(among)}"
-        )
-    return int(number)
-
-
-def scaled_branches(
-    handles: Handles, branches: Sequence[BranchHandle], factors: Sequence[float]
-) -> tuple[list[Change], list[Untouched]]:
-    """Changes that scale each branch by its factor, and the branches that nothing scales.
-
-    Raises:
-        CriticalityError: there is no branch that can be scaled.
-    """
-    rules = handles.scalings(tuple(branches))
-    changes, left = [], []
-    for branch, factor in zip(branches, factors, strict=True):
-        reason = branch.reason or _unscaled(branch, rules)
-        if reason:
-            left.append(Untouched(branch.name, reason))
-            continue
-        values = tuple(
-            (name, rules[name].value(parameter_of(handles.model, name).detach(), factor)) for name in branch.parameters
-        )
-        changes.append(Change(branch.name, "output weights x", 1.0, factor, values))
-    if not changes:
-        why = f": {left[0]}" if left else ""
-        raise ArgumentError(
-            f"model {type(handles.model).__name__} must have a branch with a weight that scales it, and has none{why}"
-        )
-    return changes, left
-
-
-def _unscaled(branch: BranchHandle, rules: dict[str, Scaled]) -> str:
-    tried = [name for name in branch.parameters if rules[name].offset is None]
-    return f"twice {tried[0]!r} is not twice the branch, nor is twice 1 more than it" if tried else ""
-
-
-def alpha_sites(handles: Handles) -> tuple[AlphaSite, ...]:
-    """Pointwise norms of the streams, final ones last.
-
-    Raises:
-        CriticalityError: there is none.
-    """
-    if not any(not site.final for site in handles.alphas):
-        raise ArgumentError(
-            f"model {type(handles.model).__name__} must have pointwise norms in its blocks, and has none: see replace_norms"
-        )
-    return handles.alphas
-
-
-def _other_norms(handles: Handles) -> list[Untouched]:
-    return [Untouched(name, "a pointwise norm that is not on the stream") for name in handles.other_alphas()]
-
-
-def _alpha(handles: Handles, site: AlphaSite, alpha: float) -> Change:
-    before = parameter_of(handles.model, site.parameter).detach()
-    value = torch.full_like(before, alpha)
-    return Change(site.name, "alpha", float(before.double().mean()), alpha, ((site.parameter, value),))

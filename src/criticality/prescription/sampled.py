@@ -17,12 +17,15 @@ from criticality.errors import InputsError
 from criticality.measurement import Points
 from criticality.measurement.profile import profile
 from criticality.measurement.statistics import log_mean
-from criticality.prescription.apply import alpha_sites, alphas_from_data
+from criticality.models.patterns import Patterns
+from criticality.prescription.apply import alphas_from_data
 from criticality.prescription.handles import Handles
 from criticality.prescription.kinds import Kind
+from criticality.prescription.planning import EVERYTHING, alpha_sites, left_out_branch, split_sites
 from criticality.prescription.scaling import Scaled, parameter_of
-from criticality.prescription.solve import Prescription, alpha_edits, edits_of_kind, root_between
+from criticality.prescription.solve import Prescription, edits_of_kind, root_between
 from criticality.stream.untouched import untouched
+from criticality.theory.edits import Alpha, BranchGain, Edit, WeightGain
 from criticality.weightless.building import settle
 from criticality.weightless.entries import Player, playing
 from criticality.weightless.initializing import Initializer
@@ -64,6 +67,8 @@ def prescribe_sampled(
     seed: int = 0,
     points: Points = None,
     init: str | Initializer = "own",
+    keep: Sequence[str] = (),
+    only: Sequence[str] = ("*",),
 ) -> SampledPrescription:
     """Solve for the alphas of the pointwise norms of any model's streams, the scale of their branches or the gain of their weights.
 
@@ -75,6 +80,8 @@ def prescribe_sampled(
             branch.
         seeds: to solve with, and as many fresh ones to try the result with.
         seed: the first.
+        keep, only: patterns (names, globs, ``re:...``) of norms, branches or weights that are left, and that are set; the target is
+            met with those that are left as they are.
 
     Raises:
         InputsError: a target that is no finite number, no seeds, or no branch that a weight scales.
@@ -85,7 +92,8 @@ def prescribe_sampled(
         raise InputsError(f"target={target!r} must be a finite log J")
     if seeds < 1:
         raise InputsError(f"seeds={seeds!r} must be at least 1")
-    solving = _Ensemble(model, inputs, range(seed, seed + seeds), points, init, (kind,))
+    patterns = Patterns(keep, only)
+    solving = _Ensemble(model, inputs, range(seed, seed + seeds), points, init, (kind,), patterns)
     before = solving.log_apjn()[0]
     tried: dict[float, float] = {}
 
@@ -102,19 +110,18 @@ def prescribe_sampled(
         solved = solving.log_apjn()[0]
     finally:
         solving.put_back()
-    fresh = _Ensemble(model, inputs, range(seed + _APART, seed + _APART + seeds), points, init, (kind,))
+    fresh = _Ensemble(model, inputs, range(seed + _APART, seed + _APART + seeds), points, init, (kind,), patterns)
     reached, error, share = fresh.tried(alphas, value if fresh.offsets else 1.0)
-    inner, final = fresh.inner_and_final(alphas)
     what = {
         "constant": f"constant alphas of {value:.3f} give",
         "schedule": f"schedule alphas of {value:.3f} / sqrt(q_l) give",
         "branch-scale": f"branches scaled by {value:.3f} give",
         "gain": f"weights of the branches scaled by {value:.3f} give",
     }
-    edits = alpha_edits(inner, final) if kind in ("constant", "schedule") else edits_of_kind(kind, value)
+    edits = fresh.alpha_edits(alphas) if fresh.has_alphas else fresh.scaling_edits(kind, value)
     why = f"{what[kind]} log J(0->L) = {solved:.2f}"
     return SampledPrescription(
-        kind, value, edits, reached, before, target, share, why, error, solved, tuple(sorted(tried.items()))
+        kind, value, edits, reached, before, target, share, why, error, solved, tuple(sorted(tried.items())), kept=fresh.kept
     )  # fmt: skip
 
 
@@ -169,12 +176,11 @@ def least_amplification_sampled(
     fresh = _Ensemble(model, inputs, range(seed + _APART, seed + _APART + seeds), points, init, kinds)
     alphas = [alpha] * len(fresh.final)
     reached, error, share = fresh.tried(alphas, math.exp(log_scale))
-    inner, final = fresh.inner_and_final(alphas)
     why = (
         f"of all alphas and branch scales that leave {branch_share:.0%} of the variance to the branches, those of least log J,"
         f" {solved:.2f}"
     )
-    edits = (*alpha_edits(inner, final), *edits_of_kind("branch-scale", math.exp(log_scale)))
+    edits = (*fresh.alpha_edits(alphas), *fresh.scaling_edits("branch-scale", math.exp(log_scale)))
     curve = tuple(sorted((math.exp(one), log_apjn) for one, (_, log_apjn) in tried.items()))
     return SampledPrescription(
         "constant", alpha, edits, reached, before, solved, share, why, error, solved, curve
@@ -192,17 +198,28 @@ class _Ensemble:
         points: Points,
         init: str | Initializer,
         kinds: tuple[Kind, ...],
+        patterns: Patterns = EVERYTHING,
     ):
         self.ready: list[Prepared] = [prepared(model, inputs, one, init=init) for one in seeds]
         self.handles = [Handles(one.model, one.inputs, one.under) for one in self.ready]
         self.points, self.kinds, self.factor = points, kinds, 1.0
         self._first: dict[tuple[int, str], Law | Tensor] = {}
-        self.offsets = {
-            name: offset for kind in kinds for name, offset in _offsets(model, self.handles[0], kind, seeds[0]).items()
-        }
         self.has_alphas = bool({"constant", "schedule"} & {*kinds})
-        self.sites = [alpha_sites(one) for one in self.handles] if self.has_alphas else []
-        self.final = [site.final for site in self.sites[0]] if self.has_alphas else []
+        self.patterns = patterns
+        self.offsets: dict[str, float] = {}
+        self.branches: tuple[int, ...] = ()
+        """Numbers of the branches that are scaled."""
+        for kind in kinds:
+            offsets, self.branches = _offsets(model, self.handles[0], kind, seeds[0], patterns)
+            self.offsets |= offsets
+        every = [alpha_sites(one) for one in self.handles] if self.has_alphas else []
+        if every:
+            patterns.check([site.name for site in every[0]], "a norm of the model's streams")
+        self.sites = [split_sites(sites, patterns)[0] for sites in every]
+        inner = [site.name for site in (every[0] if every else ()) if not site.final]
+        self.kept = tuple(name for name in inner if patterns.left_out(name))
+        self.final = [site.final for site in self.sites[0]] if every else []
+        self._numbers = [None if site.final else inner.index(site.name) for site in (self.sites[0] if every else ())]
         self._before = [
             [float(parameter_of(one.model, site.parameter).detach().double().mean()) for site in sites]
             for one, sites in zip(self.ready, self.sites, strict=self.has_alphas)
@@ -272,10 +289,20 @@ class _Ensemble:
         finally:
             self.put_back()
 
-    def inner_and_final(self, alphas: Sequence[float]) -> tuple[tuple[float, ...], float | None]:
-        """Alphas of the norms of branches, and that of the norm after the last point."""
-        sites = [*zip(alphas, self.final, strict=True)]
-        return tuple(alpha for alpha, last in sites if not last), next((alpha for alpha, last in sites if last), None)
+    def alpha_edits(self, alphas: Sequence[float]) -> tuple[Edit, ...]:
+        """Alphas of the norms of branches by number, and that of the norms after the last point."""
+        inner = [
+            Alpha(alpha, number) for alpha, number in zip(alphas, self._numbers, strict=True) if number is not None
+        ]
+        return (*inner, *[Alpha(alpha, "final") for alpha, last in zip(alphas, self.final, strict=True) if last][:1])
+
+    def scaling_edits(self, kind: Kind, value: float) -> tuple[Edit, ...]:
+        """Of all branches or weights, or of those that the patterns choose."""
+        if self.patterns == EVERYTHING:
+            return edits_of_kind(kind, value)
+        if kind == "gain":
+            return (WeightGain(value, tuple(self.offsets)),)
+        return tuple(BranchGain(value, number) for number in self.branches)
 
     def log_apjn(self) -> tuple[float, float, float]:
         """``log J(0 -> L)``, its standard error over seeds, and the share of the branches in the final variance."""
@@ -288,21 +315,39 @@ class _Ensemble:
         return float(mean[0]), float(error[0]), float(1 - q[0] / q[-1])
 
 
-def _offsets(model: nn.Module | Factory, handles: Handles, kind: Kind, seed: int) -> dict[str, float]:
-    """Names of the parameters that a kind scales, with what is added to them before; none for alphas."""
+def _offsets(
+    model: nn.Module | Factory, handles: Handles, kind: Kind, seed: int, patterns: Patterns
+) -> tuple[dict[str, float], tuple[int, ...]]:
+    """Names of the parameters that a kind scales, with what is added to them before, and the numbers of the branches that they
+    scale; none for alphas.
+    """
     if kind == "gain":
-        return dict.fromkeys(handles.matrices(), 0.0)
+        matrices = handles.matrices()
+        patterns.check(matrices, "a weight of the model's branches")
+        return dict.fromkeys((name for name in matrices if not patterns.left_out(name)), 0.0), ()
     if kind != "branch-scale":
-        return {}
-    if not isinstance(model, nn.Module):
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            handles = Handles(model(), handles.inputs)
-    rules = handles.scalings(handles.branches)
-    usable = [name for one in handles.branches if not one.reason for name in one.parameters]
-    found = {name: offset for name in usable if (offset := rules[name].offset) is not None}
+        return {}, ()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        real = model if isinstance(model, nn.Module) else model()
+    handles = Handles(
+        real, handles.inputs
+    )  # of a pass with weights, as those are in which it is tried what scales a branch
+    branches = handles.branches
+    patterns.check(
+        [name for one in branches for name in (one.name, *one.parameters)], "a branch of the model's streams"
+    )
+    rules = handles.scalings(branches)
+    usable = [number for number, one in enumerate(branches) if not (one.reason or left_out_branch(one, patterns))]
+    found: dict[str, float] = {}
+    numbers = []
+    for number in usable:
+        offsets = {name: rules[name].offset for name in branches[number].parameters}
+        known = {name: offset for name, offset in offsets.items() if offset is not None}
+        found |= known
+        numbers += [number] if known else []
     if not found:
         raise InputsError(
             f"kind={kind!r} must be used with branches that a weight scales, and {type(handles.model).__name__} has none"
         )
-    return found
+    return found, tuple(numbers)

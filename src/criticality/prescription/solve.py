@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,7 @@ class Prescription:
         target: that was asked for.
         branch_share: ``1 - K_0 / K_L`` predicted with it: what of the final variance the branches hold.
         why: in a sentence.
+        kept: names of norms of the blocks that it was not made for, as ``keep`` and ``only`` left them out.
     """
 
     kind: Kind
@@ -75,6 +76,7 @@ class Prescription:
     target: float
     branch_share: float
     why: str
+    kept: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def alphas(self) -> tuple[float, ...]:

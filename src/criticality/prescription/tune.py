@@ -88,6 +88,7 @@ def tune(
     blocks: Sequence[nn.Module] | None = None,
     seed: int = 0,
     keep: bool = False,
+    strict: bool = False,
 ) -> Tuning:
     """Scale what scales the branches of each block until the measured log susceptibility of every block hits its target.
 
@@ -108,6 +109,7 @@ def tune(
         blocks: modules that ``layers`` are looked for in, where they are not those that the points are named after.
         seed: of the probes.
         keep: leave the weights as they are at the end also when it does not converge.
+        strict: refuse a model with a branch that nothing scales beside one that is scaled.
 
     Raises:
         ValueError: targets that are not above 0 or of another number than blocks; a block in which nothing scales the
@@ -124,6 +126,11 @@ def tune(
     nodes = [point.node for point in asked]
     names = [point.name for point in asked[1:]]
     levers = _Levers.found(handles, nodes) if layers is None else _Levers.given(handles.model, layers, blocks, names)
+    if strict and levers.untouched:
+        raise ArgumentError(
+            f"branches of {type(handles.model).__name__} must all be scaled, with strict, and {len(levers.untouched)} would"
+            f" be left, such as {levers.untouched[0]}"
+        )
 
     def look(number: int) -> tuple[np.ndarray, np.ndarray]:
         return _susceptibilities(handles.model, handles.inputs, points, probes, seed + 1000 * number)

@@ -61,7 +61,7 @@ def contracted_axes(function: str, weight: Tensor) -> tuple[int, ...]:
     return ()
 
 
-_MATRIX_PRODUCTS = frozenset(("matmul", "__matmul__", "mm", "addmm", "bmm", "baddbmm"))
+_MATRIX_PRODUCTS = frozenset(("matmul", "__matmul__", "mm", "addmm", "bmm", "baddbmm", "grouped_mm", "_grouped_mm"))
 
 
 def node_of(tensor: Tensor) -> Node | None:

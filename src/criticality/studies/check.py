@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from criticality.arguments import Finite, Samples, Seed, Size, checked
-from criticality.errors import ArgumentError, CriticalityError, UndescribedError
+from criticality.errors import CriticalityError, UndescribedError
 from criticality.measurement import measure_ensemble
 from criticality.models import ModelSpec, model_spec
 from criticality.phases import Classification, classify
+from criticality.phases.noisy import GEOMETRIC, classify_profiles
 from criticality.prescription.solve import PRE_LAYER_NORM, log_apjn_of_target, prescribe
 from criticality.studies.classify import classify_sampled
-from criticality.theory import LayerNorm, Network, SymmetricKernel, TokenKernel, propagate
+from criticality.theory import LayerNorm, Network, SymmetricKernel, TokenKernel, propagate, propagate_between
 from criticality.theory.norms import NoNorm, PointwiseNorm
 
 _MARGIN = 0.5
-_REPEATS = 256
+_OF_LAYER_NORM = f"the same network with LayerNorm, plus {_MARGIN:g}"
+_REPEATS = 192
 """Depth to which blocks are repeated where only that tells the class."""
 
 
@@ -36,6 +39,7 @@ class CheckUp:
         source: ``theory`` or ``measurement``.
         log_apjn_layer_norm: of the same network with LayerNorm, tokens alike; ``None`` where that is not known.
         budget, within_budget: the verdict.
+        budget_of: what the budget is, in words.
         worst_blocks: numbers of the three blocks that amplify most, and by which factor each.
         expect: in a sentence.
         prescription: in a sentence.
@@ -51,6 +55,7 @@ class CheckUp:
     log_apjn_layer_norm: float | None
     budget: float
     within_budget: bool
+    budget_of: str
     worst_blocks: tuple[tuple[int, float], ...]
     expect: str
     prescription: str
@@ -75,12 +80,13 @@ def check_up(
     Args:
         model, changes: as ``model_spec`` takes them.
         budget: largest ``log J(0 -> L)`` [default: that of the same network with LayerNorm, plus 0.5; a network with
-            LayerNorm is its own reference].
+            LayerNorm is its own reference; where LayerNorm cannot take the place of the model's norms, that of ``x + W LN(x)``
+            of as many blocks, ``log(depth + 1)``, plus 0.5].
         seeds: to measure a model with that the exact theory does not describe.
         samples, seed: of the theory, and of what is random.
 
     Raises:
-        ValueError: as ``model_spec`` and ``measure``; no budget where LayerNorm cannot take the place of the model's norms.
+        ValueError: as ``model_spec`` and ``measure``.
     """
     description = model_spec(model, **changes)
     try:
@@ -98,13 +104,14 @@ def check_up(
         model,
         network.depth,
         _norms(network),
-        _phase(network, inputs, lambda: _repeated(description, seeds, seed)),
+        _phase(network, inputs, seed),
         log_apjn,
         None,
         "theory",
         layer_norm,
         allowed,
         log_apjn <= allowed,
+        "as given" if budget is not None else _OF_LAYER_NORM,
         _worst(blocks),
         _expect(network, log_apjn, allowed),
         _advice(network, inputs, log_apjn, allowed, samples, seed),
@@ -115,9 +122,14 @@ def _measured(model: str, description: ModelSpec, budget: float | None, seeds: i
     """By measurement, for a model that the exact theory does not describe."""
     profile = _profile(description, seeds, seed)
     log_apjn, depth = float(profile.log_apjn[0]), profile.sizes["block"] - 1
-    reference = None if budget is not None else _layer_norm_reference(model, description, seeds, seed)
-    allowed = budget if reference is None or budget is not None else reference + _MARGIN
-    assert allowed is not None
+    reference, allowed, budget_of = None, budget, "as given"
+    if allowed is None:
+        try:
+            reference = _layer_norm_reference(description, seeds, seed)
+            allowed, budget_of = reference + _MARGIN, _OF_LAYER_NORM
+        except CriticalityError as refusal:  # its norms are of another kind, or it has none
+            allowed = math.log(depth + 1) + _MARGIN
+            budget_of = f"{depth} blocks of x + W LN(x), plus {_MARGIN:g}, as {refusal}"
     return CheckUp(
         model,
         depth,
@@ -129,6 +141,7 @@ def _measured(model: str, description: ModelSpec, budget: float | None, seeds: i
         reference,
         allowed,
         log_apjn <= allowed,
+        budget_of,
         _worst(profile),
         _size(log_apjn, allowed),
         "none needed"
@@ -147,19 +160,14 @@ def _profile(description: ModelSpec, seeds: int, seed: int) -> xr.Dataset:
     )
 
 
-def _layer_norm_reference(model: str, description: ModelSpec, seeds: int, seed: int) -> float:
+def _layer_norm_reference(description: ModelSpec, seeds: int, seed: int) -> float:
     """``log J`` of the same model with LayerNorm.
 
     Raises:
         CriticalityError: LayerNorm cannot take the place of its norms.
     """
-    try:
-        changed: Any = replace(description, norm="ln", alpha=None)  # type: ignore[type-var]
-        return float(_profile(changed, seeds, seed).log_apjn[0])
-    except CriticalityError as refusal:
-        raise ArgumentError(
-            f"largest log J of {model!r} must be given by --budget (budget=), as its own with LayerNorm is not to be had: {refusal}"
-        ) from refusal
+    changed: Any = replace(description, norm="ln", alpha=None)  # type: ignore[type-var]
+    return float(_profile(changed, seeds, seed).log_apjn[0])
 
 
 def _norms(network: Network) -> str:
@@ -178,18 +186,31 @@ def _norms(network: Network) -> str:
     return f"{', '.join(dict.fromkeys(found))}{span}; {network.sublayers[0].placement}-norm"
 
 
-def _phase(network: Network, inputs: list[TokenKernel], repeated: Callable[[], str]) -> str:
-    """In words; ``repeated`` says it of a network that tells tokens apart."""
+def _phase(network: Network, inputs: list[TokenKernel], seed: int) -> str:
+    """In words; of a network that tells tokens apart by repeating its blocks."""
     mean = SymmetricKernel.mean_of(inputs)
     try:
         found = classify(network, float(mean.q), rho0=float(mean.p / mean.q), tokens=mean.tokens)
     except UndescribedError:
-        return repeated()
+        return f"{_in_words(_classify_repeated(network, inputs[0], seed))}; seen by repeating its blocks to depth {_REPEATS}"
     except CriticalityError as refusal:
         return f"not classified: {refusal}"
     late = found.kind == "stretched" and found.crossover_depth > network.depth
     near = f"; still exponential at this depth (until block {found.crossover_depth:.0f})" if late else ""
     return _in_words(found) + near
+
+
+def _classify_repeated(network: Network, kernel: TokenKernel, seed: int) -> Classification:
+    """By the exact theory of tokens, for one input: its blocks one after the other, again and again, for two draws of scores."""
+    each = network.sublayers_per_block
+    parts = tuple(islice(cycle(network.sublayers), _REPEATS * each))
+    deep = replace(network, sublayers=parts)
+    depths = [depth for depth in GEOMETRIC if depth <= _REPEATS]
+    runs = [
+        propagate_between(deep, kernel, start=0, targets=depths, samples=2, seed=seed + number).log_apjn
+        for number in range(2)
+    ]
+    return classify_profiles(depths, np.array([run.sel(target_block=depths).values for run in runs]), steps=False)
 
 
 def _repeated(description: ModelSpec, seeds: int, seed: int) -> str:

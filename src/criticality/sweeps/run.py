@@ -84,6 +84,8 @@ def run_study(
         raise ArgumentError(
             f"workers={workers!r} must be 0 for a study that searches {study.search!r}, one cell after another"
         )
+    elif workers != 0 and scheduler is None:
+        _check_loopback(workers)
     store = Store(path, study, write=True)
     try:
         with _finished_first():
@@ -234,7 +236,6 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
             with client:
                 yield client
             return
-        _check_loopback(workers)
         with ExitStack() as stack:
             folder = stack.enter_context(TemporaryDirectory(prefix="criticality-", ignore_cleanup_errors=True))
             with _uninterrupted():

@@ -197,7 +197,8 @@ class Store:
             rows["message"] = np.stack([_as_row(one.message) for one in computed])
         for name, values in rows.items():
             array = self._array(name, values[0], str(values.dtype))
-            rows[name] = values.astype(array.dtype)
+            rows[name] = np.full((count, *array.shape[1:]), array.fill_value, array.dtype)
+            rows[name][tuple(map(slice, values.shape))] = values
             array[place] = rows[name]
         for name in self.group.attrs[VARIABLES]:
             if name not in (*rows, "status", CHECKSUM):  # what an earlier attempt left
@@ -217,11 +218,11 @@ class Store:
             return False
 
     def _fitting(self, computed: Computed) -> Computed:
-        """A cell whose values have other shapes than those of the other cells has failed."""
+        """A cell whose values have other axes than those of the other cells has failed; other lengths are filled with nan."""
         for name, value in computed.values.items():
-            if name in self.group and self.group[name].shape[1:] != value.shape:
+            if name in self.group and self.group[name].ndim != 1 + value.ndim:
                 others = self.group[name].shape[1:]
-                message = f"returned {name!r} of shape {value.shape}, other cells {others}"
+                message = f"returned {name!r} of shape {value.shape}, other cells {others}: axes must be as many"
                 return Computed(FAILED, {}, message, computed.seconds)
         return computed
 
@@ -237,6 +238,9 @@ class Store:
                 compressors=None,
                 dimension_names=dims,
             )
+        needed = tuple(map(max, self.group[name].shape[1:], value.shape))
+        if needed != self.group[name].shape[1:]:  # as profiles of a deeper network: the others are filled with nan
+            self.group[name].resize((len(self.cells), *needed))
         known = self.group.attrs.get(VARIABLES, ())
         if name not in known:
             self.group.attrs[VARIABLES] = sorted({*known, *(found for found, _ in self.group.arrays())})

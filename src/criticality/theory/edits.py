@@ -64,9 +64,10 @@ class BranchGain:
 
 @dataclass(frozen=True)
 class WeightGain:
-    """All weight matrices of the branches, times ``factor``; no bias."""
+    """All weight matrices of the branches, or those of a model by name, times ``factor``; no bias."""
 
     factor: Positive
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -156,6 +157,7 @@ def edited(network: Network, edits: Sequence[Edit], inputs: Sequence[Kernel] = (
     """
     for edit in edits:
         if isinstance(edit, WeightGain):
+            _check_no_names(edit)
             network = scale_weights(network, edit.factor)
         elif isinstance(edit, BranchGain):
             network = _with_branch_gain(network, edit)
@@ -298,11 +300,15 @@ def _times(branch: Branch, factor: float) -> Branch:
     return cast(Branch, replace(cast(Any, branch), **{last: getattr(branch, last).scaled(factor)}))
 
 
-def _with_other_norm(network: Network, edit: OtherNorm) -> Network:
+def _check_no_names(edit: WeightGain | OtherNorm) -> None:
     if edit.names:
         raise UndescribedError(
-            f"names={edit.names!r} of OtherNorm must be left out for a description, whose norms have none"
+            f"names={edit.names!r} of {type(edit).__name__} must be left out for a description, whose parts have none"
         )
+
+
+def _with_other_norm(network: Network, edit: OtherNorm) -> Network:
+    _check_no_names(edit)
 
     def visit(part: Any) -> Any:
         if isinstance(part, PointwiseNorm):

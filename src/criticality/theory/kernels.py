@@ -124,6 +124,8 @@ class SymmetricKernel(Kernel):
     @classmethod
     def stack(cls, kernels: Sequence[SymmetricKernel]) -> SymmetricKernel:
         """Several layers as one."""
+        if len(kernels) == 1:
+            return kernels[0]  # numbers, without the overhead of arrays
         return cls(np.array([k.q for k in kernels]), np.array([k.p for k in kernels]), kernels[0].tokens)
 
     @property
@@ -145,8 +147,8 @@ class SymmetricKernel(Kernel):
         one = np.ones_like(variances)
         rho = np.clip(np.divide(p, variances, out=one.copy(), where=variances > 0), -1.0, 1.0)
         index = np.tile(np.arange(variances.size), 2)
-        same, other = np.split(function.pairs(variances, index, index, np.concatenate([one, rho])), 2)
-        return SymmetricKernel(same, other, self._tokens)
+        values = function.pairs(variances, index, index, np.concatenate([one, rho]))
+        return SymmetricKernel(values[: variances.size], values[variances.size :], self._tokens)
 
     def map_variances(self, function: Callable[[Any], Any]) -> SymmetricKernel:
         value = function(self.q)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
+from functools import cache
 from typing import Any
 
 DESCEND = object()
@@ -37,9 +38,17 @@ def rebuilt(visit: Callable[..., Any], *parts: Any, once: bool = True) -> Any:
             return tuple(walk(*column) for column in zip(first, *others, strict=True))
         if not is_dataclass(first) or isinstance(first, type):
             return first
-        names = dict.fromkeys([*getattr(first, "in_flow", ()), *(f.name for f in fields(first) if f.init)])
-        new = {name: walk(getattr(first, name), *(getattr(other, name) for other in others)) for name in names}
-        changes = {name: value for name, value in new.items() if value is not getattr(first, name)}
+        changes = {}
+        for name in _names(type(first), getattr(first, "in_flow", ())):
+            old = getattr(first, name)
+            new = walk(old, *(getattr(other, name) for other in others))
+            if new is not old:
+                changes[name] = new
         return replace(first, **changes) if changes else first
 
     return walk(*parts)
+
+
+@cache
+def _names(kind: Any, in_flow: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*in_flow, *(f.name for f in fields(kind) if f.init)]))

@@ -66,9 +66,9 @@ def propagate(
     starts, shares = _starts(probe, len(kernels))
     for kernel, start in zip(kernels, starts, strict=True):
         if isinstance(kernel, SymmetricKernel):
-            symmetric, _ = _forward(network, kernel, sampling)
+            symmetric, kept_symmetric = _forward(network, kernel, sampling)
             forwards.append([*symmetric])
-            maps = _symmetric_matrices(network, symmetric, sampling)
+            maps = _symmetric_matrices(network, symmetric, kept_symmetric, sampling)
             profiles.append(_symmetric_log_apjn(maps, _equivalent_start(start, kernel.tokens)))
         elif isinstance(kernel, TokenKernel):
             tokens, kept = _forward(network, kernel, sampling)
@@ -121,6 +121,7 @@ def propagate_between(
     inputs: Kernel | Sequence[Kernel],
     *,
     start: float | None = None,
+    targets: Sequence[float] | None = None,
     samples: int = 8,
     seed: int = 0,
 ) -> xr.Dataset:
@@ -131,25 +132,31 @@ def propagate_between(
     Args:
         network, inputs, samples, seed: as for ``propagate``.
         start: source in blocks, ``0 .. depth``; every one by default.
+        targets: in blocks, each of which costs a backward pass; every one by default.
 
     Returns:
-        Dataset with ``log_apjn`` of shape ``(block, target_block)``, nan for ``l > m``; with ``start`` of shape
-        ``(target_block,)``.
+        Dataset with ``log_apjn`` of shape ``(block, target_block)``, nan for ``l > m`` and where ``m`` is no target; with
+        ``start`` of shape ``(target_block,)``.
 
     Raises:
-        ValueError: as ``propagate``; a ``start`` that is no boundary of the network.
+        ValueError: as ``propagate``; a ``start`` or a target that is no boundary of the network.
     """
     kernels = [inputs] if isinstance(inputs, Kernel) else list(inputs)
     if not kernels or len({(type(kernel), kernel.tokens) for kernel in kernels}) != 1:
         raise ArgumentError("inputs must be one kernel or several of one kind and number of tokens")
     boundaries = network.block_of_boundary
-    if start is not None and start not in boundaries:
-        raise ArgumentError(f"start={start!r} must be a boundary of {network.name!r} in blocks, 0 to {network.depth}")
+    for name, block in [("start", start), *(("targets", target) for target in targets or ())]:
+        if block is not None and block not in boundaries:
+            raise ArgumentError(
+                f"{name}={block!r} must be a boundary of {network.name!r} in blocks, 0 to {network.depth}"
+            )
     first = 0 if start is None else boundaries.index(start)
+    numbers = range(first, len(boundaries)) if targets is None else [boundaries.index(target) for target in targets]
     sampling = ScoreSampling(samples, seed)
     total = np.full((len(kernels), len(boundaries), len(boundaries)), np.nan)
     for number, kernel in enumerate(kernels):
-        for target, profile in enumerate(_profiles_between(network, kernel, first, sampling), start=first):
+        profiles = _profiles_between(network, kernel, first, numbers, sampling)
+        for target, profile in zip(numbers, profiles, strict=True):
             total[number, first : target + 1, target] = profile
     peak = total.max(axis=0)
     values = peak + np.log(np.mean(np.exp(total - peak), axis=0))
@@ -160,17 +167,16 @@ def propagate_between(
 
 
 def _profiles_between(
-    network: Network, kernel: Kernel, first: int, sampling: ScoreSampling
+    network: Network, kernel: Kernel, first: int, targets: Sequence[int], sampling: ScoreSampling
 ) -> Iterator[Float[np.ndarray, " boundaries"]]:
-    """``log J`` from the boundaries ``first .. m`` to ``m``, for every ``m`` from ``first`` on."""
-    last = len(network.sublayers)
+    """``log J`` from the boundaries ``first .. m`` to ``m``, for every ``m`` of the targets; empty for one before ``first``."""
     if isinstance(kernel, SymmetricKernel):
-        matrices = _symmetric_matrices(network, _forward(network, kernel, sampling)[0], sampling)
-        for target in range(first, last + 1):
+        matrices = _symmetric_matrices(network, *_forward(network, kernel, sampling), sampling)
+        for target in targets:
             yield _symmetric_log_apjn(matrices[first:target])
     elif isinstance(kernel, TokenKernel):
         forward, kept = _forward(network, kernel, sampling)
-        for target in range(first, last + 1):
+        for target in targets:
             backward = _token_backward(network, forward[: target + 1], kept, "normal", sampling, first)
             yield np.array([log_apjn for log_apjn, _ in backward][::-1])
 
@@ -241,20 +247,22 @@ def _token_backward(
 
 
 def _symmetric_matrices(
-    network: Network, forward: list[SymmetricKernel], sampling: ScoreSampling
+    network: Network, forward: list[SymmetricKernel], kept: Kept[SymmetricKernel], sampling: ScoreSampling
 ) -> Float[np.ndarray, "sublayers 2 2"]:
     """The backward map of symmetric tokens is linear in ``(u, v)``: its matrices are found for all layers that are
     one object at once, from its action on ``(1, 0)`` and ``(0, 1)``."""
     matrices = np.empty((len(network.sublayers), 2, 2))
+    units = forward[0].with_entries(*np.eye(2)[:, :, None])
     groups: dict[int, tuple[Sublayer, list[int]]] = {}
     for layer, sublayer in enumerate(network.sublayers):
         groups.setdefault(id(sublayer), (sublayer, []))[1].append(layer)
     for sublayer, layers in groups.values():
-        stacked = SymmetricKernel.stack([forward[layer] for layer in layers])
-        one, zero = np.ones(len(layers)), np.zeros(len(layers))
-        for column, unit in enumerate(((one, zero), (zero, one))):
-            image = sublayer.backward(stacked, stacked.with_entries(*unit), sampling)
-            matrices[layers, 0, column], matrices[layers, 1, column] = image.q, image.p
+        entered, output = (
+            None if parts[0] is None else SymmetricKernel.stack(parts)
+            for parts in zip(*(kept[i] for i in layers), strict=True)
+        )
+        image = sublayer.backward(SymmetricKernel.stack([forward[i] for i in layers]), units, sampling, entered, output)
+        matrices[layers, 0], matrices[layers, 1] = np.asarray(image.q).T, np.asarray(image.p).T
     return matrices
 
 

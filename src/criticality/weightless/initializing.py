@@ -14,6 +14,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from criticality.arguments import meant
 from criticality.errors import InputsError
+from criticality.initialized import Initialized, tell
 from criticality.stream import trace
 from criticality.stream.sharded import at_rest, gathered, is_sharded
 from criticality.stream.untouched import untouched
@@ -113,7 +114,7 @@ def initialize_branches(
     under: Callable[[], AbstractContextManager[Any]] | None = None,
     seed: int = 0,
     chosen: Callable[[str], bool] = bool,
-) -> dict[str, int]:
+) -> Initialized:
     """Re-initialize the weights of all branches of a model's residual streams, found and read in the data flow of one pass.
 
     Args:
@@ -125,19 +126,20 @@ def initialize_branches(
         chosen: whether a parameter is written, by its name.
 
     Returns:
-        Fan-in of every parameter that was written, by name.
+        Fan-in of every parameter that was written, by name, and what was left.
 
     Raises:
         ValueError: as ``initialize``, and as ``measure``.
     """
     if init == "own":
-        return {}
+        return Initialized(model, {})
     with untouched(model):
         found = trace(model, inputs, under=under() if under else None)
     axes: dict[str, Axes] = {}
     for chain in found.chains:
         axes |= branch_weights(model, found, chain)
-    return initialize(model, init, axes={name: axis for name, axis in axes.items() if chosen(name)}, seed=seed)
+    used = {name: axis for name, axis in axes.items() if chosen(name)}
+    return tell(Initialized(model, initialize(model, init, axes=used, seed=seed)))
 
 
 def _is_zero(weight: Tensor) -> bool:

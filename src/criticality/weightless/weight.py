@@ -221,7 +221,8 @@ class RandomWeight(Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        from criticality.weightless.playing import play  # the rules make weights
+        from criticality.weightless import orthogonal  # noqa: F401  (it fills the table of rules, which make weights)
+        from criticality.weightless.playing import play
 
         return play(func, args, kwargs or {})
 
