@@ -195,7 +195,7 @@ def _sums_with(
     found = {}
     for end in boundaries:
         node = layout.graph.nodes[end]
-        terms = [layout.graph.number.get(before, -1) for before, _ in node.next_functions]
+        terms = [layout.graph.number[before] if before else -1 for before, _ in node.next_functions]
         if not node.name().startswith("AddBackward") or len(terms) != 2 or getattr(node, "_saved_alpha", 1) != 1:
             continue
         for start, branch in (terms, terms[::-1]):
