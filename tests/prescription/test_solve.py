@@ -130,7 +130,7 @@ def test_prescribed_vits_measure_what_was_prescribed(norm, init, depth):
         apply_prescription(found, model)
         return model
 
-    measured = measure_ensemble(build, description.inputs(), range(3), probes=2)
+    measured = measure_ensemble(build, description.inputs(), range(4), probes=2)
     miss = abs(float(measured.log_apjn[0]) - found.target)
     assert miss < 0.15 + 3 * float(measured.log_apjn_se[0])
     if init == "fan-in":  # there was something to cure
