@@ -76,6 +76,7 @@ def test_measure(tmp_path):
 def test_compare_writes_a_report_that_stands_alone(tmp_path):
     record = run_json("compare", "timm:vit_tiny_patch16_224", "--norm", "ln,dyt", "--alpha", "0.5,1", *TINY,
                       "--init", "own,fan-in", "--samples", 4, "--out", tmp_path)  # fmt: skip
+    assert record.pop("initialized")[0]["drawn"] == 8
     assert record == json.loads((tmp_path / "summary.json").read_text())
     page = (tmp_path / "report.html").read_text()
     assert "LayerNorm" in page

@@ -58,7 +58,7 @@ def test_the_measured_model_hits_the_target(kind):
 @pytest.mark.parametrize(
     ("kind", "target", "keep", "only", "set_to"),
     [
-        ("constant", 0.8, ["1.*", "re:2.*"], ["*"], {"0.norm.alpha", "3.norm.alpha"}),
+        ("constant", 1.1, ["1.*", "re:2.*"], ["*"], {"0.norm.alpha", "3.norm.alpha"}),
         ("branch-scale", 1.3, [], ["3.out*", "0.out*"], {"0.out.weight", "3.out.weight"}),
         ("gain", 0.8, ["*.both.*"], ["re:[013].*"], {"0.out.weight", "1.out.weight", "3.out.weight"}),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,6 +23,9 @@ from criticality.cli.options import (
 from criticality.cli.output import emit, forward_record, forward_text, profile_record, profile_text, save
 from criticality.cli.progress import bar
 from criticality.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from criticality.models import ModelSpec
 
 
 @click.command()
@@ -60,7 +63,6 @@ def measure(
     import torch
 
     from criticality.devices import torch_device
-    from criticality.measurement import measure_between, measure_ensemble, measure_forward_ensemble
     from criticality.models import model_spec
 
     description = model_spec(model, **options)
@@ -72,50 +74,93 @@ def measure(
         )
     if between:
         left_out("measure --between")
-        torch.manual_seed(seed)
-        pairs = measure_between(description.build(), inputs, points=description.points, seed=seed, **settings)
-        save(pairs, out)
-        if out is not None:
-            from criticality.reports import heat_map, save_figure
-
-            save_figure(heat_map(pairs, title=f"{model}, {description.norm or 'own norm'}"), out.with_suffix(""))
-        record: dict[str, Any] = {"model": model, "log_apjn": pairs.log_apjn.values}
-        emit(record, as_json, f"{model}: log J(0->L) = {float(pairs.log_apjn[0, -1]):.4f}")
-        return
-    if source is not None:
+        record, text = _between(model, description, inputs, seed, out, settings)
+    elif source is not None:
         left_out("measure --from")
-        with bar(seeds, "measure") as advance:
-            forward = measure_forward_ensemble(
-                lambda _: description.build(),
-                inputs,
-                range(seed, seed + seeds),
-                start=source,
-                points=description.points,
-                tangents=probes,
-                progress=lambda done: advance(f"seed {done}", 1),
-                **settings,
-            )
-        record = {"model": model, "from": source, "seeds": seeds, **forward_record(forward)}
-        save(forward, out)
-        title = f"{model}: log J({source}->L) = {record['log_apjn']:.4f} +- {record['log_apjn_se']:.4f}"
-        emit(record, as_json, forward_text(record, title))
-        return
-    with bar(seeds, "measure") as advance:
-        dataset = measure_ensemble(
+        record, text = _from(model, description, inputs, source, range(seed, seed + seeds), probes, out, settings)
+    else:
+        settings |= {"probes": probes, "probe": probe, "mode": mode}
+        record, text = _backward(model, description, inputs, range(seed, seed + seeds), options, out, settings)
+    emit(record, as_json, text)
+
+
+Shown = tuple[dict[str, Any], str]
+"""The record, and what people read."""
+
+
+def _between(
+    model: str, description: ModelSpec, inputs: Any, seed: int, out: Path | None, settings: dict[str, Any]
+) -> Shown:
+    """``J`` between every two blocks, of one seed."""
+    import torch
+
+    from criticality.measurement import measure_between
+
+    torch.manual_seed(seed)
+    pairs = measure_between(description.build(), inputs, points=description.points, seed=seed, **settings)
+    save(pairs, out)
+    if out is not None:
+        from criticality.reports import heat_map, save_figure
+
+        save_figure(heat_map(pairs, title=f"{model}, {description.norm or 'own norm'}"), out.with_suffix(""))
+    record = {"model": model, "log_apjn": pairs.log_apjn.values}
+    return record, f"{model}: log J(0->L) = {float(pairs.log_apjn[0, -1]):.4f}"
+
+
+def _from(
+    model: str,
+    description: ModelSpec,
+    inputs: Any,
+    source: int,
+    seeds: range,
+    tangents: int,
+    out: Path | None,
+    settings: dict[str, Any],
+) -> Shown:
+    """``J`` from one block to all that follow."""
+    from criticality.measurement import measure_forward_ensemble
+
+    with bar(len(seeds), "measure") as advance:
+        forward = measure_forward_ensemble(
             lambda _: description.build(),
             inputs,
-            range(seed, seed + seeds),
+            seeds,
+            start=source,
             points=description.points,
-            probes=probes,
-            probe=probe,
-            mode=mode,
+            tangents=tangents,
             progress=lambda done: advance(f"seed {done}", 1),
             **settings,
         )
-    record = {"model": model, "norm": options["norm"], "alpha": options["alpha"], "seeds": seeds, "probe": probe}
-    record["mode"] = dataset.attrs["mode"]
-    record |= profile_record(dataset)
+    record = {"model": model, "from": source, "seeds": len(seeds), **forward_record(forward)}
+    save(forward, out)
+    title = f"{model}: log J({source}->L) = {record['log_apjn']:.4f} +- {record['log_apjn_se']:.4f}"
+    return record, forward_text(record, title)
+
+
+def _backward(
+    model: str,
+    description: ModelSpec,
+    inputs: Any,
+    seeds: range,
+    options: dict[str, Any],
+    out: Path | None,
+    settings: dict[str, Any],
+) -> Shown:
+    """The profile ``J(l -> L)``."""
+    from criticality.measurement import measure_ensemble
+
+    with bar(len(seeds), "measure") as advance:
+        dataset = measure_ensemble(
+            lambda _: description.build(),
+            inputs,
+            seeds,
+            points=description.points,
+            progress=lambda done: advance(f"seed {done}", 1),
+            **settings,
+        )
+    record = {"model": model, "norm": options["norm"], "alpha": options["alpha"], "seeds": len(seeds)}
+    record |= {"probe": settings["probe"], "mode": dataset.attrs["mode"], **profile_record(dataset)}
     save(dataset, out)
     shown = "" if dataset.attrs["mode"] == "evaluation" else f" ({dataset.attrs['mode']})"
     title = f"{model}: log J(0->L) = {record['log_apjn']:.4f} +- {record['log_apjn_se']:.4f}{shown}"
-    emit(record, as_json, profile_text(record, title))
+    return record, profile_text(record, title)

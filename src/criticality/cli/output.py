@@ -23,12 +23,14 @@ else:
 
 def emit(record: Mapping[str, Any], as_json: bool, text: str) -> None:
     """Print the record as one JSON object, or the text for people; what ``--init`` drew and left is said with it."""
-    drawn = told()
-    for one in drawn:
+    for one in told():
         click.echo(f"--init: {one.line()}", err=True)
-    if drawn:
-        record = {**record, "initialized": [one.record() for one in drawn]}
-    click.echo(json.dumps(schema.plain(record)) if as_json else text)
+    click.echo(json.dumps(schema.plain(_with_initialized(record))) if as_json else text)
+
+
+def _with_initialized(record: Mapping[str, Any]) -> dict[str, Any]:
+    drawn = [one.record() for one in told()]
+    return {**record, "initialized": drawn} if drawn else {**record}
 
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
@@ -47,7 +49,10 @@ def save(dataset: xr.Dataset, out: Path | None) -> None:
 def save_json(record: Mapping[str, Any], out: Path | None) -> None:
     """Write a record where ``--out`` says, and say so."""
     if out is not None:
-        click.echo(f"wrote {schema.write_text(json.dumps(schema.plain(record), indent=1) + chr(10), out)}", err=True)
+        click.echo(
+            f"wrote {schema.write_text(json.dumps(schema.plain(_with_initialized(record)), indent=1) + chr(10), out)}",
+            err=True,
+        )
 
 
 def profile_record(dataset: xr.Dataset) -> dict[str, Any]:

@@ -28,6 +28,8 @@ from criticality.errors import ArgumentError, UndescribedError
 from criticality.prescription.kinds import KINDS, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
     from criticality.models import ModelSpec
@@ -98,10 +100,7 @@ def prescribe(
     """
     import torch
 
-    from criticality.measurement import measure_ensemble
     from criticality.models import model_spec, write_weights
-    from criticality.prescription.solve import least_amplification, trade_off
-    from criticality.prescription.solve import prescribe as solve
 
     if from_data and kind != "schedule":
         raise ArgumentError(f"kind={kind!r} must be 'schedule' with --from-data")
@@ -111,29 +110,7 @@ def prescribe(
     if way != "auto":
         left_out(f"--way {way}")
     description = model_spec(model, **changes)
-    try:
-        with working("read the model"):
-            described = None if way == "sampled" else description.read(seed)
-    except UndescribedError:
-        if way == "exact":
-            raise
-        described = None
-    if described is None:
-        with working("solve"):
-            sampled = _sampled(description, target, kind, seeds, seed, scope)
-        found: Prescription = sampled
-        curve = [{"value": value, "log_apjn": log_apjn} for value, log_apjn in sampled.tried]
-    else:
-        network, inputs = described
-        with working("solve"):
-            if target.startswith("share="):
-                found = least_amplification(network, inputs, _share(target), samples=samples, seed=seed)
-            else:
-                found = solve(network, inputs, target, kind, samples=samples, seed=seed)
-        with working("trade-off"):
-            curve = trade_off(
-                network, inputs, found.kind, [found.value * factor for factor in (0.25, 0.5, 0.71, 1, 1.41, 2, 4)]
-            )
+    found, curve = _solved(description, target, kind, way, seeds, samples, seed, scope)
 
     def build(number: int) -> torch.nn.Module:
         torch.manual_seed(number)
@@ -143,21 +120,7 @@ def prescribe(
         return built
 
     applied: list[Applied] = []
-    measured: dict[str, float] = {}
-    if verify:
-        batch = description.inputs(seed)
-        with bar(verify, "verify") as advance:
-            profile = measure_ensemble(
-                build,
-                batch,
-                range(seed, seed + verify),
-                points=description.points,
-                progress=lambda number: advance(f"seed {number}", 1),
-            )
-        measured = {
-            "log_apjn_measured": float(profile.log_apjn[0]),
-            "log_apjn_measured_se": float(profile.log_apjn_se[0]),
-        }
+    measured = _measured(description, build, verify, seed) if verify else {}
     if weights is not None:
         with torch.random.fork_rng():
             click.echo(f"wrote {write_weights(build(seed), weights)}", err=True)
@@ -170,6 +133,61 @@ def prescribe(
     record |= {"changes": rows, "left": left, "trade_off": curve}
     save_json(record, out)
     emit(record, as_json, _text(found, rows, [*map(str, applied[0].untouched)], curve, measured))
+
+
+def _solved(
+    description: ModelSpec,
+    target: str,
+    kind: Kind,
+    way: Way,
+    seeds: int,
+    samples: int,
+    seed: int,
+    scope: dict[str, Any],
+) -> tuple[Prescription, list[dict[str, float]]]:
+    """What meets the target, by the theory of the network where it can be described, and what other values would give."""
+    from criticality.prescription.solve import least_amplification, prescribe, trade_off
+
+    try:
+        with working("read the model"):
+            described = None if way == "sampled" else description.read(seed)
+    except UndescribedError:
+        if way == "exact":
+            raise
+        described = None
+    if described is None:
+        with working("solve"):
+            sampled = _sampled(description, target, kind, seeds, seed, scope)
+        return sampled, [{"value": value, "log_apjn": log_apjn} for value, log_apjn in sampled.tried]
+    network, inputs = described
+    with working("solve"):
+        if target.startswith("share="):
+            found = least_amplification(network, inputs, _share(target), samples=samples, seed=seed)
+        else:
+            found = prescribe(network, inputs, target, kind, samples=samples, seed=seed)
+    with working("trade-off"):
+        around = [found.value * factor for factor in (0.25, 0.5, 0.71, 1, 1.41, 2, 4)]
+        return found, trade_off(network, inputs, found.kind, around)
+
+
+def _measured(
+    description: ModelSpec, build: Callable[[int], torch.nn.Module], count: int, seed: int
+) -> dict[str, float]:
+    """``log J`` of prescribed models of so many weight seeds."""
+    from criticality.measurement import measure_ensemble
+
+    with bar(count, "verify") as advance:
+        profile = measure_ensemble(
+            build,
+            description.inputs(seed),
+            range(seed, seed + count),
+            points=description.points,
+            progress=lambda number: advance(f"seed {number}", 1),
+        )
+    return {
+        "log_apjn_measured": float(profile.log_apjn[0]),
+        "log_apjn_measured_se": float(profile.log_apjn_se[0]),
+    }
 
 
 def _sampled_way(way: Way, target: str) -> Way:
