@@ -49,10 +49,8 @@ def save(dataset: xr.Dataset, out: Path | None) -> None:
 def save_json(record: Mapping[str, Any], out: Path | None) -> None:
     """Write a record where ``--out`` says, and say so."""
     if out is not None:
-        click.echo(
-            f"wrote {schema.write_text(json.dumps(schema.plain(_with_initialized(record)), indent=1) + chr(10), out)}",
-            err=True,
-        )
+        text = json.dumps(schema.plain(_with_initialized(record)), indent=1) + "\n"
+        click.echo(f"wrote {schema.write_text(text, out)}", err=True)
 
 
 def profile_record(dataset: xr.Dataset) -> dict[str, Any]:
