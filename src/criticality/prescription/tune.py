@@ -118,11 +118,7 @@ def tune(
     handles = Handles(model, inputs)
     asked, _ = points_asked_for(handles.model, handles.found, points)
     depth = len(asked) - 1
-    wanted = power_law(depth, target) if isinstance(target, (int, float)) else np.asarray(target, dtype=float)
-    if wanted.shape != (depth,) or not np.all(np.isfinite(wanted) & (wanted > 0)):
-        raise ArgumentError(
-            f"target={target!r} must be a log J, or a log susceptibility above 0 for each of {depth} blocks"
-        )
+    wanted = _wanted(target, depth)
     nodes = [point.node for point in asked]
     names = [point.name for point in asked[1:]]
     levers = _Levers.found(handles, nodes) if layers is None else _Levers.given(handles.model, layers, blocks, names)
@@ -165,6 +161,16 @@ def tune(
         levers.untouched,
         tuple(BranchGain(float(gains[block]), at) for at, block in levers.blocks.items() if gains[block] != 1.0),
     )
+
+
+def _wanted(target: float | Sequence[float], depth: int) -> np.ndarray:
+    """Log susceptibilities of the blocks, ``(depth,)``."""
+    wanted = power_law(depth, target) if isinstance(target, (int, float)) else np.asarray(target, dtype=float)
+    if wanted.shape != (depth,) or not np.all(np.isfinite(wanted) & (wanted > 0)):
+        raise ArgumentError(
+            f"target={target!r} must be a log J, or a log susceptibility above 0 for each of {depth} blocks"
+        )
+    return wanted
 
 
 def _search(

@@ -73,14 +73,10 @@ def propagate(
         elif isinstance(kernel, TokenKernel):
             tokens, kept = _forward(network, kernel, sampling)
             forwards.append([*tokens])
-            profile = []
-            gradients = []
-            for log_j, gradient in _token_backward(network, tokens, kept, start, sampling):
-                profile.append(log_j)
-                if keep_kernels:
-                    gradients.append(gradient)
-            profiles.append(np.array(profile[::-1]))
-            backwards.append(gradients[::-1])
+            back = _token_backward(network, tokens, kept, start, sampling)
+            steps = [(log_j, gradient if keep_kernels else None) for log_j, gradient in back][::-1]
+            profiles.append(np.array([log_j for log_j, _ in steps]))
+            backwards.append([gradient for _, gradient in steps if gradient is not None])
     q, p, correlation = (
         np.mean([[getattr(kernel, f"mean_{part}")() for kernel in run] for run in forwards], axis=0)
         for part in ("diagonal", "off_diagonal", "correlation")
