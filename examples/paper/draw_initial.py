@@ -15,9 +15,10 @@ from matplotlib.lines import Line2D
 import deep
 import folds
 import widths
-from criticality.reports import COLOURS, DASHES, MARKERS, NORM_NAMES, STYLE
+from claim.drawing import line, points
+from criticality.measurement import log_mean
+from criticality.reports import COLOURS, MARKERS, NORM_NAMES, STYLE
 from kept import DATA
-from widths import log_mean
 
 Curve = tuple[Mapping[str, Any], Mapping[str, Any]]
 Estimate = tuple[np.ndarray, np.ndarray]
@@ -33,8 +34,7 @@ def over_seeds(curves: Sequence[Curve], alpha: float | None) -> dict[str, Estima
         values = np.array([one[name] for one in mine])
         found[name] = values.mean(axis=0), values.std(axis=0, ddof=1) / np.sqrt(len(mine))
     for name in ("log_apjn", "log_pooled"):
-        columns = np.array([one[name] for one in mine]).T
-        found[name] = tuple(np.array([log_mean(column) for column in columns]).T)
+        found[name] = log_mean(np.array([one[name] for one in mine]))
     ratio = np.array([np.subtract(one["log_pooled"], one["log_apjn"]) for one in mine])
     found["ratio"] = ratio.mean(axis=0), ratio.std(axis=0, ddof=1) / np.sqrt(len(mine))
     return found
@@ -101,20 +101,9 @@ def _draw_coherence(panels: Sequence[Axes], curves: Sequence[Curve]) -> None:
     for style, (axes, name, shown, label) in enumerate(rows):
         theory = [in_theory(curves, alpha)[name][0] for alpha in deep.CASES]
         mean, error = np.array([[part[0] for part in over_seeds(curves, alpha)[name]] for alpha in deep.CASES]).T
-        axes.plot(at[1:], theory[1:], color=COLOURS[style], dashes=DASHES[style], lw=1.5, label=label)
+        line(axes, at[1:], theory[1:], style, label)
         axes.plot([-0.27, -0.13], [theory[0]] * 2, color=COLOURS[style], lw=1.5)
-        axes.errorbar(
-            at,
-            mean,
-            error,
-            fmt=MARKERS[style],
-            ms=4.5,
-            mfc="white",
-            mew=1.1,
-            capsize=2,
-            ls="none",
-            color=COLOURS[style],
-        )
+        points(axes, at, mean, error, style)
         axes.plot(at, shown, ls="none", marker="x", ms=6, color=COLOURS[style])
     left.set(ylabel="log of squared gradients, 0 over 128", ylim=(0, None))
     right.set(ylabel="log of the ratio of the two", ylim=(0, None))
@@ -167,18 +156,8 @@ def draw_folds(curves: Sequence[Curve]) -> Figure:
                         color=COLOURS[style],
                     )
                     low, middle, high = np.quantile(found, (0.25, 0.5, 0.75))
-                    axes.errorbar(
-                        [at],
-                        [middle],
-                        [[middle - low], [high - middle]],
-                        fmt=MARKERS[style],
-                        color=COLOURS[style],
-                        ms=6,
-                        mfc="white",
-                        mew=1.4,
-                        capsize=3,
-                        label=THEORIES[theory] if place == 0 else None,
-                    )
+                    quartiles = [[middle - low], [high - middle]]
+                    points(axes, [at], [middle], quartiles, style, THEORIES[theory] if place == 0 else "")
                 level = np.log(np.mean([noise(values[name]) for values in inputs]))
                 axes.plot([place - 0.42, place + 0.42], [level] * 2, color="#888888", lw=1)
             axes.set_xticks(range(len(folds.CASES)), [name.replace("Derf, ", "Derf\n") for name in folds.CASES])
@@ -215,19 +194,7 @@ def draw_widths(curves: Sequence[Curve]) -> Figure:
         for style, width in enumerate(sorted({w for w, _ in widths.SIZES})):
             heads = [h for w, h in widths.SIZES if w == width]
             found = np.array([log_mean(measured(curves, width, h)) for h in heads])
-            left.errorbar(
-                heads,
-                found[:, 0] - limit,
-                found[:, 1],
-                fmt=MARKERS[style],
-                color=COLOURS[style],
-                ms=5,
-                mfc="white",
-                mew=1.2,
-                capsize=2,
-                ls="none",
-                label=f"measured, width {width}",
-            )
+            points(left, heads, found[:, 0] - limit, found[:, 1], style, f"measured, width {width}")
         left.axhline(0, color="black", lw=0.8)
         left.set(xscale="log", xlabel="heads", ylabel=r"$\log\,E J(0 \to 12)$ minus the theory")
         left.set_xticks([3, 6, 12, 32, 128, 512], ["3", "6", "12", "32", "128", "512"])
@@ -235,19 +202,7 @@ def draw_widths(curves: Sequence[Curve]) -> Figure:
         left.legend(fontsize=7.5)
         for style, probe in enumerate(("normal", "pooled")):
             found = np.array([coherence_gap(curves, width, probe) for width in widths.COHERENCE_PARTS])
-            right.errorbar(
-                1 / np.array([*widths.COHERENCE_PARTS]),
-                found[:, 0],
-                found[:, 1],
-                fmt=MARKERS[style],
-                color=COLOURS[style],
-                ms=5,
-                mfc="white",
-                mew=1.2,
-                capsize=2,
-                ls="none",
-                label=f"probe {probe}",
-            )
+            points(right, 1 / np.array([*widths.COHERENCE_PARTS]), found[:, 0], found[:, 1], style, f"probe {probe}")
         right.axhline(0, color="black", lw=0.8)
         right.set_xticks(
             [0, *(1 / w for w in widths.COHERENCE_PARTS)], ["0", *(f"1/{w}" for w in widths.COHERENCE_PARTS)]
@@ -257,19 +212,20 @@ def draw_widths(curves: Sequence[Curve]) -> Figure:
     return figure
 
 
-def drawn(curves: Sequence[Curve]) -> dict[int, list[float]]:
+def drawn(curves: Sequence[Curve]) -> dict[int, np.ndarray]:
     """Theory: ``log J`` of every run, by the number of score matrices."""
-    return {s["draws"]: v["log_apjn"] for s, v in curves if "draws" in s}
+    return {s["draws"]: np.array(v["log_apjn"]) for s, v in curves if "draws" in s}
 
 
-def measured(curves: Sequence[Curve], width: int, heads: int) -> list[float]:
+def measured(curves: Sequence[Curve], width: int, heads: int) -> np.ndarray:
     """``log J`` of every seed."""
-    return [one for s, v in curves if s.get("heads") == heads and s["width"] == width for one in v["log_apjn"]]
+    parts = [v["log_apjn"] for s, v in curves if s.get("heads") == heads and s["width"] == width]
+    return np.concatenate(parts)
 
 
 def coherence_gap(curves: Sequence[Curve], width: int, probe: str) -> tuple[float, float]:
     """``log E J`` of 24 blocks of equivalent tokens minus the theory, and its standard error."""
-    values = [one for s, v in curves if "heads" not in s and s.get("width") == width for one in v.get(probe, [])]
+    parts = [v[probe] for s, v in curves if "heads" not in s and s.get("width") == width]
     (expected,) = [v[probe][0] for s, v in curves if "width" in s and s["width"] is None]
-    mean, error = log_mean(values)
-    return mean - expected, error
+    mean, error = log_mean(np.concatenate(parts))
+    return float(mean) - expected, float(error)

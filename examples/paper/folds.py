@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from criticality import SymmetricKernel, TokenKernel, measure, propagate, replace_norms
-from criticality.measurement import input_kernels
+from criticality.measurement import input_kernels, log_mean
 from criticality.models import photographs
 from recursions import paper, post
 from vision import network, redrawn
-from widths import log_mean
 
 DEPTH, WIDTH, IMAGE, SEEDS = 24, 384, 96, 2
 STRENGTHS = {"0.55": 0.64 * math.sqrt(0.75), "1": 1.0}
@@ -79,7 +78,7 @@ def _profiles(
     tokens, s, m = len(patches), sigma**4, 4 * sigma**4
     q = float(np.trace(patches) / tokens)
     p = float((patches.sum() - np.trace(patches)) / (tokens * (tokens - 1)))
-    mean, error = zip(*map(log_mean, measured.T), strict=True)
+    mean, error = log_mean(measured)
     found = {
         "measured": mean,
         "measured_se": error,

@@ -10,8 +10,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from claim.drawing import line, points
 from criticality import Comparison, compare
-from criticality.reports import COLOURS, DASHES, MARKERS, NORM_NAMES, STYLE
+from criticality.reports import NORM_NAMES, STYLE
 
 STARTS = ("normal", "pooled", "class", "loss")
 SETTINGS = [{"norm": norm, "probe": probe} for norm in ("ln", "derf") for probe in STARTS]
@@ -44,20 +45,8 @@ def draw(curves: Sequence[tuple[Mapping[str, str], Mapping[str, Any]]]) -> Figur
         for axes, norm in zip(figure.subplots(1, 2), ("ln", "derf"), strict=True):
             for style, (settings, values) in enumerate(one for one in curves if one[0]["norm"] == norm):
                 blocks = np.arange(len(values["log_apjn_measured"]))
-                look = {"color": COLOURS[style], "label": settings["probe"]}
-                axes.plot(blocks, values["log_apjn_predicted"], dashes=DASHES[style], lw=1.5, **look)
-                axes.errorbar(
-                    blocks,
-                    values["log_apjn_measured"],
-                    values["log_apjn_se"],
-                    fmt=MARKERS[style],
-                    color=COLOURS[style],
-                    ms=4,
-                    mfc="white",
-                    mew=1.1,
-                    capsize=2,
-                    ls="none",
-                )
+                line(axes, blocks, values["log_apjn_predicted"], style, settings["probe"])
+                points(axes, blocks, values["log_apjn_measured"], values["log_apjn_se"], style)
             axes.set(xlabel="block $l$", ylabel="log of squared gradients, $l$ over 12", ylim=(0, None))
             axes.set_title(NORM_NAMES[norm] + (", α = 1" if norm == "derf" else ""), fontsize=10)
             axes.legend(title="start")

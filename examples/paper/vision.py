@@ -45,7 +45,7 @@ def network(norm: str, alpha: float | None, depth: int, sigma: float = SIGMA) ->
     return transformer(make_norm(norm, alpha), Attention(side, side, side, side), mlp, depth)
 
 
-def equivalent_tokens(tokens: int, width: int, correlation: float, seed: int) -> Tensor:
+def equivalent_tokens(tokens: int, width: int, correlation: float, seed: int = 0) -> Tensor:
     """One sample ``(1, tokens, width)`` of variance 1 whose tokens have the same correlation exactly, turned at random."""
     generator = torch.Generator().manual_seed(seed)
     basis, _ = torch.linalg.qr(torch.randn(width, tokens, generator=generator, dtype=torch.float64))

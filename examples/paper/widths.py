@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 
 from criticality import SymmetricKernel, measure, propagate
@@ -83,9 +82,3 @@ def curve(settings: Mapping[str, Any], seed: int) -> dict[str, Any]:
 def _seeds(settings: Mapping[str, Any], seed: int) -> range:
     first = seed + PART * settings["part"]
     return range(first, first + PART)
-
-
-def log_mean(values: Any) -> tuple[float, float]:
-    """``log E J`` and its standard error (delta method) from ``log J`` of seeds."""
-    j = np.exp(np.asarray(values) - np.max(values))
-    return float(np.max(values) + np.log(j.mean())), float(j.std(ddof=1) / j.mean() / np.sqrt(len(j)))

@@ -27,9 +27,8 @@ from criticality.theory import (
     propagate_between,
     transformer,
 )
-
-SIGMA = 0.64
-"""``sigma`` of every weight of the ViT-L of the source's second part; 1.28 for the second of an MLP."""
+from vision import SIGMA, equivalent_tokens
+from vision import network as in_theory
 
 
 class Vision(nn.Module):
@@ -51,20 +50,8 @@ class Vision(nn.Module):
         return self.head(x.mean(dim=1) if self.pool == "mean" else x[:, 0])
 
 
-def equivalent_tokens(tokens, width, rho, seed=0):
-    """One sample with the Gram matrix ``(1 - rho) I + rho 1 1^T`` exactly."""
-    generator = torch.Generator().manual_seed(seed)
-    basis, _ = torch.linalg.qr(torch.randn(width, tokens, generator=generator, dtype=torch.float64))
-    gram = (1 - rho) * torch.eye(tokens, dtype=torch.float64) + rho
-    return (math.sqrt(width) * torch.linalg.cholesky(gram) @ basis.T).float()[None]
-
-
 def theory(depth, tokens, rho, probe):
-    attention = Attention(Linear(SIGMA**2), Linear(SIGMA**2), Linear(SIGMA**2), Linear(SIGMA**2))
-    network = transformer(
-        make_norm("ln"), attention, MLP(Pointwise("relu"), Linear(SIGMA**2), Linear((2 * SIGMA) ** 2)), depth
-    )
-    return float(propagate(network, SymmetricKernel.of(1.0, rho, tokens), probe=probe).log_apjn[0])
+    return float(propagate(in_theory("ln", None, depth), SymmetricKernel.of(1.0, rho, tokens), probe=probe).log_apjn[0])
 
 
 @pytest.mark.parametrize("probe", ["pooled", "loss", "class"])
@@ -188,10 +175,7 @@ def test_forward_from_a_block():
     """``J(2 -> m)`` of the theory and along random tangents, every block within three standard errors."""
     tokens, x = 32, equivalent_tokens(32, 192, 0.4)
     found = measure_forward_ensemble(lambda _: Vision(192, 5, "mean"), x, range(8), start=2, tangents=2)
-    attention = Attention(Linear(SIGMA**2), Linear(SIGMA**2), Linear(SIGMA**2), Linear(SIGMA**2))
-    network = transformer(
-        make_norm("ln"), attention, MLP(Pointwise("relu"), Linear(SIGMA**2), Linear((2 * SIGMA) ** 2)), 5
-    )
+    network = in_theory("ln", None, 5)
     expected = propagate_between(network, SymmetricKernel.of(1.0, 0.4, tokens), start=2).sel(target_block=[3, 4, 5])
     measured = found.sel(target_block=[3, 4, 5])
     assert float(measured.log_apjn_se.max()) < 0.03

@@ -26,11 +26,11 @@ def claim_figure(claim: Claim, data: Data) -> Figure | None:
     return figure
 
 
-def line(axes: Axes, x: Any, y: Any, style: int, label: str) -> None:
+def line(axes: Axes, x: Any, y: Any, style: int, label: str = "") -> None:
     axes.plot(x, y, color=COLOURS[style], dashes=DASHES[style], lw=1.6, label=label)
 
 
-def points(axes: Axes, x: Any, y: Any, error: Any, style: int, label: str) -> None:
+def points(axes: Axes, x: Any, y: Any, error: Any, style: int, label: str = "") -> None:
     axes.errorbar(
         x, y, yerr=error, fmt=MARKERS[style], color=COLOURS[style], ms=5, mfc="white", mew=1.2, capsize=2, label=label
     )

@@ -25,6 +25,10 @@ from criticality.cli.progress import bar
 from criticality.errors import ArgumentError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import xarray as xr
+
     from criticality.models import ModelSpec
 
 
@@ -77,7 +81,8 @@ def measure(
         record, text = _between(model, description, inputs, seed, out, settings)
     elif source is not None:
         left_out("measure --from")
-        record, text = _from(model, description, inputs, source, range(seed, seed + seeds), probes, out, settings)
+        settings["tangents"] = probes
+        record, text = _from(model, description, inputs, source, range(seed, seed + seeds), out, settings)
     else:
         settings |= {"probes": probes, "probe": probe, "mode": mode}
         record, text = _backward(model, description, inputs, range(seed, seed + seeds), options, out, settings)
@@ -107,30 +112,34 @@ def _between(
     return record, f"{model}: log J(0->L) = {float(pairs.log_apjn[0, -1]):.4f}"
 
 
+def _over_seeds(
+    measure: Callable[..., xr.Dataset], description: ModelSpec, inputs: Any, seeds: range, settings: dict[str, Any]
+) -> xr.Dataset:
+    """An ensemble of the described model, with a bar."""
+    with bar(len(seeds), "measure") as advance:
+        return measure(
+            lambda _: description.build(),
+            inputs,
+            seeds,
+            points=description.points,
+            progress=lambda done: advance(f"seed {done}", 1),
+            **settings,
+        )
+
+
 def _from(
     model: str,
     description: ModelSpec,
     inputs: Any,
     source: int,
     seeds: range,
-    tangents: int,
     out: Path | None,
     settings: dict[str, Any],
 ) -> Shown:
     """``J`` from one block to all that follow."""
     from criticality.measurement import measure_forward_ensemble
 
-    with bar(len(seeds), "measure") as advance:
-        forward = measure_forward_ensemble(
-            lambda _: description.build(),
-            inputs,
-            seeds,
-            start=source,
-            points=description.points,
-            tangents=tangents,
-            progress=lambda done: advance(f"seed {done}", 1),
-            **settings,
-        )
+    forward = _over_seeds(measure_forward_ensemble, description, inputs, seeds, {"start": source, **settings})
     record = {"model": model, "from": source, "seeds": len(seeds), **forward_record(forward)}
     save(forward, out)
     title = f"{model}: log J({source}->L) = {record['log_apjn']:.4f} +- {record['log_apjn_se']:.4f}"
@@ -149,15 +158,7 @@ def _backward(
     """The profile ``J(l -> L)``."""
     from criticality.measurement import measure_ensemble
 
-    with bar(len(seeds), "measure") as advance:
-        dataset = measure_ensemble(
-            lambda _: description.build(),
-            inputs,
-            seeds,
-            points=description.points,
-            progress=lambda done: advance(f"seed {done}", 1),
-            **settings,
-        )
+    dataset = _over_seeds(measure_ensemble, description, inputs, seeds, settings)
     record = {"model": model, "norm": options["norm"], "alpha": options["alpha"], "seeds": len(seeds)}
     record |= {"probe": settings["probe"], "mode": dataset.attrs["mode"], **profile_record(dataset)}
     save(dataset, out)

@@ -5,6 +5,7 @@ from criticality.measurement.between import measure_between, measure_forward, me
 from criticality.measurement.ends import input_kernels, output_kernels
 from criticality.measurement.points import Points
 from criticality.measurement.profile import Profile, profile
+from criticality.measurement.statistics import log_mean
 
 __all__ = [
     "Points",
@@ -12,6 +13,7 @@ __all__ = [
     "ensemble_dataset",
     "ensemble_profiles",
     "input_kernels",
+    "log_mean",
     "measure",
     "measure_between",
     "measure_chains",

@@ -65,8 +65,8 @@ def stream_moments(stream: Float[Tensor, "..."], axes: Axes | None = None) -> Mo
 
 
 def log_mean(
-    log_values: Float[np.ndarray, "samples points"],
-) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+    log_values: Float[np.ndarray, "samples ..."],
+) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
     """The logarithm of the mean of numbers that are given by their logarithms, over the first axis, and its standard error.
 
     ``log mean_s exp(log_values)``, the error by the delta method, nan for one sample.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -36,10 +36,11 @@ def matches(pattern: str, name: str) -> bool:
 
 @dataclass(frozen=True)
 class Patterns:
-    """What an operation is for, by name: all that ``only`` matches and ``keep`` does not."""
+    """What an operation is for, by name: all that ``only`` matches and ``keep`` does not; ``fits(pattern, name)`` is a match."""
 
     keep: Sequence[str] = ()
     only: Sequence[str] = ("*",)
+    fits: Callable[[str, str], bool] = matches
 
     def check(self, names: Iterable[str], what: str) -> None:
         """Refuse a pattern that no name fits.
@@ -54,16 +55,17 @@ class Patterns:
         known = list(names)
         for argument, patterns in (("keep", self.keep), ("only", self.only)):
             for pattern in patterns:
-                if pattern != "*" and not any(matches(pattern, name) for name in known):
+                if pattern != "*" and not any(self.fits(pattern, name) for name in known):
                     raise ArgumentError(f"{argument}={pattern!r} must match {what}, and matches none")
 
-    def left_out(self, name: str) -> str:
-        """Why a name is left out; empty where it is not.
+    def left_out(self, *names: str) -> str:
+        """Why what has these names, any of which may be meant, is left out; empty where it is not.
 
         >>> Patterns(keep=["blocks.0.*"]).left_out("blocks.0.norm1")
         "as keep has 'blocks.0.*'"
         """
         for pattern in self.keep:
-            if matches(pattern, name):
+            if any(self.fits(pattern, name) for name in names):
                 return f"as keep has {pattern!r}"
-        return "" if any(matches(pattern, name) for pattern in self.only) else "as only has no pattern for it"
+        found = any(self.fits(pattern, name) for pattern in self.only for name in names)
+        return "" if found else "as only has no pattern for it"

@@ -10,7 +10,7 @@ from torch import nn
 
 from criticality.errors import ArgumentError
 from criticality.models.behaviour import Behaviour
-from criticality.models.patterns import matches
+from criticality.models.patterns import Patterns, matches
 from criticality.models.sites import QK_NORM, SITE_KINDS, kinds_by_flow, on_heads_by_shape
 from criticality.models.survey import Survey
 
@@ -45,6 +45,7 @@ class Scope:
                 raise ArgumentError(f"{argument}={patterns!r} must be a list of patterns")
             for pattern in patterns or ():
                 self._check(argument, pattern, names)
+        self._patterns = Patterns(keep or (), ("*",) if only is None else only, self._matches)
 
     def split(self, strict: bool) -> tuple[dict[str, tuple[nn.Module, Behaviour]], list[Kept]]:
         """Those that are replaced, and those that are kept.
@@ -64,9 +65,13 @@ class Scope:
                 kept.append(Kept(name, type(module).__name__, reason))
             else:
                 chosen[name] = module, seen
-        beyond = {name: entry for name, entry in self.found.others.items() if not self._left_out(name)}
+        beyond = {name: entry for name, entry in self.found.others.items() if not self._patterns.left_out(name)}
         kept += [
-            Kept(name, type(module).__name__, f"as it must {other.reason}" if name in beyond else self._left_out(name))
+            Kept(
+                name,
+                type(module).__name__,
+                f"as it must {other.reason}" if name in beyond else self._patterns.left_out(name),
+            )
             for name, (module, other) in self.found.others.items()
         ]
         for name, (_, other) in beyond.items():
@@ -80,19 +85,11 @@ class Scope:
         return chosen, kept
 
     def _reason(self, name: str, width: int | None) -> str:
-        left_out = self._left_out(name)
+        left_out = self._patterns.left_out(name)
         if left_out:
             return left_out
         asked = self.only is not None or (self.keep is not None and not self.keep)
         return "" if asked or not self._on_heads(name, width) else "as it acts on the heads of queries or keys"
-
-    def _left_out(self, name: str) -> str:
-        for pattern in self.keep or ():
-            if self._matches(pattern, name):
-                return f"as keep has {pattern!r}"
-        if self.only is not None and not any(self._matches(pattern, name) for pattern in self.only):
-            return "as only has no pattern for it"
-        return ""
 
     def _on_heads(self, name: str, width: int | None) -> bool:
         if self.by_flow is not None:

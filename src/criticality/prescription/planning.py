@@ -102,9 +102,7 @@ def _check_patterns(patterns: Patterns, handles: Handles, alphas: bool, gains: b
 
 def left_out_branch(branch: BranchHandle, patterns: Patterns) -> str:
     """Why patterns leave a branch out, which they name by its module or by its parameters; empty where they do not."""
-    reasons = [patterns.left_out(name) for name in (branch.name, *branch.parameters)]
-    kept = next((reason for reason in reasons if reason.startswith("as keep")), "")
-    return kept or ("" if not all(reasons) else reasons[0])
+    return patterns.left_out(branch.name, *branch.parameters)
 
 
 def split_sites(sites: Sequence[AlphaSite], patterns: Patterns) -> tuple[list[AlphaSite], list[Untouched]]:

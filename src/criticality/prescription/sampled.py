@@ -210,16 +210,18 @@ class _Ensemble:
         self.branches: tuple[int, ...] = ()
         """Numbers of the branches that are scaled."""
         for kind in kinds:
-            offsets, self.branches = _offsets(model, self.handles[0], kind, seeds[0], patterns)
+            offsets, branches = _offsets(model, self.handles[0], kind, seeds[0], patterns)
             self.offsets |= offsets
+            self.branches += branches
         every = [alpha_sites(one) for one in self.handles] if self.has_alphas else []
-        if every:
-            patterns.check([site.name for site in every[0]], "a norm of the model's streams")
         self.sites = [split_sites(sites, patterns)[0] for sites in every]
-        inner = [site.name for site in (every[0] if every else ()) if not site.final]
+        sites, chosen = (every[0], self.sites[0]) if every else ((), [])
+        if sites:
+            patterns.check([site.name for site in sites], "a norm of the model's streams")
+        inner = [site.name for site in sites if not site.final]
         self.kept = tuple(name for name in inner if patterns.left_out(name))
-        self.final = [site.final for site in self.sites[0]] if every else []
-        self._numbers = [None if site.final else inner.index(site.name) for site in (self.sites[0] if every else ())]
+        self.final = [site.final for site in chosen]
+        self._numbers = [None if site.final else inner.index(site.name) for site in chosen]
         self._before = [
             [float(parameter_of(one.model, site.parameter).detach().double().mean()) for site in sites]
             for one, sites in zip(self.ready, self.sites, strict=self.has_alphas)
@@ -330,9 +332,8 @@ def _offsets(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         real = model if isinstance(model, nn.Module) else model()
-    handles = Handles(
-        real, handles.inputs
-    )  # of a pass with weights, as those are in which it is tried what scales a branch
+    # Of a pass with weights, as those are in which it is tried what scales a branch.
+    handles = Handles(real, handles.inputs)
     branches = handles.branches
     patterns.check(
         [name for one in branches for name in (one.name, *one.parameters)], "a branch of the model's streams"
