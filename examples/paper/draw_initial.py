@@ -225,7 +225,7 @@ def draw_tolerances(curves: Sequence[Curve]) -> Figure:
         for style, (norm, scores) in enumerate(product(tolerances.NORMS, tolerances.SCORES)):
             found = np.array([tolerance_gap(curves, norm, scores, width) for width in tolerances.PARTS])
             words = f"{'LayerNorm' if norm == 'ln' else 'DyT'}, scores of variance {scores:g}"
-            points(axes, np.array([*tolerances.PARTS]) * 1.04 ** (style - 1.5), *found.T, style, words)
+            points(axes, np.array([*tolerances.PARTS]) * 1.04 ** (style - 1.5), found[:, 0], found[:, 1], style, words)
         for scores, dash in zip(tolerances.SCORES, ("--", ":"), strict=True):
             allowed = tolerance_of(tolerances.network("ln", scores), 10**9, tolerances.DEPTH) * 10**9 / tolerances.DEPTH
             axes.axhline(allowed, color="#555555", lw=1.2, ls=dash, label=f"tolerated, scores of variance {scores:g}")

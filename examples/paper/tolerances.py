@@ -55,7 +55,7 @@ def model(norm: str, scores: float, width: int, seed: int) -> nn.Sequential:
     """Blocks whose queries and keys are scaled for scores of this variance."""
     made = blocks(DEPTH, width, seed, SIGMA, HEAD_WIDTH)
     for block in made:
-        block.attn.qkv.weight[: 2 * width] *= scores**0.25 / SIGMA
+        block.get_parameter("attn.qkv.weight")[: 2 * width] *= scores**0.25 / SIGMA
     if norm != "ln":
         replace_norms(made, norm, NORMS[norm])
     return made
