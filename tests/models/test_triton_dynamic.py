@@ -53,7 +53,9 @@ def test_half_precision_is_computed_in_single():
     wanted = everything(module.float(), x.detach().float().requires_grad_(), g.float(), triton=False)
     for one, exact in zip(found, wanted, strict=True):
         assert one.dtype == torch.bfloat16
-        torch.testing.assert_close(one.float(), exact, rtol=2**-7, atol=1e-6)  # once, which the interpreter does by cutting off
+        torch.testing.assert_close(
+            one.float(), exact, rtol=2**-7, atol=1e-6
+        )  # once, which the interpreter does by cutting off
 
 
 @in_the_interpreter

@@ -33,7 +33,9 @@ from criticality.cli.progress import bar
 )
 @click.option("--init", "inits", type=NAMES, default="own", show_default=True, help="own, fan-in or both.")
 @click.option("--seeds", type=SEEDS, default=6, show_default=True, help="Weight seeds, from --seed on.")
-@click.option("--workers", type=THREADS, default=1, show_default=True, help="Cases at once, each in a process of its own.")
+@click.option(
+    "--workers", type=THREADS, default=1, show_default=True, help="Cases at once, each in a process of its own."
+)
 @SAMPLES
 @measurement
 @PROBE

@@ -25,7 +25,13 @@ import xarray as xr
 from criticality import __version__
 from criticality.arguments import Depth, Positive, Samples, Seed, Size, Threads, check_fields, checked
 from criticality.devices import torch_device
-from criticality.errors import ArgumentError, CriticalityError, TokensNotEquivalentError, UndescribedError, UnreachableError
+from criticality.errors import (
+    ArgumentError,
+    CriticalityError,
+    TokensNotEquivalentError,
+    UndescribedError,
+    UnreachableError,
+)
 from criticality.initialized import Initialized, heard, tell
 from criticality.measurement import ensemble_dataset, ensemble_profiles, output_kernels
 from criticality.models import ModelSpec, model_spec
@@ -199,7 +205,9 @@ def _threads_in_environment(threads: int) -> Iterator[None]:
 
 def _begin_worker(threads: int) -> None:
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all processes of a terminal: this one has nothing to say
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # Ctrl-C reaches all processes of a terminal: this one has nothing to say
 
 
 def steps_per_case(comparison: Comparison) -> int:
