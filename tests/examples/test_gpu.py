@@ -39,7 +39,7 @@ def test_every_grid_has_a_layer_norm_column():
 
 def test_normalizers_are_timed_beside_layer_norm(tmp_path, monkeypatch):
     script = SCRIPT.with_name("normalizers.py")
-    small = "--device cpu --tokens 4 --widths 8 16 --rounds 1 --no-compile --out".split()
+    small = ["--device", "cpu", "--tokens", "4", "--widths", "8", "16", "--rounds", "1", "--no-compile", "--out"]
     monkeypatch.setattr(sys, "argv", [str(script), *small, str(tmp_path)])
     load_file(str(script), "script").main()
     rows = json.loads((tmp_path / "normalizers.json").read_text())["rows"]
