@@ -3,10 +3,10 @@ BIN := .venv/bin
 
 .PHONY: demo test lint docs figures benchmarks bench-quick clean
 
-# The main job: theory over measurement for LayerNorm, DyT and Derf, on two photographs (about five minutes).
+# The main job: theory over measurement for LayerNorm, DyT and Derf, on two photographs (two to three minutes on two cores).
 demo: .venv/ready
 	$(BIN)/criticality compare timm:vit_base_patch16_224 --norm ln,dyt,derf --alpha 0.5,1,2 \
-	  --depth 24 --width 384 --seeds 4 --samples 8 --init own,fan-in --out demo
+	  --depth 24 --width 384 --seeds 4 --samples 8 --init own,fan-in --workers 2 --out demo
 	@echo "open demo/report.html"
 
 # Two processes of one thread each: threads of their own would wait for each other on two cores.

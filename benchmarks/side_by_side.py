@@ -27,10 +27,12 @@ def seconds(
     rounds: int = 7,
     warm_up: int = 1,
     clock: Callable[[], float] = time.perf_counter,
+    of: Callable[[list[float]], float] = statistics.median,
 ) -> dict[str, float]:
     """Median time of each candidate; the candidates take turns, so that the machine's drift hits all alike.
 
-    ``clock``: wall time, or ``time.process_time`` (of all threads), which other processes disturb less.
+    ``clock``: wall time, or ``time.process_time`` (of all threads), which other processes disturb less; ``of`` the rounds what,
+    in the place of their median.
     """
     for call in candidates.values():
         for _ in range(warm_up):
@@ -41,7 +43,7 @@ def seconds(
             start = clock()
             call()
             taken[name].append(clock() - start)
-    return {name: statistics.median(values) for name, values in taken.items()}
+    return {name: of(values) for name, values in taken.items()}
 
 
 def saved_bytes(forward: Callable[[], object]) -> int:

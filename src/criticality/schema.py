@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from criticality.errors import FileError
 from criticality.lazy import lazy_module
@@ -47,6 +48,7 @@ from criticality.arguments import checked
 SCHEMA = 1
 _REQUIRED = ("log_apjn", "q", "correlation")
 _LONG_NAMES = {
+    "block": "depth in blocks",
     "log_apjn": "log averaged partial Jacobian norm, log J(l -> L)",
     "log_apjn_se": "standard error of log J(l -> L)",
     "log_susceptibility": "log susceptibility of the step to the next point",
@@ -60,6 +62,25 @@ _LONG_NAMES = {
 }
 
 
+class ProfileArrays(dict[str, np.ndarray]):
+    """A profile as arrays by name, ``block`` among them, each of shape ``(boundaries,)`` or, kernels, ``(boundaries, tokens,
+    tokens)``: for what only prints, as xarray takes longer to import than a theory to compute."""
+
+    def __init__(self, attrs: Mapping[str, Any], **arrays: ArrayLike | None):
+        super().__init__({name: np.asarray(values, float) for name, values in arrays.items() if values is not None})
+        self.attrs = dict(attrs)
+
+    def dataset(self) -> xr.Dataset:
+        """The profile as it is returned and written."""
+        log_apjn = self["log_apjn"]
+        arrays = {"log_apjn": log_apjn, "log_susceptibility": np.append(log_apjn[:-1] - log_apjn[1:], np.nan)} | self
+        data = {
+            name: (("block", "token", "other_token")[: values.ndim], values, {"long_name": _LONG_NAMES[name]})
+            for name, values in arrays.items()
+        }
+        return xr.Dataset(data, attrs=self.attrs).set_coords("block")
+
+
 def profile_dataset(
     block: Sequence[float],
     log_apjn: np.ndarray,
@@ -67,18 +88,9 @@ def profile_dataset(
     attrs: Mapping[str, Any],
     **variables: np.ndarray | None,
 ) -> xr.Dataset:
-    """A profile from its arrays, each of shape ``(boundaries,)`` or, kernels, ``(boundaries, tokens, tokens)``."""
-    step = np.full(len(log_apjn), np.nan)
-    step[:-1] = log_apjn[:-1] - log_apjn[1:]
-    arrays = {"log_apjn": log_apjn, "log_susceptibility": step, **variables}
-    data = {}
-    for name, values in arrays.items():
-        if values is None:
-            continue
-        dims = ("block", "token", "other_token")[: np.ndim(values)]
-        data[name] = (dims, np.asarray(values, dtype=float), {"long_name": _LONG_NAMES[name]})
-    coordinate = ("block", np.asarray(block, dtype=float), {"long_name": "depth in blocks"})
-    return xr.Dataset(data, coords={"block": coordinate}, attrs={"source": source, "schema": SCHEMA, **attrs})
+    """A profile from its arrays (``ProfileArrays``)."""
+    about = {"source": source, "schema": SCHEMA, **attrs}
+    return ProfileArrays(about, block=block, log_apjn=log_apjn, **variables).dataset()
 
 
 @contextmanager

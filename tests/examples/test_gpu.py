@@ -35,3 +35,13 @@ def test_every_grid_has_a_layer_norm_column():
         assert "ln" in norms
         assert norms - {"ln"}
     assert len(settings) == len(set(settings)) == 52
+
+
+def test_normalizers_are_timed_beside_layer_norm(tmp_path, monkeypatch):
+    script = SCRIPT.with_name("normalizers.py")
+    small = ["--device", "cpu", "--tokens", "4", "--widths", "8", "16", "--rounds", "1", "--no-compile", "--out"]
+    monkeypatch.setattr(sys, "argv", [str(script), *small, str(tmp_path)])
+    load_file(str(script), "script").main()
+    rows = json.loads((tmp_path / "normalizers.json").read_text())["rows"]
+    assert [row["width"] for row in rows if row["norm"] == "LayerNorm"] == [8, 16]
+    assert all(row["microseconds"] > 0 and (row["norm"] != "LayerNorm" or row["over LayerNorm"] == 1) for row in rows)

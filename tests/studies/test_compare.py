@@ -72,16 +72,19 @@ def test_the_scatter_between_seeds_falls_as_one_over_the_root_of_the_width():
     assert 1.4 < scatter(64) / scatter(256) < 2.8
 
 
-def _run(folder, progress=None, **changes):
+def _run(folder, progress=None, workers=1, **changes):
     settings = {"model": "timm:vit_tiny_patch16_224", "norms": ("ln", "dyt"), "alphas": (0.5, 1.0), **TINY, **changes}
-    return compare(Comparison(**settings), folder, progress)
+    return compare(Comparison(**settings), folder, progress, workers=workers)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A small comparison and its folder, which tests that change it copy."""
+    """A small comparison, made in two processes, and its folder, which tests that change it copy."""
     folder = tmp_path_factory.mktemp("comparison")
-    return folder, _run(folder)
+    steps = []
+    result = _run(folder, lambda label, count: steps.append((label, count)), workers=2)
+    assert steps == [(str(label), TINY["seeds"] + 1) for label in result.case.values]
+    return folder, result
 
 
 def test_files_are_complete_and_readable(finished):

@@ -14,6 +14,7 @@ from criticality.cli.options import (
     PROBE,
     SAMPLES,
     SEEDS,
+    THREADS,
     CommaSeparated,
     common,
     left_out,
@@ -32,12 +33,15 @@ from criticality.cli.progress import bar
 )
 @click.option("--init", "inits", type=NAMES, default="own", show_default=True, help="own, fan-in or both.")
 @click.option("--seeds", type=SEEDS, default=6, show_default=True, help="Weight seeds, from --seed on.")
+@click.option(
+    "--workers", type=THREADS, default=1, show_default=True, help="Cases at once, each in a process of its own."
+)
 @SAMPLES
 @measurement
 @PROBE
 @model_changes
 @common
-def compare(model: str, as_json: bool, out: Path | None, **options: Any) -> None:
+def compare(model: str, as_json: bool, out: Path | None, workers: int, **options: Any) -> None:
     """Measure MODEL on two photographs or stretches of source code, predict it, and report both.
 
     MODEL is "timm:NAME", "hf:PATH/config.json", "hf:MODEL_TYPE" or "module:PATH.py:FACTORY".
@@ -58,7 +62,7 @@ def compare(model: str, as_json: bool, out: Path | None, **options: Any) -> None
     cases = len(comparison.cases())
     try:
         with bar(cases * steps_per_case(comparison), "compare") as advance:
-            result = run_comparison(comparison, folder, advance)
+            result = run_comparison(comparison, folder, advance, workers=workers)
     except KeyboardInterrupt:
         if (folder / "result.nc").exists():
             finished = read_dataset(folder / "result.nc")

@@ -19,6 +19,7 @@ from criticality.arguments import (
     Samples,
     Seed,
     Size,
+    Threads,
     Whole,
     check_choice,
     shown,
@@ -101,7 +102,9 @@ class Outside(click.Path):
         return super().convert(value, param, ctx)
 
 
-DEPTH, SIZE, COUNT, SAMPLE_COUNT, SEED = (NumberOf(kind) for kind in (Depth, Size, Count, Samples, Seed))
+DEPTH, SIZE, COUNT, SAMPLE_COUNT, SEED, THREADS = (
+    NumberOf(kind) for kind in (Depth, Size, Count, Samples, Seed, Threads)
+)
 FINITE, POSITIVE, NOT_NEGATIVE = (NumberOf(kind) for kind in (Finite, Positive, NotNegative))
 SEEDS, VERIFICATIONS, AT_LEAST_TWO, POINTS, WORKERS = (
     NumberOf(Annotated[int, Whole(low, high)])

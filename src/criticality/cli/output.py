@@ -40,9 +40,10 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
     return tabulate(rows, headers=headers, floatfmt=".6g", missingval="-")
 
 
-def save(dataset: xr.Dataset, out: Path | None) -> None:
+def save(result: xr.Dataset | schema.ProfileArrays, out: Path | None) -> None:
     """Write a result where ``--out`` says, and say so."""
     if out is not None:
+        dataset = result.dataset() if isinstance(result, schema.ProfileArrays) else result
         click.echo(f"wrote {schema.write_dataset(dataset, out)}", err=True)
 
 
@@ -53,20 +54,24 @@ def save_json(record: Mapping[str, Any], out: Path | None) -> None:
         click.echo(f"wrote {schema.write_text(text, out)}", err=True)
 
 
-def profile_record(dataset: xr.Dataset) -> dict[str, Any]:
+def profile_record(profile: xr.Dataset | schema.ProfileArrays) -> dict[str, Any]:
     """The numbers of a profile at block boundaries, as every verb names them."""
-    blocks = dataset.sel(block=dataset.block[np.isclose(dataset.block % 1, 0)])
+    whole = np.isclose(np.asarray(profile["block"]) % 1, 0)
+
+    def at(name: str) -> np.ndarray:
+        return np.asarray(profile[name])[whole]
+
     record: dict[str, Any] = {
-        "block": blocks.block.values.astype(int),
-        "q_final": float(blocks.q[-1]),
-        "log_apjn": float(blocks.log_apjn[0]),
-        "log_apjn_profile": blocks.log_apjn.values,
-        "q_profile": blocks.q.values,
-        "correlation_profile": blocks.correlation.values,
+        "block": at("block").astype(int),
+        "q_final": float(at("q")[-1]),
+        "log_apjn": float(at("log_apjn")[0]),
+        "log_apjn_profile": at("log_apjn"),
+        "q_profile": at("q"),
+        "correlation_profile": at("correlation"),
     }
-    if "log_apjn_se" in blocks:
-        record["log_apjn_se"] = float(blocks.log_apjn_se[0])
-        record["log_apjn_se_profile"] = blocks.log_apjn_se.values
+    if "log_apjn_se" in profile:
+        record["log_apjn_se"] = float(at("log_apjn_se")[0])
+        record["log_apjn_se_profile"] = at("log_apjn_se")
     return record
 
 

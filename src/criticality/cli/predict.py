@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     import xarray as xr
 
+    from criticality.schema import ProfileArrays
     from criticality.theory import Network, SymmetricKernel
     from criticality.theory.kernels import Kernel
 
@@ -86,7 +87,7 @@ def predict(
         left_out("predict resnet")
         if probe != "normal":
             raise ArgumentError(f"probe={probe!r} must be 'normal' for resnet, whose inputs do not mix")
-        dataset = _resnet(**options)
+        found: xr.Dataset | ProfileArrays = _resnet(**options)
     else:
         from criticality.models import model_spec
         from criticality.studies.predict import predict_description
@@ -96,7 +97,7 @@ def predict(
             left_out(f"--way {way}")
         description = model_spec(model, **{key: options[key] for key in _CHANGES})
         with working(f"predict {model}"), bar(seeds, "seeds") as advance:
-            dataset = predict_description(
+            found = predict_description(
                 description,
                 way=way,
                 seeds=seeds,
@@ -105,12 +106,12 @@ def predict(
                 probe=probe,
                 progress=lambda done: advance(f"seed {done}", 1),
             )
-    record = {"model": model, "norm": options["norm"], "alpha": options["alpha"], **profile_record(dataset)}
-    collapse = dataset.attrs.get("collapse_exponents")
+    record = {"model": model, "norm": options["norm"], "alpha": options["alpha"], **profile_record(found)}
+    collapse = found.attrs.get("collapse_exponents")
     if collapse is not None:
         record |= dict(zip(("angle_exponent", "gradient_exponent"), map(float, collapse), strict=True))
-    record |= {"way": dataset.attrs.get("way", "exact"), "probe": probe}
-    save(dataset, out)
+    record |= {"way": found.attrs.get("way", "exact"), "probe": probe}
+    save(found, out)
     error = f" +- {record['log_apjn_se']:.2g}" if "log_apjn_se" in record else ""
     text = profile_text(record, f"{model}: log J(0->L) = {record['log_apjn']:.4f}{error} ({record['way']})")
     if collapse is not None:
@@ -157,10 +158,10 @@ def _forward(
 _CHANGES = ("norm", "alpha", "depth", "width", "image_size", "tokens", "text", "init")
 
 
-def _resnet(**options: Any) -> xr.Dataset:
-    from criticality.theory import propagate
+def _resnet(**options: Any) -> ProfileArrays:
+    from criticality.theory.propagation import propagated
 
-    return propagate(*_resnet_of(**options))
+    return propagated(*_resnet_of(**options))
 
 
 def _resnet_of(

@@ -7,13 +7,16 @@ quotients of two polynomials (``RATIONAL``), which a compiler turns into vector 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from criticality.extras import require
 
 _TWO_OVER_ROOT_PI = 1.1283791670955126
 
@@ -73,8 +76,17 @@ def _argument(x: Tensor, alpha: Tensor, shift: Tensor | None) -> Tensor:
     return u if shift is None else u + shift
 
 
-def dynamic(function: str, x: Tensor, alpha: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
-    """``weight phi(alpha x + shift) + bias`` over the last axis, with gradients of all that is given.
+def dynamic(
+    function: str,
+    x: Tensor,
+    alpha: Tensor,
+    shift: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    triton: bool = False,
+) -> Tensor:
+    """``weight phi(alpha x + shift) + bias`` over the last axis, with gradients of all that is given; ``triton``: by the kernels of
+    ``triton_dynamic`` where these can run.
 
     Whatever looks into the operations (export, tracing, fake tensors and other modes and subclasses of tensors, the transforms
     of ``torch.func``, forward-mode differentiation) gets the plain formula.
@@ -86,8 +98,23 @@ def dynamic(function: str, x: Tensor, alpha: Tensor, shift: Tensor | None, weigh
             return plain(function, x, alpha, shift, weight, bias)
     elif _watched() or not all(type(tensor) in (Tensor, nn.Parameter) for tensor in tensors):
         return plain(function, x, alpha, shift, weight, bias)
-    result: Tensor = _Dynamic.apply(function, x, alpha, shift, weight, bias)
-    return result
+    elif triton and _fits_triton(x, alpha, shift, weight, bias):
+        require("triton")
+        from criticality.models.triton_dynamic import TritonDynamic
+
+        return cast(Tensor, TritonDynamic.apply(function, x, alpha, shift, weight, bias))
+    return cast(Tensor, Dynamic.apply(function, x, alpha, shift, weight, bias))
+
+
+def _fits_triton(x: Tensor, alpha: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor) -> bool:
+    """Whether the kernels can run: on a card, or interpreted as their tests do, and on tensors of the usual shapes."""
+    where = x.is_cuda or (x.device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1")
+    scalars = [alpha] if shift is None else [alpha, shift]
+    shapes = weight.shape == bias.shape == x.shape[-1:] and all(one.numel() == 1 for one in scalars)
+    return where and shapes and all(one.dtype in _STORED for one in (x, *scalars, weight, bias))
+
+
+_STORED = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def _watched() -> bool:
@@ -104,7 +131,7 @@ def _value(function: str, u: Tensor) -> Tensor:
     return RATIONAL[function](u) if torch.compiler.is_compiling() else _VALUE[function](u)
 
 
-class _Dynamic(torch.autograd.Function):
+class Dynamic(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, function: str, x: Tensor, alpha: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor

@@ -16,7 +16,7 @@ from criticality.errors import ArgumentError, CriticalityError, InputsError, Mod
 from criticality.extras import require
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.example_inputs import transformers_inputs
-from criticality.models.initialization import check_init, initialize_branches
+from criticality.models.initialization import check_init, initialize_described
 from criticality.models.pretrained import RECORD, restore_norms
 from criticality.models.reading import described
 from criticality.models.sites import on_heads_by_flow
@@ -126,8 +126,7 @@ class HuggingFaceSpec:
             ValueError: as ``create``; with ``fan-in`` a model whose residual stream is not found.
         """
         model = self.create(device)
-        if self.init == "fan-in":
-            initialize_branches(model, self.init, self.inputs())
+        initialize_described(self, model)
         return model
 
     def inputs(self, seed: int = 0) -> dict[str, Tensor]:

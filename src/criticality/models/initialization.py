@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -96,6 +97,21 @@ def initialize_branches(
     if strict and init != "own":
         _check_all(model, inputs, under, chosen)
     return initializing.initialize_branches(model, init, inputs, under, chosen=chosen)
+
+
+def initialize_described(description: Any, model: nn.Module) -> None:
+    """``initialize_branches`` of a model that ``description`` has built, by its ``init`` and on its ``inputs()``.
+
+    What the weights sum over is read from the first model of a description: those of other seeds are built alike.
+    """
+    if description.init == "own":
+        return
+    if description not in _AXES:
+        _AXES[description] = initializing.branch_axes(model, description.inputs())
+    initializing.initialize_branches(model, description.init, None, axes=_AXES[description])
+
+
+_AXES: WeakKeyDictionary[Any, dict[str, initializing.Axes]] = WeakKeyDictionary()
 
 
 def _check_all(

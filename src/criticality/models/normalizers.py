@@ -28,6 +28,8 @@ class DynamicPointwise(nn.Module):
         alpha: its initial value.
         affine: whether there are ``weight`` and ``bias``.
         channels_first: channels on axis 1, as in images ``(batch, channels, height, width)``, instead of the last.
+        triton: compute tanh and erf on a CUDA card by Triton's kernels; has no effect elsewhere. Not yet measured on one
+            (``examples/gpu/normalizers.py`` does), so that it must be asked for; the attribute of that name may be set later.
         device, dtype: of the parameters.
 
     Raises:
@@ -47,6 +49,7 @@ class DynamicPointwise(nn.Module):
         *,
         affine: bool = True,
         channels_first: bool = False,
+        triton: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -54,7 +57,7 @@ class DynamicPointwise(nn.Module):
         self.function = str(function) if is_own(function) else get_function(function).name
         torch_function(self.function)  # refuses what there is not
         self.width, self.initial_alpha = int(width), float(alpha)
-        self.channels_first = channels_first
+        self.channels_first, self.triton = channels_first, triton
         where: dict[str, Any] = {"device": device, "dtype": dtype}
         self.alpha = nn.Parameter(torch.empty(1, **where))
         self.shift = nn.Parameter(torch.empty(1, **where)) if self.function == "erf" else None
@@ -75,7 +78,7 @@ class DynamicPointwise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         last = self.function in DYNAMIC and not self.channels_first
         if last and self.weight is not None and self.bias is not None:
-            return dynamic(self.function, x, self.alpha, self.shift, self.weight, self.bias)
+            return dynamic(self.function, x, self.alpha, self.shift, self.weight, self.bias, self.triton)
         u = self.alpha * x
         y = torch_function(self.function)(u if self.shift is None else u + self.shift)
         if self.weight is None or self.bias is None:

@@ -13,7 +13,7 @@ from criticality.errors import ArgumentError, InputsError, ModelFailedError, Unk
 from criticality.extras import require
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.images import photographs
-from criticality.models.initialization import check_init, initialize_branches
+from criticality.models.initialization import check_init, initialize_described
 from criticality.models.reading import described
 from criticality.models.sites import on_heads_by_flow
 from criticality.reader import read_network
@@ -94,8 +94,7 @@ class ViTSpec:
             ValueError: as ``create``; with ``fan-in`` a model whose residual stream is not found.
         """
         model = self.create(device)
-        if self.init == "fan-in":
-            initialize_branches(model, self.init, self.inputs())
+        initialize_described(self, model)
         return model
 
     def input_size(self) -> int:

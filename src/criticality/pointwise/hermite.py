@@ -105,9 +105,9 @@ def tabulated_coefficients(
         series[0] /= 2
         if 4 * np.linalg.norm(series[-3:]) <= tolerance:
             place = (2 * np.log(q) - low - high) / (high - low)
-            *columns, log_total, share = (np.polynomial.chebyshev.chebvander(place, nodes - 1) @ series).T
-            total = np.exp(log_total)
-            return np.sqrt(total)[:, None] * np.stack(columns, axis=1), total * np.maximum(share, 4e-16)
+            table = np.polynomial.chebyshev.chebvander(place, nodes - 1) @ series
+            total = np.exp(table[:, -2])
+            return np.sqrt(total)[:, None] * table[:, :-2], total * np.maximum(table[:, -1], 4e-16)
     return hermite_coefficients(function, q, mean, kinks, order)
 
 

@@ -182,10 +182,13 @@ class Pointwise:
             coefficients, remainder = tabulated_coefficients(
                 function, np.maximum(distinct, 1e-300), self.shift, kinks, order, shared
             )
+            total = np.sum(coefficients**2, axis=1) + remainder
+            all_meet = loose and np.all(remainder <= 2 * shared * total)
+            if all_meet and len(hard) == len(rho):
+                return hermite_series(coefficients, left, right, rho, shared)
             a, b = left[hard], right[hard]
             value[hard] = hermite_series(coefficients, a, b, rho[hard], shared)
-            total = np.sum(coefficients**2, axis=1) + remainder
-            if loose and np.all(remainder <= 2 * shared * total):
+            if all_meet:
                 return value
             bound = np.abs(rho[hard]) ** (order + 1) * np.sqrt(remainder[a]) * np.sqrt(remainder[b])
             hard = hard[

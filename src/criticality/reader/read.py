@@ -152,7 +152,7 @@ class _Weights:
         """
         products = [value.operation for value in _between(start, end) if value.operation is not None]
         factors = [_leaves(one) for operation in products if operation.name in PRODUCTS for one in operation.given()]
-        laws = {id(leaf): (leaf, law_of(leaf)) for leaves in factors for leaf in leaves}
+        laws = {id(leaf): (leaf, law_of(leaf, orthogonal=False)) for leaves in factors for leaf in leaves}
         copied = {key: self.copies.original(leaf, law) for key, (leaf, law) in laws.items()}
         for leaves in factors:
             before = [found for leaf in leaves if (found := copied[id(leaf)]) is not None]

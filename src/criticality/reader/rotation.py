@@ -42,21 +42,36 @@ def side(seen: Seen) -> Side:
     """
     length, width = seen.shape[-2:]
     count = seen.base.channels
+    index = seen.parts[0].index.reshape(-1, length, width)
+    tokens, channels = index[..., 0] // count, index[:, 0] % count
+    sets = channels.unique(dim=0)
+    if len(channels.reshape(-1).unique()) != sets.numel():
+        raise UndescribedError("heads must have channels of their own, and share some")
+    scale, angles = _unmixed(seen, index, tokens, channels) or _turned(seen, tokens, channels)
+    return Side(sets.reshape(-1), len(sets), width, scale, angles, tokens.unique(dim=0))
+
+
+def _unmixed(seen: Seen, index: Tensor, tokens: Tensor, channels: Tensor) -> tuple[float, None] | None:
+    """The factor where every token has the same channels of its own, times one number; ``None`` where that is not so."""
+    coefficient = seen.parts[0].coefficient
+    if len(seen.parts) > 1 or isinstance(coefficient, Tensor):
+        return None
+    own = tokens[..., None] * seen.base.channels + channels[:, None]
+    return (abs(coefficient), None) if torch.equal(index, own) else None
+
+
+def _turned(seen: Seen, tokens: Tensor, channels: Tensor) -> tuple[float, np.ndarray | None]:
+    """Factor and angles of channels that may be sums of others of their token."""
+    length, width = seen.shape[-2:]
+    count = seen.base.channels
     parts = [(part.index.reshape(-1, length, width), _full(part.coefficient, seen.shape)) for part in seen.parts]
-    tokens = parts[0][0][..., 0] // count
-    channels = parts[0][0][:, 0] % count
     for index, coefficient in parts:
         if not bool((coefficient == coefficient[:1]).all()):
             raise UndescribedError("queries and keys must be turned alike in every head and sample, and are not")
         used = coefficient.abs() > 0
         if not bool(((index // count == tokens[..., None]) | ~used).all()):
             raise UndescribedError("queries and keys of a token must come from that token, and do not")
-    sets = channels.unique(dim=0)
-    if len(channels.reshape(-1).unique()) != sets.numel():
-        raise UndescribedError("heads must have channels of their own, and share some")
-    first = [(index[0] % count, coefficient[0]) for index, coefficient in parts]
-    scale, angles = _angles(first, channels[0])
-    return Side(sets.reshape(-1), len(sets), width, scale, angles, tokens.unique(dim=0))
+    return _angles([(index[0] % count, coefficient[0]) for index, coefficient in parts], channels[0])
 
 
 def _full(coefficient: float | Tensor, shape: torch.Size) -> Tensor:

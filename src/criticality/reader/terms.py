@@ -204,7 +204,7 @@ def is_plain(seen: Seen) -> bool:
         return False
     index = seen.parts[0].index
     size = seen.base.rows * seen.base.channels
-    return index.numel() == size and bool((index.reshape(-1) == torch.arange(size)).all())
+    return index.numel() == size and torch.equal(index.reshape(-1), torch.arange(size))
 
 
 def same_entries(one: Seen, other: Seen) -> bool:
@@ -212,7 +212,7 @@ def same_entries(one: Seen, other: Seen) -> bool:
     if len(one.parts) != 1 or len(other.parts) != 1:
         return False
     a, b = one.parts[0].index, other.parts[0].index
-    return a is b or (a.shape == b.shape and bool((a == b).all()))
+    return a is b or torch.equal(a, b)
 
 
 def gain_of(coefficient: float | Tensor) -> float:
@@ -272,7 +272,7 @@ def rows_of(seen: Seen) -> tuple[Tensor, Tensor]:
     index = seen.parts[0].index
     count = seen.base.channels
     tokens, channels = index[..., 0] // count, index.reshape(-1, index.shape[-1])[0] % count
-    if not bool((index == tokens[..., None] * count + channels).all()):
+    if not torch.equal(index, tokens[..., None] * count + channels):
         raise UndescribedError("the last axis of a value must be channels of one token, and is not")
     return tokens, channels
 

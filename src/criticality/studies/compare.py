@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import multiprocessing
+import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,9 +23,16 @@ import torch
 import xarray as xr
 
 from criticality import __version__
-from criticality.arguments import Depth, Positive, Samples, Seed, Size, check_fields, checked
+from criticality.arguments import Depth, Positive, Samples, Seed, Size, Threads, check_fields, checked
 from criticality.devices import torch_device
-from criticality.errors import ArgumentError, CriticalityError, TokensNotEquivalentError, UndescribedError
+from criticality.errors import (
+    ArgumentError,
+    CriticalityError,
+    TokensNotEquivalentError,
+    UndescribedError,
+    UnreachableError,
+)
+from criticality.initialized import Initialized, heard, tell
 from criticality.measurement import ensemble_dataset, ensemble_profiles, output_kernels
 from criticality.models import ModelSpec, model_spec
 from criticality.probes import Probe, check_probe
@@ -96,35 +108,106 @@ class Comparison:
 
 
 @checked
-def compare(comparison: Comparison, out: str | Path, progress: Callable[[str, int], None] | None = None) -> xr.Dataset:
+def compare(
+    comparison: Comparison,
+    out: str | Path,
+    progress: Callable[[str, int], None] | None = None,
+    *,
+    workers: Threads = 1,
+) -> xr.Dataset:
     """Run every case that ``out`` does not hold yet, and gather all of them.
 
     Each finished case is one file ``cases/*.nc``, written whole; after each, ``result.nc`` and ``summary.json`` hold
     all finished cases.  A rerun with the same comparison, library and timm takes up where the last one stopped.
-    ``progress(label, steps)`` is called as work is done, ``steps_per_case`` steps to a case.
+
+    Args:
+        progress: ``progress(label, steps)`` is called as work is done, ``steps_per_case`` steps to a case.
+        workers: cases at once; from two on each in a process of its own, with its share of the cores. The numbers are the same.
 
     Returns:
         Dataset over ``case`` and ``block`` (``0 .. depth``), see ``gather``.
 
     Raises:
         ValueError: a case file of this comparison that is corrupt.
+        UnreachableError: a process of ``workers`` that was ended from outside.
     """
     folder = Path(out)
+    paths = {case: folder / "cases" / _file_name(comparison, case) for case in comparison.cases()}
+    computed = _computed(comparison, [case for case, path in paths.items() if not path.exists()], workers, progress)
     finished: list[xr.Dataset] = []
-    for case in comparison.cases():
-        path = folder / "cases" / f"{case_label(case).replace(' ', '_').replace('=', '')}-{_key(comparison, case)}.nc"
+    for case, path in paths.items():
         if path.exists():
             finished.append(read_dataset(path))
             if progress is not None:
                 progress(case_label(case), steps_per_case(comparison))
         else:
-            dataset = run_case(comparison, case, progress)
-            write_dataset(dataset, path)
-            finished.append(dataset)
+            finished.append(next(computed))
+            write_dataset(finished[-1], path)
         result = gather(finished, comparison)
         write_dataset(result, folder / "result.nc")
         write_text(json.dumps(summary(result), indent=1) + "\n", folder / "summary.json")
     return result
+
+
+def _file_name(comparison: Comparison, case: ModelSpec) -> str:
+    return f"{case_label(case).replace(' ', '_').replace('=', '')}-{_key(comparison, case)}.nc"
+
+
+def _computed(
+    comparison: Comparison,
+    cases: Sequence[ModelSpec],
+    workers: int,
+    progress: Callable[[str, int], None] | None,
+) -> Iterator[xr.Dataset]:
+    """The cases in order, here or in processes, of which none is started before the first is asked for."""
+    workers = min(workers, len(cases))
+    if workers < 2:
+        yield from (run_case(comparison, case, progress) for case in cases)
+        return
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    spawned = multiprocessing.get_context("spawn")  # a fork of threads that hold a lock would wait for ever
+    with (
+        _threads_in_environment(threads),
+        ProcessPoolExecutor(workers, spawned, _begin_worker, (threads,)) as pool,
+    ):
+        try:
+            for case, (dataset, drawn) in zip(cases, pool.map(partial(_apart, comparison), cases), strict=True):
+                for one in drawn:
+                    tell(one)
+                if progress is not None:
+                    progress(case_label(case), steps_per_case(comparison))
+                yield dataset
+        except BrokenProcessPool as error:
+            raise UnreachableError(
+                f"workers={workers!r} must be fewer, or have more memory: one of their processes was ended from outside"
+            ) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _apart(comparison: Comparison, case: ModelSpec) -> tuple[xr.Dataset, list[Initialized]]:
+    """One case, and what its initialization is to be told of in the process that asks."""
+    with heard() as drawn:
+        return run_case(comparison, case), drawn
+
+
+@contextmanager
+def _threads_in_environment(threads: int) -> Iterator[None]:
+    """What numpy's products are told when a process starts; torch can be told later."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+
+
+def _begin_worker(threads: int) -> None:
+    torch.set_num_threads(threads)
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # Ctrl-C reaches all processes of a terminal: this one has nothing to say
 
 
 def steps_per_case(comparison: Comparison) -> int:

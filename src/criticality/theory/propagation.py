@@ -13,7 +13,7 @@ from criticality.arguments import LARGEST_VARIANCE, Samples, Seed, checked
 from criticality.errors import ArgumentError, CriticalityError, NotFiniteError
 from criticality.lazy import lazy_module
 from criticality.probes import Probe, probe_kernel, probe_name
-from criticality.schema import SCHEMA, profile_dataset
+from criticality.schema import SCHEMA, ProfileArrays
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.collapse import collapse_exponents
 from criticality.theory.kernels import Kernel, SymmetricKernel, TokenKernel
@@ -56,6 +56,19 @@ def propagate(
     Raises:
         ValueError: inputs of different kinds or sizes, or kernels that stop being finite; as ``probe_kernel``.
     """
+    return propagated(network, inputs, samples=samples, seed=seed, keep_kernels=keep_kernels, probe=probe).dataset()
+
+
+def propagated(
+    network: Network,
+    inputs: Kernel | Sequence[Kernel],
+    *,
+    samples: int = 8,
+    seed: int = 0,
+    keep_kernels: bool = False,
+    probe: Probe = "normal",
+) -> ProfileArrays:
+    """What ``propagate`` returns, as arrays."""
     kernels = [inputs] if isinstance(inputs, Kernel) else list(inputs)
     if not kernels or len({(type(kernel), kernel.tokens) for kernel in kernels}) != 1:
         raise ArgumentError("inputs must be one kernel or several of one kind and number of tokens")
@@ -86,22 +99,18 @@ def propagate(
     averaged = peak + np.log(np.average(np.exp(log_apjn - peak), axis=0, weights=shares))
     stored = bool(keep_kernels and backwards)
     matrices = {"kernel": _mean_entries(forwards), "backward_kernel": _mean_entries(backwards)} if stored else {}
-    return profile_dataset(
-        block=network.block_of_boundary,
-        log_apjn=averaged,
-        q=q,
-        p=p,
-        correlation=correlation,
-        source="theory",
-        attrs={
-            "network": network.name,
-            "tokens": kernels[0].tokens,
-            "inputs": len(kernels),
-            "seed": seed,
-            "probe": probe_name(probe) if isinstance(probe, str) else "kernel",
-            **_collapse(network, float(q[-1 - network.sublayers_per_block]), kernels[0].tokens),
-        },
-        **matrices,
+    about = {
+        "source": "theory",
+        "schema": SCHEMA,
+        "network": network.name,
+        "tokens": kernels[0].tokens,
+        "inputs": len(kernels),
+        "seed": seed,
+        "probe": probe_name(probe) if isinstance(probe, str) else "kernel",
+        **_collapse(network, float(q[-1 - network.sublayers_per_block]), kernels[0].tokens),
+    }
+    return ProfileArrays(
+        about, block=network.block_of_boundary, log_apjn=averaged, q=q, p=p, correlation=correlation, **matrices
     )
 
 

@@ -114,6 +114,7 @@ def initialize_branches(
     under: Callable[[], AbstractContextManager[Any]] | None = None,
     seed: int = 0,
     chosen: Callable[[str], bool] = bool,
+    axes: Mapping[str, Axes] | None = None,
 ) -> Initialized:
     """Re-initialize the weights of all branches of a model's residual streams, found and read in the data flow of one pass.
 
@@ -124,6 +125,7 @@ def initialize_branches(
         under: makes the context that the model runs in, for one that has no weights.
         seed: as for ``initialize``.
         chosen: whether a parameter is written, by its name.
+        axes: ``branch_axes`` of a model that is built alike, which spares the pass.
 
     Returns:
         Fan-in of every parameter that was written, by name, and what was left.
@@ -133,13 +135,21 @@ def initialize_branches(
     """
     if init == "own":
         return Initialized(model, {})
+    axes = branch_axes(model, inputs, under) if axes is None else axes
+    used = {name: axis for name, axis in axes.items() if chosen(name)}
+    return tell(Initialized(model, initialize(model, init, axes=used, seed=seed)))
+
+
+def branch_axes(
+    model: nn.Module, inputs: Any, under: Callable[[], AbstractContextManager[Any]] | None = None
+) -> dict[str, Axes]:
+    """For each weight in a branch, by name, the axes that it sums over; arguments and errors as for ``initialize_branches``."""
     with untouched(model):
         found = trace(model, inputs, under=under() if under else None)
     axes: dict[str, Axes] = {}
     for chain in found.chains:
         axes |= branch_weights(model, found, chain)
-    used = {name: axis for name, axis in axes.items() if chosen(name)}
-    return tell(Initialized(model, initialize(model, init, axes=used, seed=seed)))
+    return axes
 
 
 def _is_zero(weight: Tensor) -> bool:

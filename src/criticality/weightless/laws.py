@@ -27,11 +27,11 @@ def laws_of(model: nn.Module) -> dict[str, Law]:
     return {name: law_of(parameter) for name, parameter in model.named_parameters(remove_duplicate=False)}
 
 
-def law_of(weight: Tensor) -> Law:
-    """The law of one weight, random or real."""
+def law_of(weight: Tensor, orthogonal: bool = True) -> Law:
+    """The law of one weight, random or real; ``orthogonal``: of a real one, whether it is asked if its rows are."""
     from criticality.weightless.weight import RandomWeight
 
-    return weight.law if isinstance(weight, RandomWeight) else measured_law(weight)
+    return weight.law if isinstance(weight, RandomWeight) else measured_law(weight, orthogonal)
 
 
 @checked
@@ -69,14 +69,14 @@ def require_known_laws(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def measured_law(weight: Tensor) -> Law:
+def measured_law(weight: Tensor, orthogonal: bool = True) -> Law:
     """The law of a real weight of any shape: moments of all its entries, and a sample of at most 16,384 of them."""
     weight = gathered(weight.detach())
     flat = weight.reshape(-1)
     if flat.numel() == 0:
         return Law(torch.full((1,), float("nan"), dtype=torch.float64))
     moments = (flat.sum(dtype=torch.float64).item() / flat.numel(), mean_square(flat))
-    orthogonal = is_orthogonal(weight)
+    orthogonal = orthogonal and is_orthogonal(weight)
     if flat.numel() > SAMPLE:
         index = torch.randint(flat.numel(), (SAMPLE,), generator=torch.Generator().manual_seed(0))
         flat = flat[index.to(flat.device)]

@@ -11,15 +11,16 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from scipy.integrate import solve_ivp
-from scipy.optimize import brentq
 
 from criticality.errors import ArgumentError
+from criticality.lazy import lazy_module
 from criticality.phases.asymptotics.laws import PowerLaw, StretchedLaw
 from criticality.phases.depth import BlockStep
 from criticality.phases.tails import saturation_deficit
 from criticality.theory.kernels import Numbers
 from criticality.theory.norms import PointwiseNorm
+
+integrate, optimize = lazy_module("scipy.integrate"), lazy_module("scipy.optimize")
 
 _ROOTS = 3e-4 * np.arange(1.0, 6.0)
 """Values of ``(alpha^2 q)^(-1/2)`` from which the expansion of a bounded norm is read."""
@@ -68,7 +69,7 @@ class Block:
         if not len(turns):
             return end
         at = turns[0]
-        return float(brentq(lambda c: float(self.pull(q, c)[0]), way[at], way[at + 1], xtol=1e-14, rtol=1e-13))
+        return float(optimize.brentq(lambda c: float(self.pull(q, c)[0]), way[at], way[at + 1], xtol=1e-14, rtol=1e-13))
 
     def _change(self, q: float, rho: Numbers, ratio: Numbers = 0.0) -> np.ndarray:
         return self.step.change(np.stack(np.broadcast_arrays(np.atleast_1d(math.log(q)), rho, ratio, 0.0)))
@@ -153,7 +154,7 @@ def block_crossover_depth(step: BlockStep, q0: float = 1.0) -> float:
         return [1 / grown, turned / grown]
 
     rho0 = float(step.start(q0)[1])
-    solution = solve_ivp(flow, (start, end), [0.0, rho0], method="LSODA", rtol=1e-8, atol=1e-8)
+    solution = integrate.solve_ivp(flow, (start, end), [0.0, rho0], method="LSODA", rtol=1e-8, atol=1e-8)
     depth, rho = solution.y[:, -1]
     return float(depth + 0.5 * math.log(change(end, float(np.clip(rho, -1.0, 1.0)))[0] / change(start, rho0)[0]))
 
