@@ -72,7 +72,7 @@ def contracted_axes(
 
 def _in_memory(weight: Tensor, axes: Sequence[int]) -> tuple[int, ...]:
     """The places, from the last, that axes of a weight have in the order of memory."""
-    order = sorted(range(weight.ndim), key=lambda axis: -weight.stride(axis))
+    order = sorted(range(weight.ndim), key=lambda axis: -weight.stride()[axis])
     return tuple(sorted(order.index(axis % weight.ndim) - weight.ndim for axis in axes))
 
 
