@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ from criticality.reader import read_network
 from criticality.theory import Network, TokenKernel
 
 BYTES = 256
-SEQUENCES = 2
+SEQUENCES, BATCH_TOKENS = 2, 128
+"""A batch of text is as many sequences as hold so many tokens, at least two: from one short stretch to another J differs much."""
 
 
 @dataclass(frozen=True)
@@ -131,14 +133,15 @@ class HuggingFaceSpec:
         return model
 
     def inputs(self, seed: int = 0) -> dict[str, Tensor]:
-        """Keyword arguments of the model: two sequences of real text, two photographs, or noise for sound.
+        """Keyword arguments of the model: two or more sequences of text, 128 tokens in all at least, two photographs, or noise.
 
         Raises:
             InputsError: a model that takes none of these.
         """
-        text = source_bytes(SEQUENCES, self.tokens, seed)
+        sequences = max(SEQUENCES, math.ceil(BATCH_TOKENS / self.tokens))
+        text = source_bytes(sequences, self.tokens, seed)
         if self.text == "random":
-            text = random_tokens(SEQUENCES, self.tokens, BYTES, seed)
+            text = random_tokens(sequences, self.tokens, BYTES, seed)
         return transformers_inputs(self.config(), torch.from_numpy(text), seed)
 
     def points(self, model: nn.Module) -> None:
