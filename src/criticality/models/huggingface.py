@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from criticality.arguments import Depth, Positive, Size, check_fields, meant
 from criticality.errors import ArgumentError, CriticalityError, InputsError, ModelFailedError, UnknownNameError, raised
 from criticality.extras import require
+from criticality.memory import require_memory
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.example_inputs import transformers_inputs
+from criticality.models.fitting import require_fit
 from criticality.models.initialization import check_init, initialize_branches
 from criticality.models.pretrained import RECORD, restore_norms
 from criticality.models.reading import described
@@ -127,6 +129,7 @@ class HuggingFaceSpec:
         Raises:
             ValueError: as ``create``; with ``fan-in`` a model whose residual stream is not found.
         """
+        require_fit(self, weights=True)
         model = self.create(device)
         if self.init == "fan-in":
             initialize_branches(model, self.init, self.inputs())
@@ -139,10 +142,15 @@ class HuggingFaceSpec:
             InputsError: a model that takes none of these.
         """
         sequences = max(SEQUENCES, math.ceil(BATCH_TOKENS / self.tokens))
+        config = self.config()
+        width = getattr(config, "hidden_size", 1)
+        require_memory(
+            4 * sequences * self.tokens * (width if isinstance(width, int) else 1), f"tokens={self.tokens!r}"
+        )
         text = source_bytes(sequences, self.tokens, seed)
         if self.text == "random":
             text = random_tokens(sequences, self.tokens, BYTES, seed)
-        return transformers_inputs(self.config(), torch.from_numpy(text), seed)
+        return transformers_inputs(config, torch.from_numpy(text), seed)
 
     def points(self, model: nn.Module) -> None:
         """Found by themselves."""
