@@ -15,7 +15,7 @@ from vision import blocks, equivalent_tokens, network
 
 DEPTH, WIDTH, TOKENS, CORRELATION = 128, 512, 197, 0.4
 KEPT = range(0, DEPTH + 1, 4)
-SEEDS = 2
+SEEDS = 6
 ALPHAS = [round(0.1 + 0.2 * k, 1) for k in range(10)]
 CASES: list[float | None] = [None, *ALPHAS]
 """LayerNorm, and Derf."""

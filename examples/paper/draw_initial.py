@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import matplotlib as mpl
@@ -14,10 +15,12 @@ from matplotlib.lines import Line2D
 
 import deep
 import folds
+import tolerances
 import widths
 from claim.drawing import line, points
 from criticality.measurement import log_mean
 from criticality.reports import COLOURS, MARKERS, NORM_NAMES, STYLE
+from criticality.studies.agreement import tolerance_of
 from kept import DATA
 
 Curve = tuple[Mapping[str, Any], Mapping[str, Any]]
@@ -210,6 +213,37 @@ def draw_widths(curves: Sequence[Curve]) -> Figure:
         right.set(xlim=(0, None), xlabel="1 / width", ylabel=r"$\log\,E J(0 \to 24)$ minus the theory")
         right.legend()
     return figure
+
+
+# --- tolerances: finite width against the theory, in units of depth over width -----------------------------------------
+
+
+def draw_tolerances(curves: Sequence[Curve]) -> Figure:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+        axes = figure.subplots()
+        for style, (norm, scores) in enumerate(product(tolerances.NORMS, tolerances.SCORES)):
+            found = np.array([tolerance_gap(curves, norm, scores, width) for width in tolerances.PARTS])
+            words = f"{'LayerNorm' if norm == 'ln' else 'DyT'}, scores of variance {scores:g}"
+            points(axes, np.array([*tolerances.PARTS]) * 1.04 ** (style - 1.5), found[:, 0], found[:, 1], style, words)
+        for scores, dash in zip(tolerances.SCORES, ("--", ":"), strict=True):
+            allowed = tolerance_of(tolerances.network("ln", scores), 10**9, tolerances.DEPTH) * 10**9 / tolerances.DEPTH
+            axes.axhline(allowed, color="#555555", lw=1.2, ls=dash, label=f"tolerated, scores of variance {scores:g}")
+        axes.axhline(0, color="black", lw=0.8)
+        axes.set(xscale="log", xlabel="width", ylabel=r"excess of $\log\,E J$ $\cdot$ width / depth", ylim=(-0.2, 2.2))
+        axes.set_xticks([*tolerances.PARTS], [str(width) for width in tolerances.PARTS])
+        axes.minorticks_off()
+        axes.legend(fontsize=6.5, ncols=2, loc="upper center")
+    return figure
+
+
+def tolerance_gap(curves: Sequence[Curve], norm: str, scores: float, width: int) -> tuple[float, float]:
+    """``log E J`` minus the theory in units of depth over width, and its standard error."""
+    mine = [(s["width"], v["log_apjn"]) for s, v in curves if (s["norm"], s["scores"]) == (norm, scores)]
+    (expected,) = next(values for at, values in mine if at is None)
+    mean, error = log_mean(np.concatenate([values for at, values in mine if at == width]))
+    unit = width / tolerances.DEPTH
+    return float(mean - expected) * unit, float(error) * unit
 
 
 def drawn(curves: Sequence[Curve]) -> dict[int, np.ndarray]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import matplotlib as mpl
 import numpy as np
-import xarray as xr
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,7 +14,7 @@ from criticality.laboratory import geometric_steps
 from criticality.reports import COLOURS, MARKERS, STYLE
 from criticality.studies.endings import endings
 from criticality.studies.training import Choice, Trainings
-from plane import read_panels
+from plane import Panel
 
 ALPHAS = (0.3, 0.6, 1.2, 2.4)
 POWERS = {"power-1/2": "v", "power-2/3": "^", "power-3/4": "D"}
@@ -119,9 +120,8 @@ def _name(study: Trainings, cell: int) -> str:
     return rf"{choice.label}, $\sigma_w$ = {choice.settings['sigma_w']:.2g}, rate {rate:.0e}"
 
 
-def draw_plane(data: xr.Dataset) -> Figure:
+def draw_plane(panels: Sequence[Panel]) -> Figure:
     """A column for each kind of network: chi* by theory (above) and test accuracy (below), the critical line on both."""
-    panels = [panel for panel in read_panels(data) if panel.rates.any()]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(2.5 * len(panels) + 1.2, 4.8), layout="constrained")
         rows = figure.subplots(2, len(panels), sharex=True, sharey=True, squeeze=False)

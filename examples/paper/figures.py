@@ -22,6 +22,7 @@ import deep
 import draw_initial
 import folds
 import gradients
+import tolerances
 import widths
 from criticality.phases import ResidualStep, amplification, critical_line, fixed_point_of
 from criticality.pointwise import Pointwise, get_function
@@ -206,5 +207,6 @@ FIGURES: dict[str, PaperFigure] = {
     "deep": PaperFigure(deep.SETTINGS, deep.curve, draw_initial.draw_deep, SINGLE_PRECISION),
     "gradients": PaperFigure(gradients.SETTINGS, gradients.curve, gradients.draw, SINGLE_PRECISION),
     "folds": PaperFigure(folds.SETTINGS, folds.curve, draw_initial.draw_folds, SINGLE_PRECISION),
+    "tolerances": PaperFigure(tolerances.SETTINGS, tolerances.curve, draw_initial.draw_tolerances, SINGLE_PRECISION),
     "widths": PaperFigure(widths.SETTINGS, widths.curve, draw_initial.draw_widths, SINGLE_PRECISION),
 }

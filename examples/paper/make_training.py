@@ -26,7 +26,7 @@ from criticality.studies.predictors import PREDICTORS
 from criticality.studies.training import Choice, Trainings
 from criticality.sweeps import packed_dataset
 from kept import DATA, kept_trainings
-from plane import read_panels
+from plane import kept_panels
 
 DOCS = Path(__file__).parents[2] / "docs"
 FOLDER = DOCS / "studies"
@@ -341,21 +341,17 @@ def page(studies: dict[str, Trainings], measured: dict[str, xr.Dataset]) -> str:
 
 def plane() -> list[str]:
     """Study A, where something of it is packed: its figure and a line for each panel."""
-    path = DATA / "plane.zarr.zip"
-    if not path.exists():
-        return ["## Doshi's plane", "Not begun: 0 of 1500 cells."]
-    data = packed_dataset(path)
-    done = int((data.status.values == "done").sum())
-    if not any(np.isfinite(panel.accuracy).all() for panel in read_panels(data)):
-        return ["## Doshi's plane", f"{done} of {data.sizes['cell']} cells; no panel is whole at any rate yet."]
-    save_figure(draw_training.draw_plane(data), FOLDER / "plane")[1].unlink()
+    panels, done = kept_panels()
+    if not any(np.isfinite(panel.accuracy).all() for panel in panels):
+        return ["## Doshi's plane", f"{done} cells; no panel is whole at any rate yet."]
+    save_figure(draw_training.draw_plane(panels), FOLDER / "plane")[1].unlink()
     lines = ["| Network | rank correlation of accuracy and \\|log χ*\\| | range of log χ* |", "|---|---|---|"]
-    for panel in read_panels(data):
+    for panel in panels:
         span = f"{panel.log_chi.min():+.3f} to {panel.log_chi.max():+.3f}"
         name = f"{panel.activation}, {'LayerNorm' if panel.norm == 'ln' else 'no norm'}, μ = {panel.mu:g}"
         lines.append(f"| {name} | {if_enough(panel.correlation)} | {span} |")
     words = "χ* of the last layer by theory, and test accuracy at the best of the rates so far, over (σ_w², σ_b²)"
-    return ["## Doshi's plane", f"{done} of {data.sizes['cell']} cells.", "\n".join(lines), f"![{words}](plane.png)"]
+    return ["## Doshi's plane", f"{done} cells.", "\n".join(lines), f"![{words}](plane.png)"]
 
 
 def convergence(studies: dict[str, Trainings]) -> str:

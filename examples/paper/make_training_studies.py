@@ -158,7 +158,12 @@ def study_a() -> None:
     }
     kinds = [("none", 0.0), ("none", 1.0), ("ln", 1.0), ("none", 0.9), ("ln", 0.9)]
     cases = [{"norm": norm, "mu": mu} for norm, mu in kinds]
-    write("plane", "Study A: Doshi's plane.", grid, {**fixed, "optimizer": "sgd", "decay": "constant"}, cases)
+    plain = {**fixed, "optimizer": "sgd", "decay": "constant"}
+    write("plane", "Study A: Doshi's plane.", grid, plain, cases)
+    coarse = {**grid, "sigma_w": sigma_w[::2], "sigma_b": sigma_b[::2]}
+    write(
+        "plane_residual", "Study A: Doshi's plane with skips, every other value of both axes.", coarse, plain, cases[1:]
+    )
 
 
 def study_c() -> None:
@@ -182,7 +187,7 @@ def study_c() -> None:
     cosine = {**fixed, "decay": "cosine", "depth": 12}
     why = "Study C, held out: alpha and weights at searched rates."
     write("vit_alpha", why, {"learning_rate": RATES}, cosine, [*gains, schedule], "learning_rate")
-    rates = {"depth": [12, 24], "learning_rate": [3e-4, 1e-3, 3e-3, 1e-2]}
+    rates = {"depth": [12], "learning_rate": [3e-4, 1e-3, 3e-3, 1e-2]}
     constant = {**fixed, "decay": "constant"}
     write("vit_rates", "Study C: rate and norm without warm-up.", rates, constant, [layer_norm, *dyt(0.5, 1.0)])
     why = "Study C: warm-up and alpha at one rate."
@@ -197,7 +202,7 @@ def study_c() -> None:
     write("vit_gain", why, {"mlp_gain": [1.0, 1.8, 2.6, 3.4, 4.2]}, weights, small)
     why = "Study C: small alpha for twice the steps."
     long = {**constant, "steps": 3000, "depth": 12, "warm_up": 300}
-    write("vit_small", why, {"learning_rate": [1e-3, 3e-3]}, long, [layer_norm, *dyt(0.05, 0.1, 0.2, 0.3, 0.5)])
+    write("vit_small", why, {"learning_rate": [1e-3]}, long, [layer_norm, *dyt(0.05, 0.1, 0.2, 0.3, 0.5)])
 
 
 def main() -> None:

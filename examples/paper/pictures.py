@@ -53,7 +53,6 @@ _WARM = {"learning_rate": 1e-3, "warm_up": 150}
 _STEADY = {"warm_up": 0, "mlp_gain": 1, "steps": 1500}
 PICTURES = (
     Asked("rate, no warm-up, 12 blocks", "learning_rate", _RATES, (0.5, 1.0), {**_STEADY, "depth": 12}),
-    Asked("rate, no warm-up, 24 blocks", "learning_rate", _RATES, (0.5, 1.0), {**_STEADY, "depth": 24}),
     Asked(
         "steps of warm-up, rate 3e-3",
         "warm_up",
@@ -72,7 +71,7 @@ PICTURES = (
     Asked(
         "rate, twice the steps",
         "learning_rate",
-        (1e-3, 3e-3),
+        (1e-3,),
         (0.05, 0.1, 0.2, 0.3, 0.5),
         {"warm_up": 300, "mlp_gain": 1, "depth": 12, "steps": 3000},
     ),

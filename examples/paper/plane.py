@@ -12,7 +12,11 @@ import xarray as xr
 from criticality.phases import amplification_map
 from criticality.pointwise import Pointwise, get_function
 from criticality.studies.association import Estimate, spearman
+from criticality.sweeps import packed_dataset
 from criticality.theory import Layer
+from kept import DATA
+
+STUDIES = ("plane", "plane_residual")
 
 INPUT_VARIANCE = 0.2063
 """``K`` at the start of the stream: mean square of FashionMNIST's pixels in [0, 1], as the embedding is fan-in (tested)."""
@@ -94,7 +98,7 @@ def last_log_chi(
 
 
 def read_panels(data: xr.Dataset) -> list[Panel]:
-    """The panels of a study of ``fashion-mlp`` over ``learning_rate``, ``sigma_w`` and ``sigma_b``, in its order.
+    """The panels of a study of ``fashion-mlp`` over ``learning_rate``, ``sigma_w`` and ``sigma_b``, in its order; those begun.
 
     Raises:
         ValueError: a dataset that is not one.
@@ -118,5 +122,14 @@ def read_panels(data: xr.Dataset) -> list[Panel]:
             validation = float(data.validation_accuracy.values[cell].mean())
             if validation > best[at]:
                 best[at], test[at] = validation, float(data.test_accuracy.values[cell].mean())
-        found.append(Panel(norm, activation, mu, int(data.depth.values[0]), w, b, test, count))
+        if count.any():
+            found.append(Panel(norm, activation, mu, int(data.depth.values[0]), w, b, test, count))
     return found
+
+
+def kept_panels() -> tuple[list[Panel], int]:
+    """Panels of the packed studies of the plane, and how many cells of them are done."""
+    packs = [path for path in (DATA / f"{name}.zarr.zip" for name in STUDIES) if path.exists()]
+    studies = [packed_dataset(path) for path in packs]
+    done = sum(int((data.status.values == "done").sum()) for data in studies)
+    return [panel for data in studies for panel in read_panels(data)], done

@@ -10,6 +10,7 @@ from scipy.stats import norm as gaussian
 
 import asymptotes
 import draw_initial
+import tolerances
 from criticality.phases import (
     ZOO,
     BlockStep,
@@ -240,19 +241,41 @@ def pairs_of(name):
 def test_a_vit_of_128_blocks():
     """What the text quotes of the stored measurement, and the theory beside it computed anew."""
     curves = pairs_of("deep")
-    for alpha, measured, error, theory, ratio in (
-        (None, 3.06, 0.13, 3.05, 3.7),
-        (0.5, 4.00, 0.05, 4.04, 2.3),
-        (1.1, 7.71, 0.17, 7.79, 1.73),
-        (1.9, 12.60, 0.33, 12.63, 1.6),
+    for alpha, measured, error, theory, ratio, seen in (
+        (None, 3.05, 0.04, 3.05, 3.7, 3.7),
+        (0.5, 4.02, 0.02, 4.04, 2.3, 2.2),
+        (1.1, 7.75, 0.05, 7.79, 1.73, 1.73),
+        (1.9, 12.63, 0.09, 12.63, 1.6, 1.57),
     ):
-        found = [values[0] for values in draw_initial.over_seeds(curves, alpha)["log_apjn"]]
-        assert found == pytest.approx([measured, error], abs=0.006)
+        over = draw_initial.over_seeds(curves, alpha)
+        assert [values[0] for values in over["log_apjn"]] == pytest.approx([measured, error], abs=0.006)
+        assert math.exp(over["ratio"][0][0]) == pytest.approx(seen, abs=0.05)
+        grown, expected = over["q"], draw_initial.in_theory(curves, alpha)["q"][-1]
+        assert abs(grown[0][-1] - expected) < 0.02 * expected < 1.3 * grown[1][-1]
         described = network("ln" if alpha is None else "derf", alpha, 128)
         start = SymmetricKernel.of(1.0, 0.4, 197)
         apart, common = (float(propagate(described, start, probe=p).log_apjn[0]) for p in ("normal", "pooled"))
         assert apart == pytest.approx(theory, abs=0.006)
         assert math.exp(common - apart) == pytest.approx(ratio, abs=0.05)
+
+
+def test_tolerances_lie_above_what_equivalent_tokens_show():
+    """The excess that the theory page states, and that it depends neither on the norm nor on the scores."""
+    curves = pairs_of("tolerances")
+    assert len(curves) == len(tolerances.SETTINGS)
+    found = np.array(
+        [
+            draw_initial.tolerance_gap(curves, norm, scores, width)
+            for norm in tolerances.NORMS
+            for scores in tolerances.SCORES
+            for width in tolerances.PARTS
+        ]
+    )
+    excess, weight = found[:, 0], found[:, 1] ** -2.0
+    mean = np.average(excess, weights=weight)
+    assert [mean, weight.sum() ** -0.5] == pytest.approx([0.10, 0.02], abs=0.006)
+    assert np.sum(weight * (excess - mean) ** 2) < 24.7  # 11 degrees of freedom, one per cent
+    assert np.all(excess + 2 * found[:, 1] < 0.48)
 
 
 def test_input_by_input():

@@ -33,6 +33,7 @@ def test_figures_are_drawn_from_stored_results(tmp_path):
         "deep",
         "gradients",
         "folds",
+        "tolerances",
         "widths",
         "orthogonality",
     }

@@ -9,7 +9,7 @@ from made_up import made_up_picture
 from pictures import _USUAL, PICTURES, STUDIES, draw_pictures, read_picture, table_of_readings
 
 FOLDER = Path(__file__).parents[2] / "docs" / "studies" / "training"
-DEPTHS, GAINS = PICTURES[3], PICTURES[4]
+DEPTHS, GAINS = (next(one for one in PICTURES if one.axis == axis) for axis in ("depth", "mlp_gain"))
 SETTINGS = ("depth", "learning_rate", "mlp_gain", "steps", "warm_up")
 
 

@@ -9,6 +9,7 @@ import make_training
 from criticality.studies.training import read_trainings
 from kept import kept_trainings
 from made_up import factorial, made_up, made_up_plane
+from plane import read_panels
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -35,7 +36,7 @@ def test_page_of_made_up_trainings(tmp_path, monkeypatch):
 
 
 def test_plane_is_drawn():
-    figure = draw_training.draw_plane(made_up_plane(lambda w, b: 0.9 - 0.1 * w))
+    figure = draw_training.draw_plane(read_panels(made_up_plane(lambda w, b: 0.9 - 0.1 * w)))
     assert len(figure.axes) == 4  # two panels and their colour bars
     assert figure.axes[1].collections[0].get_array().max() == pytest.approx(0.9 - 0.08 - 0.01)
 

@@ -146,3 +146,16 @@ def test_a_traced_model_is_measured():
     model, x = Tower(), torch.randn(2, 3, 4)
     measured = measure(torch.jit.trace(model, x), x)
     assert float(measured.log_apjn[0]) == pytest.approx(float(measure(model, x).log_apjn[0]), rel=1e-5)
+
+
+def test_an_input_beside_others_may_be_empty():
+    class Series(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = FLOATS
+
+        def forward(self, values, features):
+            return self.blocks(torch.cat([values, features], dim=-1))
+
+    x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+    assert measure(Series(), (x, x[..., :0])).log_apjn[0] == measure(FLOATS, x).log_apjn[0]

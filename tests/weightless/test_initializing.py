@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from criticality.errors import InputsError
 from criticality.weightless.building import build_without_weights
-from criticality.weightless.initializing import fan_in, initialize
+from criticality.weightless.initializing import fan_in, initialize, initialize_branches
 from criticality.weightless.laws import laws_of
 from criticality.weightless.weight import RandomWeight
 
@@ -113,3 +113,29 @@ def test_what_makes_an_adapter_nothing_at_first_stays(build: Callable[[], nn.Mod
     assert laws_of(model)["up.weight"].second_moment == 0
     whole = build().requires_grad_()
     assert set(initialize(whole, "fan-in")) == {"base.weight", "down.weight", "up.weight"}
+
+
+class Contracted(nn.Module):
+    """Branches whose products say by their arguments which axes they sum over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.Parameter(torch.randn(4, 24, 6))
+        self.merged = nn.Parameter(torch.randn(24, 6, 4))
+        self.wide = nn.Parameter(torch.randn(24, 40))
+        self.pairs = nn.Bilinear(24, 24, 5)
+        self.back = nn.Linear(5, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = torch.einsum("bld,hdk->bhlk", x, self.heads)
+        x = x + torch.einsum("bhlk,zkh", heads.tanh(), self.merged)
+        x = x + torch.tensordot(torch.tensordot(x, self.wide, 1).tanh(), self.wide.T, ([-1], [0]))
+        return x + self.back(self.pairs(x, x))
+
+
+def test_fan_in_of_products_by_their_arguments() -> None:
+    model = nn.Sequential(Contracted(), Contracted())
+    drawn = initialize_branches(model, "fan-in", torch.randn(2, 3, 24))
+    expected = {"heads": 24, "merged": 24, "wide": 24, "pairs.weight": 576, "back.weight": 5}
+    assert drawn == {f"{block}.{name}": fan for block in (0, 1) for name, fan in expected.items()}
+    assert not drawn.untouched

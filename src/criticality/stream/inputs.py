@@ -99,27 +99,30 @@ def differentiable(inputs: Any) -> tuple[Any, list[Tensor], list[Tensor]]:
     """Copies of inputs whose floating tensors are sources; the sources, and the integer tensors.
 
     Raises:
-        InputsError: no tensor at all, or one without entries.
+        InputsError: no tensor at all, or none with entries; one beside others may be empty, such as series of no time features.
     """
     sources: list[Tensor] = []
     tokens: list[Tensor] = []
+    empty: list[Tensor] = []
 
     def ready(tensor: Tensor) -> Tensor:
         if tensor.is_nested:
             raise InputsError("inputs must be tensors of one shape, and are nested: pad them, and give a mask")
-        if tensor.ndim > 0 and tensor.numel() == 0:
-            raise InputsError(f"inputs must have entries, and a tensor of shape {tuple(tensor.shape)} has none")
         copy = tensor.detach().clone()
-        if tensor.is_floating_point() and tensor.ndim > 0:
+        if tensor.numel() == 0:
+            empty.append(copy)
+        elif tensor.is_floating_point() and tensor.ndim > 0:
             sources.append(copy.requires_grad_())
             return copy.clone()  # the model may write to it
-        if tensor.dtype in (torch.int64, torch.int32):
+        elif tensor.dtype in (torch.int64, torch.int32):
             tokens.append(copy)
         return copy
 
     args, kwargs = arguments(inputs)
     with torch.inference_mode(False), torch.enable_grad():
         copies = mapped(ready, args), mapped(ready, kwargs)
+    if not sources and not tokens and empty:
+        raise InputsError(f"inputs must have entries, and a tensor of shape {tuple(empty[0].shape)} has none")
     if not sources and not tokens:
         held = f"tensor of {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
         raise InputsError(f"inputs must hold a floating tensor or integer token ids, and a {held} holds neither")

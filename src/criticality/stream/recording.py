@@ -156,7 +156,7 @@ class Recording(TorchFunctionMode):
         if name in self._LOOKUPS and self._is_source(given, output):
             return self._source(output)
         with torch._C.DisableTorchFunction():  # what is asked of tensors here is no call of the model
-            replaced = self._note(name, given, output)
+            replaced = self._note(name, given, output, args, kwargs)
         return output if replaced is None else replaced
 
     def _attribute(self, func: Any, args: Any) -> Any:
@@ -167,7 +167,9 @@ class Recording(TorchFunctionMode):
         replaced = self._note(getattr(func.__self__, "__name__", "__get__"), list(tensors_in(args)), value)
         return value if replaced is None else replaced
 
-    def _note(self, name: str, given: list[Tensor], output: Any) -> Tensor | None:
+    def _note(
+        self, name: str, given: list[Tensor], output: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Tensor | None:
         """Record a call; what is to take the place of its output, if anything."""
         calls = self.record.calls
         for tensor in given:
@@ -182,7 +184,7 @@ class Recording(TorchFunctionMode):
                 if call is None:
                     call = self._call(name, tensor.grad_fn, parameters, blocked)
                     if parameters:
-                        call.contracted = self._contracted(name, given)
+                        call.contracted = self._contracted(name, given, args, kwargs or {})
                     if parameters or _writes(name):
                         self._hidden(name, tensor.grad_fn, parameters, call.contracted)
                 replaced = self._add(tensor, call)
@@ -257,11 +259,13 @@ class Recording(TorchFunctionMode):
         self._names |= {id(parameter): name for name, parameter in self._model.named_parameters()}
         return self._names.setdefault(id(tensor), "")
 
-    def _contracted(self, function: str, given: Iterable[Tensor]) -> dict[str, tuple[int, ...]]:
+    def _contracted(
+        self, function: str, given: Iterable[Tensor], args: Sequence[Any], kwargs: Any
+    ) -> dict[str, tuple[int, ...]]:
         found: dict[str, tuple[int, ...]] = {}
         for tensor in given:
             for name in self._parameters([tensor]):
-                axes = contracted_axes(function, tensor)
+                axes = contracted_axes(function, tensor, args, kwargs)
                 if axes:
                     found[name] = axes
         return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,12 +45,19 @@ def _collect(value: Any, found: list[Tensor]) -> None:
             _collect(getattr(value, name, None), found)
 
 
-def contracted_axes(function: str, weight: Tensor) -> tuple[int, ...]:
-    """Axes of a weight, as a parameter that is laid out row by row, that a product sums over; empty for what is no product."""
+def contracted_axes(
+    function: str, weight: Tensor, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+) -> tuple[int, ...]:
+    """Axes of a weight, as a parameter that is laid out row by row, that a product sums over; empty for what is no product.
+
+    ``args`` and ``kwargs`` of the call, where the function's name alone does not say (``einsum``, ``tensordot``).
+    """
     if weight.ndim < 2:
         return ()
     if function == "linear":
         return (-1,)
+    if function == "bilinear":
+        return (1, 2) if weight.ndim == 3 else ()
     if function.startswith("conv_transpose"):
         return (0, *range(2, weight.ndim))
     if function.startswith("conv"):
@@ -58,8 +65,36 @@ def contracted_axes(function: str, weight: Tensor) -> tuple[int, ...]:
     if function in _MATRIX_PRODUCTS:
         transposed = weight.stride(-2) == 1 and weight.stride(-1) != 1
         return (-1,) if transposed else (-2,)
+    if function in _BY_ARGUMENTS:
+        return _in_memory(weight, _BY_ARGUMENTS[function](weight, *args, **(kwargs or {})))
     return ()
 
+
+def _in_memory(weight: Tensor, axes: Sequence[int]) -> tuple[int, ...]:
+    """The places, from the last, that axes of a weight have in the order of memory."""
+    order = sorted(range(weight.ndim), key=lambda axis: -weight.stride(axis))
+    return tuple(sorted(order.index(axis % weight.ndim) - weight.ndim for axis in axes))
+
+
+def _summed_by_einsum(weight: Tensor, equation: str, factors: Sequence[Tensor], **_: Any) -> list[int]:
+    """Axes of a weight whose letters are not in the result; of a term with an ellipsis none."""
+    terms, arrow, result = equation.replace(" ", "").partition("->")
+    term = next(t for t, factor in zip(terms.split(","), factors, strict=True) if factor is weight)
+    if "." in term:
+        return []
+    kept = result if arrow else [letter for letter in terms if terms.count(letter) == 1]
+    return [axis for axis, letter in enumerate(term) if letter not in kept]
+
+
+def _summed_by_tensordot(weight: Tensor, a: Tensor, b: Tensor, of_a: list[int], of_b: list[int]) -> list[int]:
+    return of_a if weight is a else of_b
+
+
+_BY_ARGUMENTS: dict[str, Callable[..., Sequence[int]]] = {
+    "einsum": _summed_by_einsum,
+    "tensordot": _summed_by_tensordot,
+}
+"""Of products whose arguments say which axes of a weight they sum over: those axes; called as ``torch._VF`` is by torch."""
 
 _MATRIX_PRODUCTS = frozenset(("matmul", "__matmul__", "mm", "addmm", "bmm", "baddbmm", "grouped_mm", "_grouped_mm"))
 

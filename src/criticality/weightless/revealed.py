@@ -28,7 +28,7 @@ from torch import Tensor
 
 from criticality.weightless.law import Law
 from criticality.weightless.numbers import entries, normal, significant_mean
-from criticality.weightless.span import Span, root_of, triangle_times
+from criticality.weightless.span import EQUAL, Span, root_of, triangle_times
 
 LEFT, RIGHT = 0, 1
 NORMAL_COST = 70
@@ -46,106 +46,121 @@ class Drawn:
 
     def numbers(self) -> Float[Tensor, "k m"]:
         """The numbers, which nothing keeps."""
-        return normal(self.shape, self.seed, self.like).mul_(self.std)
+        return normal(self.shape, self.seed, self.like, self.std)
 
 
 class Side:
     """What is known of a matrix along directions of one of its two sides: coordinates (rows of a table) and others.
 
-    What the first product asked for stays as it is, a span and the seed of numbers, until more is asked on the same side: most
-    weights are used once.
+    What each product asked for is a span of its own, orthogonal to all before.  As long as it is the only one, the seed of its
+    numbers stands for them: most weights are used once.
 
     Attributes:
         length: number of coordinates.
         units: those whose values are known, ``(u,)``.
+        exact: whether spans and values are in double precision.
     """
 
     def __init__(self, length: int, other: int, like: Tensor) -> None:
         self.units: Int[Tensor, " u"] = torch.empty(0, dtype=torch.long, device=like.device)
-        self._directions: Float[Tensor, "k n"] = like.new_empty(0, length)
-        self._values: Float[Tensor, "uk m"] = like.new_empty(0, other)
-        self.length = length
-        self._first: tuple[Span, Drawn | Tensor] | None = None
+        self._of_units: Float[Tensor, "u m"] = like.new_empty(0, other)
+        self._spans: list[tuple[Span, Drawn | Float[Tensor, "k m"]]] = []
+        self.length, self.exact = length, False
 
     def __len__(self) -> int:
-        return len(self._values) if self._first is None else len(self._first[0])
+        return len(self.units) + sum(len(span) for span, _ in self._spans)
+
+    @property
+    def only_units(self) -> bool:
+        """Whether nothing but coordinates is known."""
+        return not self._spans
 
     @property
     def directions(self) -> Float[Tensor, "k n"]:
         """Orthonormal directions, zero at ``units``."""
-        self._write_out()
-        return self._directions
+        return torch.cat([self._of_units.new_empty(0, self.length), *(span.directions for span, _ in self._spans)])
 
     @property
     def values(self) -> Float[Tensor, "uk m"]:
-        """The matrix along both, units first."""
-        self._write_out()
-        return self._values
-
-    def _write_out(self) -> None:
-        if self._first is not None:
-            self._directions, self._values = self._first[0].directions, self.current_values()
-            self._first = None
-
-    def current_values(self) -> Float[Tensor, "uk m"]:
-        """As ``values``; what a seed stands for is drawn and not kept."""
-        if self._first is None:
-            return self._values
-        values = self._first[1]
-        return values.numbers() if isinstance(values, Drawn) else values
+        """The matrix along both, units first; what a seed stands for is drawn and not kept."""
+        found = [_numbers(values) for _, values in self._spans]
+        return torch.cat([self._of_units, *found]) if len(self.units) or len(found) != 1 else found[0]
 
     def coefficients(self, rows: Float[Tensor, "rows n"]) -> Float[Tensor, "rows uk"]:
         """The rows' components along what is known."""
-        if self._first is not None:
-            return self._first[0].components(rows)
-        return torch.cat([rows[:, self.units], rows @ self._directions.mT.to(rows.dtype)], dim=1)
+        found = [span.components(rows) for span, _ in self._spans]
+        return torch.cat([rows[:, self.units], *found], dim=1) if len(self.units) or len(found) != 1 else found[0]
 
     def combination(
         self, coefficients: Float[Tensor, "rows uk"], onto: Float[Tensor, "rows n"] | None = None
     ) -> Float[Tensor, "rows n"]:
         """The rows that have these components and nothing else, or these added to ``onto``, in its memory."""
-        if self._first is not None:
-            return self._first[0].combination(coefficients, onto)
-        count = len(self.units)
-        found = coefficients[:, count:] @ self._directions.to(coefficients.dtype)
-        found = found.index_copy(1, self.units, coefficients[:, :count]) if count else found
-        return found if onto is None else onto.add_(found)
+        along_units, *along = coefficients.split([len(self.units), *(len(span) for span, _ in self._spans)], dim=1)
+        if onto is None and len(along) != 1:
+            onto = coefficients.new_zeros(len(coefficients), self.length)
+        for (span, _), part in zip(self._spans, along, strict=True):
+            onto = span.combination(part, onto)
+        assert onto is not None
+        return onto.index_add_(1, self.units, along_units.to(onto.dtype)) if len(self.units) else onto
+
+    @property
+    def precision(self) -> torch.dtype:
+        """In which the values are known."""
+        found = self._of_units.dtype
+        for _, values in self._spans:
+            found = torch.promote_types(found, self._of_units.dtype if isinstance(values, Drawn) else values.dtype)
+        return found
+
+    def along_values(self, rows: Float[Tensor, "rows m"]) -> Float[Tensor, "rows uk"]:
+        """``rows @ values.T``."""
+        found = [rows @ _numbers(values).mT.to(rows.dtype) for _, values in self._spans]
+        return (
+            torch.cat([rows @ self._of_units.mT.to(rows.dtype), *found], dim=1)
+            if len(self.units) or len(found) != 1
+            else found[0]
+        )
+
+    def times_values(self, coefficients: Float[Tensor, "rows uk"]) -> Float[Tensor, "rows m"]:
+        """``coefficients @ values``."""
+        along_units, *along = coefficients.split([len(self.units), *(len(span) for span, _ in self._spans)], dim=1)
+        found = along_units @ self._of_units.to(coefficients.dtype)
+        for (_, values), part in zip(self._spans, along, strict=True):
+            found.addmm_(part, _numbers(values).to(coefficients.dtype))
+        return found
 
     def refine(self) -> None:
         """Double precision from now on: what is left of further rows outside of what is known may be a small part of them."""
-        if self.directions.dtype == torch.float64:
+        if self.exact:
             return
         directions, values, count = self.directions.double(), self.values.double(), len(self.units)
         gram = directions @ directions.mT
         gram.diagonal()[gram.diagonal() == 0] = 1.0
         lower = torch.linalg.cholesky(gram)  # near 1: rounding left them not quite orthonormal
-        self._directions = torch.linalg.solve_triangular(lower, directions, upper=False)
+        directions = torch.linalg.solve_triangular(lower, directions, upper=False)
         along = torch.linalg.solve_triangular(lower, values[count:], upper=False)
-        self._values = torch.cat([values[:count], along])
+        self._of_units, self.exact = values[:count], True
+        self._spans = [(Span(lower, directions), along)] if len(directions) else []
 
     def divided(self, rows: Float[Tensor, "rows n"]) -> tuple[Float[Tensor, "rows uk"], Float[Tensor, "rows n"]]:
         """The rows' components along what is known, and what is left of them, orthogonal to it."""
         first = self.coefficients(rows)
         left = rows - self.combination(first)
         second = self.coefficients(left)  # twice is enough (Kahan, Parlett)
-        return first + second, left - self.combination(second)
+        return first + second, left.sub_(self.combination(second))
 
     def learn(self, span: Span, values: Drawn | Float[Tensor, "k m"]) -> None:
         """Note the matrix along the directions of a span, orthogonal to those that are known."""
-        if not len(self):
-            self._first = span, values
-            return
-        numbers = values.numbers() if isinstance(values, Drawn) else values
-        self._directions, self._values = (
-            torch.cat([self.directions, span.directions]),
-            torch.cat([self.values, numbers]),
-        )
+        self._spans = [(known, _numbers(numbers)) for known, numbers in self._spans]
+        self._spans.append((span, _numbers(values) if self._spans else values))
 
     def learn_units(self, units: Int[Tensor, " u"], values: Float[Tensor, "u m"]) -> None:
         """Note the matrix along coordinates."""
-        count = len(self.units)
-        self._values = torch.cat([self.values[:count], values, self.values[count:]])
+        self._of_units = torch.cat([self._of_units, values.to(self._of_units.dtype)])
         self.units = torch.cat([self.units, units])
+
+
+def _numbers(values: Drawn | Tensor) -> Tensor:
+    return values.numbers() if isinstance(values, Drawn) else values
 
 
 class RevealedMatrix:
@@ -189,12 +204,9 @@ class RevealedMatrix:
         if self.std == 0 or not len(rows):
             return self._of_mean(rows).expand(-1, self.shape[1 - side])
         if len(told):
-            told.refine()
-            exact = rows.double()
-            components, left = told.divided(exact)
-            span = Span.of(left, torch.linalg.vector_norm(exact, dim=1))
+            components, span = _outside(told, rows)
             values, _ = self._free(span, across)
-            found = torch.addmm(components @ told.values, span.root, values)
+            found = told.times_values(components.to(values.dtype)).addmm_(span.root.to(values.dtype), values)
             told.learn(span, values)
         elif keep:
             span = span or Span.of(rows)
@@ -224,9 +236,9 @@ class RevealedMatrix:
         values = drawn.numbers().to(span.basis.dtype)
         if not len(across):
             return values, drawn if values.dtype == self.like.dtype else None
-        precision = torch.promote_types(span.basis.dtype, across.values.dtype)
-        values, wanted = values.to(precision), span.directions.to(precision) @ across.values.to(precision).mT
-        return values + across.combination(wanted - across.coefficients(values)), None
+        precision = torch.promote_types(span.basis.dtype, across.precision)
+        values, wanted = values.to(precision), across.along_values(span.directions.to(precision))
+        return across.combination(wanted - across.coefficients(values), values), None
 
     def _once(self, rows: Float[Tensor, "rows n"], across: Side) -> Float[Tensor, "rows m"]:
         """A product that no later one has to agree with: directions of its rows are not needed, their root is."""
@@ -234,10 +246,9 @@ class RevealedMatrix:
         numbers = self._draw(len(rows), across).numbers()
         found = triangle_times(root, numbers, place)
         if len(across):
-            known = across.current_values()
-            precision = torch.promote_types(rows.dtype, known.dtype)
-            wanted = rows.to(precision) @ known.mT.to(precision)
-            missing = wanted - root.to(precision) @ across.coefficients(numbers.to(precision))
+            precision = torch.promote_types(rows.dtype, across.precision)
+            missing = across.along_values(rows.to(precision))
+            missing -= root.to(precision) @ across.coefficients(numbers.to(precision))
             across.combination(missing, found)
         return found
 
@@ -249,7 +260,7 @@ class RevealedMatrix:
         new = torch.unique(indices)
         new = new[~torch.isin(new, told.units)]
         if len(new):
-            if len(told.directions) or len(across):
+            if not told.only_units or len(across):
                 self.settle("normal")
                 return self.rows(indices, side)
             self.asked += 1
@@ -269,8 +280,8 @@ class RevealedMatrix:
         """The whole matrix; drawn anew, and the same, at each call after ``settle``."""
         if self.drawn == "law":
             return entries(self.law, self.shape, (*self.seed, "whole"), self.like)
-        precision = torch.promote_types(self.sides[LEFT].values.dtype, self.sides[RIGHT].values.dtype)
-        matrix = normal(self.shape, (*self.seed, "whole"), self.like).mul_(self.std).to(precision)
+        precision = torch.promote_types(self.sides[LEFT].precision, self.sides[RIGHT].precision)
+        matrix = normal(self.shape, (*self.seed, "whole"), self.like, self.std).to(precision)
         for side, view in ((self.sides[RIGHT], matrix.mT), (self.sides[LEFT], matrix)):
             if len(side):
                 count = len(side.units)
@@ -297,3 +308,18 @@ class RevealedMatrix:
         revealed = total * count * ((13 * n + 9 * m) / 4 + 2 * total) * (2 if known else 1)
         revealed += NORMAL_COST * count * (n + 2 * m)
         return revealed <= 2 * (count + NORMAL_COST + 4 * known) * n * m
+
+
+def _outside(told: Side, rows: Float[Tensor, "rows n"]) -> tuple[Float[Tensor, "rows uk"], Span]:
+    """The components of rows along what is known, and the span of what is left of them: in the precision of the rows as long
+    as that holds what is left.
+    """
+    if not told.exact:
+        components, left = told.divided(rows)
+        lengths, whole = (torch.linalg.vector_norm(one, dim=1) for one in (left, rows))
+        if bool((lengths > EQUAL * whole).all()):
+            return components, Span.of(left)
+        told.refine()
+    exact = rows.double()
+    components, left = told.divided(exact)
+    return components, Span.of(left, torch.linalg.vector_norm(exact, dim=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,6 +16,10 @@ PIVOT = 1e-5
 """A row is in the span of the rows before it when less than this part of its length is outside."""
 APART = 1e-2
 """Rows of which more than this part is outside need no double precision: single leaves 1e-7 of the square of a length."""
+CLOSE = 0.9
+"""Rows whose cosines with the first are above this are told from one another by what is left of them outside of it."""
+EQUAL = 1e-4
+"""Rows of which less than this part is left: single precision does not hold what tells them apart."""
 TINY = 1e-12
 """Between this and its inverse lengths have squares, and products of entries, that single precision holds."""
 SQUARE = 32
@@ -37,17 +42,20 @@ class Span:
 
     @classmethod
     def of(cls, rows: Float[Tensor, "rows n"], lengths: Float[Tensor, " rows"] | None = None) -> Span:
-        """Of rows that are far from dependent in their own precision, of others in double precision.
+        """Of rows that are far from dependent, or close to one and far from dependent in what is left of them, in their own
+        precision; of others in double precision.
 
         ``lengths`` are what "small" is measured by, the lengths of the rows unless they are remainders of longer ones.
         """
         scale = _scale(rows, lengths)
         unit = rows / scale
-        lower = _root_of_apart(_gram(unit))
+        around = None if lengths is not None else _around_the_first(unit)
+        basis = unit if around is None else around[1]
+        lower = _root_of_apart(_gram(basis))
         if lower is not None:
             lower = lower.to(rows.dtype)
-            return cls(scale * lower, unit, lower)
-        del unit
+            return cls(scale * (lower if around is None else around[0](lower)), basis, lower)
+        del unit, around, basis
         exact = _Exact.of(rows, lengths)
         return cls(exact.root.to(rows.dtype), exact.directions().to(rows.dtype))
 
@@ -148,6 +156,34 @@ def _scale(rows: Tensor, lengths: Tensor | None) -> Tensor:
     """Lengths of rows, by default their own, as a column; 1 for one that is 0."""
     lengths = torch.linalg.vector_norm(rows, dim=1) if lengths is None else lengths
     return torch.where(lengths > 0, lengths, 1.0)[:, None]
+
+
+def _around_the_first(
+    unit: Float[Tensor, "rows n"],
+) -> tuple[Callable[[Tensor], Tensor], Float[Tensor, "rows n"]] | None:
+    """Of rows at length 1 that are close to the first, such as what attention has averaged: what is left of each outside
+    of it, at length 1, and what makes the root of the rows from that of these; ``None`` of others, also of equal ones.
+    """
+    first = unit[:1]
+    along = unit @ first.mT
+    if not len(unit) or not bool((along > CLOSE).all()):
+        return None
+    rest = torch.addmm(unit, along, first, alpha=-1)
+    again = rest @ first.mT  # twice is enough
+    rest = rest.addmm_(again, first, alpha=-1)
+    sizes = torch.linalg.vector_norm(rest, dim=1, keepdim=True)
+    sizes[0] = 1.0
+    if float(sizes.min()) < EQUAL:
+        return None
+    rest = rest.div_(sizes)
+    rest[0], sizes[0], along = first[0], 0.0, along + again
+
+    def root(lower: Tensor) -> Tensor:
+        found = sizes * lower
+        found[:, :1] += along
+        return found
+
+    return root, rest
 
 
 def _root_of_apart(gram: Tensor) -> Float[Tensor, "rows rows"] | None:
