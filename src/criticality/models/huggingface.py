@@ -185,7 +185,7 @@ def _load_config(name: str) -> Any:
             ) from error
     else:
         kind, content = name, {}
-    if kind not in CONFIG_MAPPING:
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         near = meant(name, CONFIG_MAPPING)
         raise UnknownNameError(
             f"model 'hf:{name}' must be a path of a config.json or a model type, such as 'hf:llama'{near}"
