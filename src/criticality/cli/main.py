@@ -97,7 +97,9 @@ def _refusing(call: Callable[[], T]) -> T:
         raise Refusal(sentence(str(error))) from error
     except SystemExit as error:  # the verbs themselves do not end so
         raise Refusal(f"the verb must be let to end, but code that it runs raised {raised(error)}") from error
-    except MemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
         raise Refusal("sizes must fit into memory, and these do not") from error
     except ImportError as error:
         raise Refusal(f"package {error.name!r} must be installed for this: {sentence(str(error))}") from error

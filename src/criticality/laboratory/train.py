@@ -22,6 +22,7 @@ from criticality.errors import ArgumentError, FileError
 from criticality.laboratory.diagnostics import Diagnostics
 from criticality.laboratory.tasks import Task, check_task
 from criticality.laboratory.tasks import task as task_named
+from criticality.memory import require_memory
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.normalizers import DynamicPointwise
 from criticality.prescription.apply import apply_prescription
@@ -94,6 +95,11 @@ class Run:
         check_norm(self.norm, self.alpha)
         if self.alpha_attention is not None:
             check_norm(self.norm, self.alpha_attention)
+        blocks = 4 * self.depth * self.width
+        require_memory(
+            16 * blocks * self.width, f"width={self.width!r}, depth={self.depth!r}"
+        )  # weights, slopes, AdamW's two
+        require_memory(blocks * self.batch, f"batch={self.batch!r}")  # one token of each sample after each block
         if not 0 < self.beta2 < 1:
             raise ArgumentError(f"beta2={self.beta2!r} must be a number between 0 and 1")
 

@@ -23,6 +23,7 @@ from criticality.probes import Probe
 from criticality.stream import Call, Point, Trace, trace
 from criticality.stream.find import watch
 from criticality.stream.points import OPAQUE
+from criticality.stream.tensors import node_name
 from criticality.stream.untouched import fresh_batch_norms
 
 Under = Callable[[], AbstractContextManager[Any]]
@@ -199,7 +200,7 @@ def gradient_norms(
         u = token_probe(probe, points[-1].shape, axes, seed, number, found.output)
         u = u.to(_dtype_at(nodes[-1], u.dtype))
     handles = [node.register_prehook(note(node)) for node in dict.fromkeys(nodes if of_loss else nodes[:-1])]
-    opaque = any(node.name() == OPAQUE for node in found.layout.graph.nodes)
+    opaque = any(node_name(node) == OPAQUE for node in found.layout.graph.nodes)
     try:
         start = GradientEdge(nodes[0], 0)
         if opaque:  # reentrant checkpoints refuse autograd.grad

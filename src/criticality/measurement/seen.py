@@ -11,7 +11,7 @@ from criticality.measurement.axes import Moment, moment, moment_of
 from criticality.measurement.statistics import Axes
 from criticality.stream import Call
 from criticality.stream.points import ADDITIONS, OPAQUE
-from criticality.stream.tensors import memory_of
+from criticality.stream.tensors import memory_of, node_name
 
 _MUCH_LARGER = 4
 
@@ -31,7 +31,7 @@ class Seen:
         self._sums = 0
 
     def __call__(self, call: Call, tensor: Tensor) -> None:
-        name = call.node.name()
+        name = node_name(call.node)
         adds = name.startswith(ADDITIONS) and sum(before is not None for before, _ in call.node.next_functions) > 1
         self._sums += adds
         if not (adds or name == OPAQUE or self._sums == 0) or len(call.shapes) != 1 or tensor.ndim < 2:

@@ -22,6 +22,7 @@ from criticality.errors import (
     raised,
 )
 from criticality.models.conversion import check_norm, replace_norms
+from criticality.models.fitting import require_fit
 from criticality.models.initialization import check_init, initialize_branches
 from criticality.models.sites import on_heads_by_flow
 from criticality.python_file import load_file
@@ -214,4 +215,6 @@ def model_spec(model: str, **changes: Any) -> ModelSpec:
             f"{refused[0]}={given[refused[0]]!r} must be left out for {model!r}, which does not take it"
         )
     description: ModelSpec = make(name, **given)
+    if "depth" in taken:
+        require_fit(description, weights=False)
     return description

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from criticality.pointwise import PointwiseFunction, get_function
+from criticality.pointwise import get_function
 
 TensorFunction = Callable[[Tensor], Tensor]
 
@@ -53,37 +53,50 @@ TORCH_FUNCTIONS: dict[str, TensorFunction] = {
 }
 
 
-class _OfArrays(torch.autograd.Function):
-    """A function of float64 arrays and its derivative; slow where the tensor is not on the CPU."""
+@torch.library.custom_op("criticality::pointwise", mutates_args=())
+def of_arrays(x: Tensor, name: str) -> Tensor:
+    """A function of float64 arrays by its name, as one operation of torch: what watches, exports or compiles a model sees one call.
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, phi: PointwiseFunction) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.phi = phi
-        return _mapped(phi.value, x)
+    Slow where the tensor is not on the CPU.
+    """
+    return _mapped(get_function(name).value, x)
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        return gradient * _mapped(ctx.phi.derivative, x), None
+
+@torch.library.custom_op("criticality::pointwise_slope", mutates_args=())
+def slope_of_arrays(x: Tensor, name: str) -> Tensor:
+    """Its derivative, likewise."""
+    return _mapped(get_function(name).derivative, x)
 
 
 def _mapped(call: Callable[[Any], Any], x: Tensor) -> Tensor:
     return torch.as_tensor(call(x.detach().double().cpu().numpy())).to(x)
 
 
+def _keep(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
+    x, ctx.function = inputs
+    ctx.save_for_backward(x)
+
+
+def _back(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    return gradient * slope_of_arrays(ctx.saved_tensors[0], ctx.function), None
+
+
+of_arrays.register_autograd(_back, setup_context=_keep)
+for _operation in (of_arrays, slope_of_arrays):
+    _operation.register_fake(lambda x, name: torch.empty_like(x))
+
+
 def torch_function(name: str) -> TensorFunction:
     """A function of ``get_function`` on torch tensors.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name; one's own file is looked at when the function is called.
     """
     if name in TORCH_FUNCTIONS:
         return TORCH_FUNCTIONS[name]
-    phi = get_function(name)
     if is_own(name):
-        return lambda x: _OfArrays.apply(x, phi)
-    return TORCH_FUNCTIONS[phi.name]
+        return lambda x: of_arrays(x, name)
+    return TORCH_FUNCTIONS[get_function(name).name]
 
 
 def is_own(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,10 @@ from torch import Tensor, nn
 from criticality.arguments import Depth, Positive, Size, check_fields, meant
 from criticality.errors import ArgumentError, CriticalityError, InputsError, ModelFailedError, UnknownNameError, raised
 from criticality.extras import require
+from criticality.memory import require_memory
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.example_inputs import transformers_inputs
+from criticality.models.fitting import require_fit
 from criticality.models.initialization import check_init, initialize_described
 from criticality.models.pretrained import RECORD, restore_norms
 from criticality.models.reading import described
@@ -25,7 +28,8 @@ from criticality.reader import read_network
 from criticality.theory import Network, TokenKernel
 
 BYTES = 256
-SEQUENCES = 2
+SEQUENCES, BATCH_TOKENS = 2, 128
+"""A batch of text is as many sequences as hold so many tokens, at least two: from one short stretch to another J differs much."""
 
 
 @dataclass(frozen=True)
@@ -125,20 +129,27 @@ class HuggingFaceSpec:
         Raises:
             ValueError: as ``create``; with ``fan-in`` a model whose residual stream is not found.
         """
+        require_fit(self, weights=True)
         model = self.create(device)
         initialize_described(self, model)
         return model
 
     def inputs(self, seed: int = 0) -> dict[str, Tensor]:
-        """Keyword arguments of the model: two sequences of real text, two photographs, or noise for sound.
+        """Keyword arguments of the model: two or more sequences of text, 128 tokens in all at least, two photographs, or noise.
 
         Raises:
             InputsError: a model that takes none of these.
         """
-        text = source_bytes(SEQUENCES, self.tokens, seed)
+        sequences = max(SEQUENCES, math.ceil(BATCH_TOKENS / self.tokens))
+        config = self.config()
+        width = getattr(config, "hidden_size", 1)
+        require_memory(
+            4 * sequences * self.tokens * (width if isinstance(width, int) else 1), f"tokens={self.tokens!r}"
+        )
+        text = source_bytes(sequences, self.tokens, seed)
         if self.text == "random":
-            text = random_tokens(SEQUENCES, self.tokens, BYTES, seed)
-        return transformers_inputs(self.config(), torch.from_numpy(text), seed)
+            text = random_tokens(sequences, self.tokens, BYTES, seed)
+        return transformers_inputs(config, torch.from_numpy(text), seed)
 
     def points(self, model: nn.Module) -> None:
         """Found by themselves."""
@@ -173,7 +184,7 @@ def _load_config(name: str) -> Any:
             ) from error
     else:
         kind, content = name, {}
-    if kind not in CONFIG_MAPPING:
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         near = meant(name, CONFIG_MAPPING)
         raise UnknownNameError(
             f"model 'hf:{name}' must be a path of a config.json or a model type, such as 'hf:llama'{near}"

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from criticality.arguments import Whole, checked
 from criticality.errors import ArgumentError
 from criticality.extras import folder_of, require
+from criticality.memory import require_memory
 
 Pixels = Annotated[int, Whole(high=16384)]
 
@@ -33,6 +34,7 @@ def photographs(size: Pixels | Sequence[Pixels] = 224) -> Float[np.ndarray, "2 3
         raise ArgumentError(f"size={size!r} must be a whole number or two, (height, width)")
     height, width = sides
     size = max(sides)
+    require_memory(2 * 3 * 8 * size**2, f"size={size!r}")
     require("PIL")
     from PIL import Image
 

@@ -54,8 +54,8 @@ class DynamicPointwise(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.function = str(function) if is_own(function) else get_function(function).name
-        torch_function(self.function)  # refuses what there is not
+        known = get_function(function)
+        self.function = function if is_own(function) else known.name
         self.width, self.initial_alpha = int(width), float(alpha)
         self.channels_first, self.triton = channels_first, triton
         where: dict[str, Any] = {"device": device, "dtype": dtype}

@@ -12,6 +12,7 @@ from criticality.arguments import Depth, Positive, Size, check_fields, meant
 from criticality.errors import ArgumentError, InputsError, ModelFailedError, UnknownNameError, raised
 from criticality.extras import require
 from criticality.models.conversion import check_norm, replace_norms
+from criticality.models.fitting import require_fit
 from criticality.models.images import photographs
 from criticality.models.initialization import check_init, initialize_described
 from criticality.models.reading import described
@@ -93,6 +94,7 @@ class ViTSpec:
         Raises:
             ValueError: as ``create``; with ``fan-in`` a model whose residual stream is not found.
         """
+        require_fit(self, weights=True)
         model = self.create(device)
         initialize_described(self, model)
         return model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -54,12 +55,13 @@ def pointwise_function(
             ``kinks``, are resolved by the quadrature.
         derivative: likewise; taken by differences when not given.
         name: defaults to the callable's own name.
-        kinks: places where the function or one of its derivatives jumps; found by a scan (``kinks.find_kinks``, between -32 and 32,
-            to a relative 1e-10) when not given.
+        kinks: places where the function or one of its derivatives jumps, beside those that a scan finds (``kinks.find_kinks``,
+            between -32 and 32, to a relative 1e-10).
 
     Raises:
-        ValueError: when the callable does not map arrays to finite arrays of the same shape, raises, jumps itself, or has more
-            places that are not smooth than the scan can tell apart; the message carries the callable's own.
+        ValueError: when the callable does not map arrays to finite float64 arrays of the same shape, raises, jumps itself, or
+            has, without ``kinks``, more places that are not smooth than the scan can tell apart; when differences do not give its
+            derivative; the message carries the callable's own.
 
     >>> import numpy as np
     >>> softsign = pointwise_function(lambda x: x / (1 + np.abs(x)), name="softsign", kinks=(0.0,))
@@ -73,21 +75,25 @@ def pointwise_function(
         raise ArgumentError(f"value={value!r} of function {label!r} must be a function of a float64 array")
     phi = _Checked(value, label, "value")
     phi(_PROBES)
-    places = _found(phi, label) if kinks is None else tuple(singular_or_not(phi, float(kink)) for kink in kinks)
-    slope = _Checked(derivative, label, "derivative") if derivative is not None else _Differences(phi, places)
+    places = _places(phi, label, kinks)
+    slope = _Checked(derivative, label, "derivative") if derivative is not None else _differences(phi, places, label)
     slope(_PROBES)
     return PointwiseFunction(label, phi, slope, places)
 
 
-def _found(value: ArrayFunction, label: str) -> tuple[float, ...]:
-    """Kinks of a function of one's own."""
+def _places(value: ArrayFunction, label: str, declared: tuple[float, ...] | None) -> tuple[float, ...]:
+    """Kinks of a function of one's own: those that the scan finds, and those that are declared where it finds none."""
     try:
-        places = find_kinks(value)
+        found = find_kinks(value)
     except RoughError:
-        raise ArgumentError(
-            f"function {label!r} must be smooth but for a few kinks, but is rough at more places than can be told apart;"
-            " declare kinks=... where they are (on the command line FILE.py:NAME@kinks=0,1)"
-        ) from None
+        if declared is None:
+            raise ArgumentError(
+                f"function {label!r} must be smooth but for a few kinks, but is rough at more places than can be told apart;"
+                " declare kinks=... where they are (on the command line FILE.py:NAME@kinks=0,1)"
+            ) from None
+        found = ()
+    more = {float(kink) for kink in declared or () if all(abs(kink - place) > 1e-3 for place in found)}
+    places = sorted({*found, *more})
     for kink in places:
         near, nearer = (float(np.diff(value(kink + np.array([-d, d])))[0]) for d in (1e-8, 1e-11))
         if abs(nearer) > 0.5 * abs(near) and abs(nearer) > 1e-6:
@@ -107,12 +113,15 @@ class _Checked:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         try:
-            returned = self.call(x)
-            y = np.asarray(np.real(returned), dtype=float)
+            with np.errstate(all="ignore"):  # what is not finite is refused below
+                returned = np.asarray(self.call(x.copy()))  # it may write into its argument
+                y = np.asarray(np.real(returned), dtype=float)
         except Exception as error:
             raise ArgumentError(
                 f"{self.part} of function {self.label!r} must take a float64 array, but its own code raised {raised(error)}"
             ) from error
+        if returned.dtype in (np.float16, np.float32):
+            raise ArgumentError(f"{self.part} of function {self.label!r} must be float64, and is {returned.dtype}")
         if np.iscomplexobj(returned):
             raise ArgumentError(f"{self.part} of function {self.label!r} must be real, and is complex")
         if y.shape != x.shape:
@@ -125,16 +134,34 @@ class _Checked:
         return y
 
 
+def _differences(value: ArrayFunction, kinks: tuple[float, ...], label: str) -> ArrayFunction:
+    """The derivative by differences of the longest step of which half gives the same.
+
+    Raises:
+        ArgumentError: none does; the function has features that are finer than a thousandth.
+    """
+    x = np.linspace(-8.0, 8.0, 1001) + 0.0371
+    slopes = (_Differences(value, kinks, 0.02 * 0.5**halvings) for halvings in range(7))
+    for slope, shorter in pairwise(slopes):
+        right = shorter(x)
+        if np.abs(slope(x) - right).max() <= 1e-8 * np.abs(right).max():
+            return slope
+    raise ArgumentError(
+        f"function {label!r} must come with a derivative, or be smooth at scale 0.01 away from its kinks for differences to give it"
+    )
+
+
 @dataclass(frozen=True)
 class _Differences:
-    """``phi'`` by differences of order eight with a step of 0.02 sqrt(1 + x^2): central, and one-sided where the
+    """``phi'`` by differences of order eight with a step of ``scale sqrt(1 + x^2)``: central, and one-sided where the
     stencil would reach over a kink (the derivative from the right at a kink); shorter steps next to a ``Singular`` one."""
 
     value: ArrayFunction
     kinks: tuple[float, ...]
+    scale: float
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        step = 0.02 * np.sqrt(1 + x * x)
+        step = self.scale * np.sqrt(1 + x * x)
         for kink in self.kinks:
             if isinstance(kink, Singular):
                 step = np.minimum(step, np.maximum(np.abs(x - kink) / 32, 1e-6 * abs(kink) + 1e-150))

@@ -92,10 +92,15 @@ def singular_or_not(value: ArrayFunction, kink: float) -> float:
 
 
 def _smooth(value: ArrayFunction, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Whether each panel is, or its variation is rounding."""
+    """Whether each panel is, or its variation is rounding, as of ``x (1 + erf(x))`` at negative ``x``."""
     error, at_nodes, variation = _error(value, low, high)
-    rounding = 1e-14 * np.abs(value(((low + high) / 2)[:, None] + _NEIGHBOURS)).max(axis=1)
-    return np.asarray(error <= TOLERANCE * variation + 1e-12 * np.abs(at_nodes).max(axis=1) + rounding)
+    middle = (low + high) / 2
+    around = (middle * np.array([[1], [-1]]))[
+        ..., None
+    ] + _NEIGHBOURS  # on the other side what cancels here may be seen
+    rounding = 1e-14 * np.abs(value(around)).max(axis=(0, 2))
+    places = 4 * np.finfo(float).eps * np.abs(middle) / (high - low)  # of x itself
+    return np.asarray(error <= (TOLERANCE + places) * variation + 1e-12 * np.abs(at_nodes).max(axis=1) + rounding)
 
 
 def _error(value: ArrayFunction, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

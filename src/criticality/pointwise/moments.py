@@ -13,6 +13,7 @@ from criticality.arguments import CORRELATION, VARIANCE, Finite, Positive, check
 from criticality.errors import ArgumentError, NotFiniteError
 from criticality.pointwise.function import PointwiseFunction
 from criticality.pointwise.hermite import ORDERS, grid_resolves, hermite_series, tabulated_coefficients
+from criticality.pointwise.kinks import REACH
 from criticality.pointwise.named import get_function
 from criticality.pointwise.quadrature import ArrayFunction, gaussian_average, gaussian_pair_average, unresolved
 
@@ -211,11 +212,12 @@ class Pointwise:
             return
         bad = unresolved(function, np.sqrt(s[s > 0]), self.shift, self.phi.kinks)
         if len(bad):
-            kinks = ", ".join(f"{kink:g}" for kink in self.phi.kinks) or "none"
+            kinks = ", ".join(f"{kink:g}" for kink in self.phi.kinks[:6]) or "none"
+            kinks += ", ..." if len(self.phi.kinks) > 6 else ""
             raise ArgumentError(
-                f"function {self.phi.name!r} must be smooth at scale one away from its kinks ({kinks}), with finite second moments"
-                f" of value and slope, but the quadrature does not resolve it at alpha^2 q = {bad[0] ** 2:g}; kinks that the"
-                " scan did not find are declared as kinks=(0.0, 1.0), on the command line FILE.py:NAME@kinks=0,1"
+                f"function {self.phi.name!r} must be smooth at scale one away from its kinks ({kinks}), with finite moments of"
+                f" value and slope, but is not resolved at alpha^2 q = {bad[0] ** 2:g}; kinks beyond the scan of |x| <= {REACH:g}"
+                " are declared as kinks=(0.0, 1.0) or FILE.py:NAME@kinks=0,1"
             )
 
     def _one_point(self, function: ArrayFunction, s: np.ndarray, root: ArrayFunction | None = None) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copyreg
+from functools import cache
 from typing import Any
 
 from criticality.arguments import check, meant
@@ -49,6 +50,7 @@ def _reduced(phi: PointwiseFunction) -> str | tuple[Any, ...]:
 copyreg.pickle(PointwiseFunction, _reduced)
 
 
+@cache
 def own_function(text: str) -> PointwiseFunction:
     """The function of ``PATH.py:NAME`` or ``PATH.py:NAME@kinks=NUMBER,...``.
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from criticality.errors import UndescribedError
+from criticality.errors import CriticalityError, UndescribedError
 from criticality.pointwise import Pointwise
 from criticality.pointwise.function import PointwiseFunction, pointwise_function
 from criticality.pointwise.library import FUNCTIONS
@@ -113,5 +113,8 @@ def _own(function: Entrywise, values: np.ndarray) -> PointwiseFunction:
                 (gradient,) = torch.autograd.grad(function(at).sum(), at)
             return np.asarray(gradient.numpy())
 
-        _OWN[key] = pointwise_function(value, slope, name=f"own function {len(_OWN) + 1}", kinks=(0.0,))
+        try:
+            _OWN[key] = pointwise_function(value, slope, name=f"own function {len(_OWN) + 1}", kinks=(0.0,))
+        except CriticalityError as error:
+            raise UndescribedError(str(error)) from error
     return _OWN[key]

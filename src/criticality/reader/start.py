@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from criticality.errors import UndescribedError
+from criticality.memory import require_memory
 from criticality.reader.moments import second_moment
 from criticality.reader.sublayers import norm_of
 from criticality.reader.terms import (
@@ -36,6 +37,7 @@ def start_kernels(seen: Seen, samples: int) -> list[TokenKernel]:
     """
     factor, inner = closed(seen)
     tokens, _ = rows_of(inner)
+    require_memory(8.0 * tokens.numel() ** 2, f"kernel of {samples} samples of {tokens.numel() // samples} tokens")
     places = tokens.reshape(samples, -1).numpy()
     whole = factor**2 * _kernel(inner.base, {})
     return [TokenKernel.of(whole[np.ix_(rows, rows)]) for rows in places]

@@ -16,7 +16,7 @@ from criticality.errors import StreamNotFoundError
 from criticality.stream.find import Chain, Trace, original, watch
 from criticality.stream.inputs import mapped
 from criticality.stream.points import VIEWS, Layout
-from criticality.stream.tensors import node_of, tensors_in
+from criticality.stream.tensors import node_name, node_of, tensors_in
 
 TraitOfParameter = Callable[[Tensor], Hashable]
 """What of a parameter, beside its shape, tells one block from another, such as the law that it is drawn from."""
@@ -196,7 +196,7 @@ def _sums_with(
     for end in boundaries:
         node = layout.graph.nodes[end]
         terms = [layout.graph.number[before] if before else -1 for before, _ in node.next_functions]
-        if not node.name().startswith("AddBackward") or len(terms) != 2 or getattr(node, "_saved_alpha", 1) != 1:
+        if not node_name(node).startswith("AddBackward") or len(terms) != 2 or getattr(node, "_saved_alpha", 1) != 1:
             continue
         for start, branch in (terms, terms[::-1]):
             if start in entered and branch in left and branch not in entered:

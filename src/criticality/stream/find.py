@@ -20,7 +20,7 @@ from criticality.stream.graph import graph_of
 from criticality.stream.inputs import call, differentiable
 from criticality.stream.points import ADDITIONS, Layout, Point, Step, additions_on_skip, points, steps, weighted_joins
 from criticality.stream.recording import Observe, Record, Recording
-from criticality.stream.tensors import tensors_in
+from criticality.stream.tensors import node_name, tensors_in
 from criticality.stream.untouched import at_the_end
 
 
@@ -107,7 +107,7 @@ def trace(
 
 def _check_gradients(model: nn.Module, layout: Layout) -> None:
     """Refuse operations that torch has no gradient of, such as those of quantized layers: it would give 0 for them."""
-    missing = [number for number, node in enumerate(layout.graph.nodes) if "NotImplemented" in str(node.name())]
+    missing = [number for number, node in enumerate(layout.graph.nodes) if "NotImplemented" in node_name(node)]
     if missing:
         visits = layout.record.visits
         inside = [visits[layout.visit(number)].name for number in missing if layout.visit(number) >= 0]

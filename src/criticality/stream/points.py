@@ -13,6 +13,7 @@ from criticality.errors import StreamNotFoundError
 from criticality.stream.flow import Flow
 from criticality.stream.graph import Graph
 from criticality.stream.recording import PASSED_ON, Call, Record
+from criticality.stream.tensors import node_name
 
 ADDITIONS = ("Add", "Sub", "Rsub", "Lerp", "IndexAdd", "ScatterAdd", "IndexPut")
 """How the names of nodes begin that add to a stream; ``Add`` covers ``addcmul`` and the like, and ``addmm``."""
@@ -94,7 +95,7 @@ class Layout:
         call = self.call(node)
         if call is not None and call.function == PASSED_ON and self.is_own(node):
             return "AliasBackward0"
-        return str(self.graph.nodes[node].name()).rpartition("::")[2]
+        return node_name(self.graph.nodes[node]).rpartition("::")[2]
 
     def owners(self, node: int) -> list[int]:
         """Visits that return a value that they did not take, in the order in which they began: from the outside in."""

@@ -23,6 +23,7 @@ from criticality.stream.opened import composite, opened
 from criticality.stream.tensors import (
     address_of,
     contracted_axes,
+    node_name,
     node_of,
     nodes_in,
     same_index,
@@ -173,7 +174,7 @@ class Recording(TorchFunctionMode):
         calls = self.record.calls
         for tensor in given:
             if tensor is not output and tensor.grad_fn is not None and tensor.grad_fn not in calls:
-                self._add(tensor, self._passed_on(tensor) or self._call(tensor.grad_fn.name(), tensor.grad_fn))
+                self._add(tensor, self._passed_on(tensor) or self._call(node_name(tensor.grad_fn), tensor.grad_fn))
         parameters = self._parameters(given)
         blocked = any(not tensor.requires_grad and tensor in self._cut_off for tensor in given)
         depends = any(tensor.requires_grad for tensor in given)
@@ -222,7 +223,7 @@ class Recording(TorchFunctionMode):
         pending = [before for before, _ in node.next_functions]
         while pending:
             inner = pending.pop()
-            if inner is None or inner in self.record.calls or inner.name() == "torch::autograd::AccumulateGrad":
+            if inner is None or inner in self.record.calls or node_name(inner) == "torch::autograd::AccumulateGrad":
                 continue
             call = self._call(name, inner, parameters)
             call.contracted = contracted
@@ -286,7 +287,7 @@ class Recording(TorchFunctionMode):
         """Note what a module returns and no call was seen to make, such as the output of a function of somebody's own."""
         for tensor in tensors_in(value):
             if tensor.grad_fn is not None and tensor.grad_fn not in self.record.calls:
-                self._add(tensor, self._call(tensor.grad_fn.name(), tensor.grad_fn))
+                self._add(tensor, self._call(node_name(tensor.grad_fn), tensor.grad_fn))
 
     def _is_source(self, given: list[Tensor], output: Any) -> bool:
         if not isinstance(output, Tensor) or not output.is_floating_point() or output.requires_grad:

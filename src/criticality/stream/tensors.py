@@ -111,6 +111,11 @@ def node_of(tensor: Tensor) -> Node | None:
     return torch.autograd.graph.get_gradient_edge(tensor).node
 
 
+def node_name(node: Node) -> str:
+    """Of a node of autograd; a function of the user's may keep something of its own under ``name``."""
+    return str(type(node).name(node))
+
+
 def address_of(tensor: Tensor) -> int:
     """Of its first entry; 0 where it has none."""
     try:

@@ -140,7 +140,7 @@ def read_study(path: str | Path) -> Study:
         raise FileError(f"study {str(file)!r} must exist, and does not")
     yaml = require("yaml")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = yaml.load(file.read_text(encoding="utf-8"), _loader(yaml))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise FileError(f"study {str(file)!r} must be YAML: {error}") from error
     known = set(Study.__dataclass_fields__)
@@ -155,3 +155,21 @@ def read_study(path: str | Path) -> Study:
         return Study(**{**described, "cases": described.get("cases") or ({},)})
     except (ValueError, TypeError) as error:
         raise FileError(f"study {str(file)!r}: {error}") from error
+
+
+def _loader(yaml: Any) -> Any:
+    """YAML's safe loader, which takes the last of two equal keys, made to refuse them."""
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [str(key.value) for key, _ in node.value]
+            twice = [key for key in keys if keys.count(key) > 1]
+            if twice:
+                raise yaml.YAMLError(f"key {twice[0]!r} is given twice, second in line {self._second(node, twice[0])}")
+            return super().construct_mapping(node, deep)
+
+        @staticmethod
+        def _second(node: Any, name: str) -> int:
+            return [int(key.start_mark.line) + 1 for key, _ in node.value if str(key.value) == name][1]
+
+    return Loader

@@ -18,6 +18,7 @@ _BUILT_IN = {"tanh": "tanh", "erf": "erf", "atan": "arctan", "arctan": "arctan",
 @rule("tanh", "erf", "atan", "arctan", "silu", "relu", "gelu", "sigmoid", "softplus", "mish", "elu", "celu", "selu")
 @rule("leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "relu6", "log_sigmoid", "softsign", "exp", "log", "log1p")
 @rule("square", "sqrt", "rsqrt", "reciprocal", "abs", "clamp", "clamp_min", "clamp_max", "pow", "sin", "cos", "expm1")
+@rule("pointwise.default")  # of one's own, models.functions
 def function(reader: Any, operation: Operation, first: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(first, Scores):
         raise UndescribedError(
