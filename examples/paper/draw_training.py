@@ -121,10 +121,14 @@ def _name(study: Trainings, cell: int) -> str:
 
 
 def draw_plane(panels: Sequence[Panel]) -> Figure:
-    """A column for each kind of network: chi* by theory (above) and test accuracy (below), the critical line on both."""
+    """chi* by theory and test accuracy, the critical line on both: one above the other, or side by side for one kind of network."""
+    alone = len(panels) == 1
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2.5 * len(panels) + 1.2, 4.8), layout="constrained")
-        rows = figure.subplots(2, len(panels), sharex=True, sharey=True, squeeze=False)
+        size = (7.6, 3.3) if alone else (2.5 * len(panels) + 1.2, 4.8)
+        figure = Figure(figsize=size, layout="constrained")
+        shape = (1, 2) if alone else (2, len(panels))
+        rows = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False)
+        rows = rows.T if alone else rows
         for column, panel in enumerate(panels):
             w, b = panel.sigma_w**2, panel.sigma_b**2
             above = rows[0][column].pcolormesh(w, b, panel.log_chi, cmap="RdBu_r", vmin=-1, vmax=1)
@@ -133,11 +137,14 @@ def draw_plane(panels: Sequence[Panel]) -> Figure:
                 for row in rows:
                     row[column].contour(w, b, panel.log_chi, [0.0], colors="black", linewidths=1.2)
             norm = "LayerNorm" if panel.norm == "ln" else "no norm"
-            rows[0][column].set_title(rf"{panel.activation}, {norm}, $\mu$ = {panel.mu:g}", fontsize=9)
-            rows[1][column].set_xlabel(r"$\sigma_w^2$")
-        for row, shown, label in ((0, above, r"$\log \chi^*$, theory"), (1, below, "test accuracy")):
-            rows[row][0].set_ylabel(r"$\sigma_b^2$")
-            figure.colorbar(shown, ax=rows[row].tolist(), label=label)
+            for axes in rows[:, column] if alone else rows[:1, column]:
+                axes.set_title(rf"{panel.activation}, {norm}, $\mu$ = {panel.mu:g}", fontsize=9)
+            for axes in rows[:, column] if alone else rows[1:, column]:
+                axes.set_xlabel(r"$\sigma_w^2$")
+        for row, shown, label in ((0, above, r"$\log\,\chi^*$, theory"), (1, below, "test accuracy")):
+            figure.colorbar(shown, ax=rows[row].tolist(), label=label, extend="both" if row == 0 else "neither")
+        for axes in rows[:1, 0] if alone else rows[:, 0]:
+            axes.set_ylabel(r"$\sigma_b^2$")
     return figure
 
 

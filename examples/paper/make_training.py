@@ -341,8 +341,9 @@ def page(studies: dict[str, Trainings], measured: dict[str, xr.Dataset]) -> str:
 
 def plane() -> list[str]:
     """Study A, where something of it is packed: its figure and a line for each panel."""
-    panels, done = kept_panels()
-    if not any(np.isfinite(panel.accuracy).all() for panel in panels):
+    begun, done = kept_panels()
+    panels = [panel for panel in begun if np.isfinite(panel.accuracy).all()]
+    if not panels:
         return ["## Doshi's plane", f"{done} cells; no panel is whole at any rate yet."]
     save_figure(draw_training.draw_plane(panels), FOLDER / "plane")[1].unlink()
     lines = ["| Network | rank correlation of accuracy and \\|log χ*\\| | range of log χ* |", "|---|---|---|"]

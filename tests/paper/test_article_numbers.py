@@ -38,6 +38,7 @@ from criticality.theory import (
     transformer,
 )
 from explorer import block_explorer, window_explorer
+from plane import kept_panels
 from stored import curves_of
 from vision import network
 
@@ -276,6 +277,17 @@ def test_tolerances_lie_above_what_equivalent_tokens_show():
     assert [mean, weight.sum() ** -0.5] == pytest.approx([0.10, 0.02], abs=0.006)
     assert np.sum(weight * (excess - mean) ** 2) < 24.7  # 11 degrees of freedom, one per cent
     assert np.all(excess + 2 * found[:, 1] < 0.48)
+
+
+def test_plain_networks_train_where_they_are_critical():
+    panel = kept_panels()[0][0]
+    assert (panel.norm, panel.mu, panel.accuracy.shape, panel.rates.min()) == ("none", 0.0, (10, 10), 3)
+    distance, trained = np.abs(panel.log_chi), panel.accuracy >= 0.5
+    assert trained.sum() == 32
+    assert distance[trained].max() < 0.24
+    assert panel.accuracy[distance > 0.3].max() < 0.26
+    found = panel.correlation()
+    assert [found.value, found.low, found.high] == pytest.approx([-0.86, -0.90, -0.80], abs=0.006)
 
 
 def test_input_by_input():
