@@ -22,4 +22,6 @@ def torch_device(device: str | torch.device) -> torch.device:
         raise ArgumentError(
             f"device={shown(device)} must be a device that torch has here, such as 'cpu': {said}"
         ) from None
+    if found.type == "meta" or (found.type == "cpu" and found.index):
+        raise ArgumentError(f"device={shown(device)} must be one that holds numbers and is here, such as 'cpu'")
     return found

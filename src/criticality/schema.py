@@ -95,12 +95,20 @@ def profile_dataset(
 
 @contextmanager
 def whole_or_absent(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A neighbour of ``path`` to write to, renamed over it when all went well and removed otherwise."""
+    """A neighbour of ``path`` to write to, renamed over it when all went well and removed otherwise.
+
+    Raises:
+        FileError: a folder, or a place where no file can be made.
+    """
     target = Path(path)
     if target.is_dir():
         raise FileError(f"file {str(target)!r} must be one that can be written, and is a folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     neighbour = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        neighbour.touch()
+    except OSError as error:
+        raise FileError(f"file {str(target)!r} must be one that can be written: {error.strerror or error}") from error
     try:
         yield neighbour
         os.replace(neighbour, target)

@@ -42,7 +42,7 @@ NO_WORDS = {
     "init": ["nosuch", "fanin", "1"],
     "inits": ["nosuch", "fan_in"],
     "model": ["nosuch", "timm:", "timm:nosuch", "hf:nosuch", "module:x.py", "module:x.py:f", "hf:x/config.json", ":"],
-    "device": ["nosuch", "cuda:99", "tpu", "meta:x"],
+    "device": ["nosuch", "cuda:99", "tpu", "meta:x", "meta", "cpu:7"],
     "target": ["nosuch", "-1", "nan", "share=2x", "0"],
     "over": ["nosuch", "alpha,aplha"],
     "scheduler": [],

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from close_fields import assert_close
+from criticality.errors import ArgumentError
 from criticality.measurement import input_kernels
 from criticality.models import (
     DynamicPointwise,
@@ -109,3 +110,19 @@ def test_photographs_are_real_and_normalized():
 def test_bad_input_is_refused_in_one_sentence(call, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         call()
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        ("timm:vit_tiny_patch16_224", {"width": 3_000_000}),
+        ("timm:vit_tiny_patch16_224", {"depth": 1_000_000, "width": 192}),
+        ("hf:gpt2", {"tokens": 10_000_000}),
+    ],
+)
+def test_sizes_beyond_memory_are_refused_before_anything_is_built(name, sizes, monkeypatch):
+    monkeypatch.setattr("criticality.memory.memory", lambda: 2.0**34)
+    said = rf"^{next(iter(sizes))}=\d+ must fit into memory, but takes \d+ GiB at least, and there are 16$"
+    with pytest.raises(ArgumentError, match=said):
+        spec = model_spec(name, **sizes)
+        spec.inputs() if "tokens" in sizes else spec.build()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from scipy import special
 from torch import nn
 
 from criticality import Pointwise, get_function, make_norm, pointwise_function
@@ -22,6 +23,7 @@ SMOOTH = {
     "softplus": lambda x: np.logaddexp(0, x),
     "constant": lambda x: 0 * x + 1,
     "small": lambda x: 1e-20 * np.sin(x),
+    "gelu": lambda x: x * (1 + special.erf(x / math.sqrt(2))) / 2,
 }
 KINKED = {
     "leaky": (lambda x: np.where(x > 0, x, 0.1 * x), (0.0,)),
@@ -59,7 +61,7 @@ def test_the_zoo_without_its_declarations(name):
     np.testing.assert_allclose(found.D(q), known.D(q), rtol=1e-8)
 
 
-@pytest.mark.parametrize("power", [0.8, 1.3, 1.5, 2.5])
+@pytest.mark.parametrize("power", [0.7, 0.8, 1.3, 1.5, 2.5])
 def test_broken_powers(power):
     """E |x|^2p and p^2 E |x|^(2p - 2) are gamma functions."""
     moments = Pointwise(pointwise_function(lambda x: np.sign(x) * np.abs(x) ** power))
@@ -79,12 +81,27 @@ def test_broken_powers(power):
         (lambda x: np.sin(1e9 * x), "rough"),
         (lambda x: 1 / 0, "ZeroDivisionError"),
         (lambda x: x[0], "shape"),
+        (lambda x: np.tanh(x, dtype=np.float32), "must be float64"),
+        (lambda x: np.sin(3000 * x), "rough"),
         (3, "must be a function"),
     ],
 )
 def test_what_cannot_be_done_is_a_sentence(value, said):
     with pytest.raises(ValueError, match=said):
         pointwise_function(value)
+
+
+def test_a_function_may_write_into_its_argument():
+    own = Pointwise(pointwise_function(lambda x: np.tanh(x, out=x), name="inplace"))
+    known = Pointwise("tanh")
+    assert float(own.C(1.0, 2.0, 0.3)) == pytest.approx(float(known.C(1.0, 2.0, 0.3)), rel=1e-9)
+
+
+def test_kinks_declared_elsewhere_do_not_hide_those_that_are_found():
+    own = Pointwise(pointwise_function(lambda x: np.clip(x, -0.5, 0.5), kinks=(2.0,)))
+    assert set(own.phi.kinks) > {2.0}
+    clipped = Pointwise(pointwise_function(lambda x: np.clip(x, -0.5, 0.5), kinks=(-0.5, 0.5)))
+    assert float(own.V(1.0)) == pytest.approx(float(clipped.V(1.0)), rel=1e-10)
 
 
 def test_no_finite_second_moment_of_the_slope():

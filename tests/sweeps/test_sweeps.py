@@ -242,6 +242,11 @@ def test_command_line(tmp_path):
         ("name: t\ncompute: nope\n", "compute='nope' must be"),
         ("name: t\ncompute: predict\ngrid: {depth: 3}\n", "grid 'depth' must be a list"),
         ("name: [", "must be YAML"),
+        ("name: t\ncompute: predict\nname: u\n", "key 'name' is given twice, second in line 3"),
+        (
+            "name: t\ncompute: predict\ngrid: {depth: [3]}\nfixed: {depth: 4}\n",
+            "'depth' must be in the grid or beside it",
+        ),
     ]:
         path.write_text(text)
         refused = run("run", path)

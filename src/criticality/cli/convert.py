@@ -53,6 +53,8 @@ def convert(
     if edits is not None and norm is None and (alpha is not None or with_head_norms or keep or only):
         raise ArgumentError(f"--edits {edits} must come with --norm where a flag of --norm's is given, such as --alpha")
     read = () if edits is None else read_edits(edits)
+    if edits is not None and not read:
+        raise ArgumentError(f"--edits {edits} must hold an edit, and holds none")
     torch.manual_seed(seed)
     description = model_spec(model, **changes)
     built = description.build()

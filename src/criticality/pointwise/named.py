@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copyreg
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from criticality.arguments import check, meant
@@ -50,7 +50,7 @@ def _reduced(phi: PointwiseFunction) -> str | tuple[Any, ...]:
 copyreg.pickle(PointwiseFunction, _reduced)
 
 
-@cache
+@lru_cache(maxsize=64)
 def own_function(text: str) -> PointwiseFunction:
     """The function of ``PATH.py:NAME`` or ``PATH.py:NAME@kinks=NUMBER,...``.
 

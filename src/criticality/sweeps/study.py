@@ -75,6 +75,9 @@ class Study:
         for name in (*self.grid, *self.fixed, *(name for case in self.cases for name in case)):
             if not isinstance(name, str):
                 raise ArgumentError(f"study's parameter {name!r} must have a name that is text")
+        for name in self.grid:
+            if name in self.fixed or any(name in case for case in self.cases):
+                raise ArgumentError(f"study's parameter {name!r} must be in the grid or beside it, and is in both")
         try:
             json.dumps([dict(self.grid), dict(self.fixed), [dict(case) for case in self.cases]])
         except (TypeError, ValueError) as error:
