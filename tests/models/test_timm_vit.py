@@ -124,5 +124,4 @@ def test_sizes_beyond_memory_are_refused_before_anything_is_built(name, sizes, m
     monkeypatch.setattr("criticality.memory.memory", lambda: 2.0**34)
     said = rf"^{next(iter(sizes))}=\d+ must fit into memory, but takes \d+ GiB at least, and there are 16$"
     with pytest.raises(ArgumentError, match=said):
-        spec = model_spec(name, **sizes)
-        spec.inputs() if "tokens" in sizes else spec.build()
+        (lambda spec: spec.inputs() if "tokens" in sizes else spec.build())(model_spec(name, **sizes))
