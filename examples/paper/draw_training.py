@@ -124,27 +124,22 @@ def draw_plane(panels: Sequence[Panel]) -> Figure:
     """chi* by theory and test accuracy, the critical line on both: one above the other, or side by side for one kind of network."""
     alone = len(panels) == 1
     with mpl.rc_context(STYLE):
-        size = (7.6, 3.3) if alone else (2.5 * len(panels) + 1.2, 4.8)
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=(7.6, 3.3) if alone else (2.5 * len(panels) + 1.2, 4.8), layout="constrained")
         shape = (1, 2) if alone else (2, len(panels))
-        rows = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False)
-        rows = rows.T if alone else rows
-        for column, panel in enumerate(panels):
+        rows = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False).reshape(2, len(panels))
+        for panel, (above, below) in zip(panels, rows.T, strict=True):
             w, b = panel.sigma_w**2, panel.sigma_b**2
-            above = rows[0][column].pcolormesh(w, b, panel.log_chi, cmap="RdBu_r", vmin=-1, vmax=1)
-            below = rows[1][column].pcolormesh(w, b, panel.accuracy, cmap="viridis", vmin=0.1, vmax=0.9)
-            if panel.log_chi.min() < 0 < panel.log_chi.max():
-                for row in rows:
-                    row[column].contour(w, b, panel.log_chi, [0.0], colors="black", linewidths=1.2)
+            chi = above.pcolormesh(w, b, panel.log_chi, cmap="RdBu_r", vmin=-1, vmax=1)
+            accuracy = below.pcolormesh(w, b, panel.accuracy, cmap="viridis", vmin=0.1, vmax=0.9)
+            for axes in (above, below):
+                if panel.log_chi.min() < 0 < panel.log_chi.max():
+                    axes.contour(w, b, panel.log_chi, [0.0], colors="black", linewidths=1.2)
+                axes.set(xlabel=r"$\sigma_w^2$", ylabel=r"$\sigma_b^2$")
+                axes.label_outer()
             norm = "LayerNorm" if panel.norm == "ln" else "no norm"
-            for axes in rows[:, column] if alone else rows[:1, column]:
-                axes.set_title(rf"{panel.activation}, {norm}, $\mu$ = {panel.mu:g}", fontsize=9)
-            for axes in rows[:, column] if alone else rows[1:, column]:
-                axes.set_xlabel(r"$\sigma_w^2$")
-        for row, shown, label in ((0, above, r"$\log\,\chi^*$, theory"), (1, below, "test accuracy")):
-            figure.colorbar(shown, ax=rows[row].tolist(), label=label, extend="both" if row == 0 else "neither")
-        for axes in rows[:1, 0] if alone else rows[:, 0]:
-            axes.set_ylabel(r"$\sigma_b^2$")
+            above.set_title(rf"{panel.activation}, {norm}, $\mu$ = {panel.mu:g}", fontsize=9)
+        figure.colorbar(chi, ax=rows[0].tolist(), label=r"$\log\,\chi^*$, theory", extend="both")
+        figure.colorbar(accuracy, ax=rows[1].tolist(), label="test accuracy")
     return figure
 
 

@@ -165,14 +165,12 @@ def _loader(yaml: Any) -> Any:
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            keys = [str(key.value) for key, _ in node.value]
-            twice = [key for key in keys if keys.count(key) > 1]
-            if twice:
-                raise yaml.YAMLError(f"key {twice[0]!r} is given twice, second in line {self._second(node, twice[0])}")
+            seen = set()
+            for key, _ in node.value:
+                name = str(key.value)
+                if name in seen:
+                    raise yaml.YAMLError(f"key {name!r} is given twice, second in line {key.start_mark.line + 1}")
+                seen.add(name)
             return super().construct_mapping(node, deep)
-
-        @staticmethod
-        def _second(node: Any, name: str) -> int:
-            return [int(key.start_mark.line) + 1 for key, _ in node.value if str(key.value) == name][1]
 
     return Loader
