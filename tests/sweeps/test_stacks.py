@@ -86,7 +86,8 @@ def test_command_line(tmp_path):
     command = ["sweep", "run", str(file), "--out", str(tmp_path / "small.zarr"), "--json"]
     assert '"done": 2' in CliRunner().invoke(main, [*command, "--together", "2"]).stdout
     for wrong, said in (
-        (["--device", "meta"], "device='meta' must come with together"),
+        (["--device", "meta"], "device='meta' must be one that holds numbers"),
+        (["--device", "cpu:0"], "device='cpu:0' must come with together"),
         (["--together", "0"], "together"),
         (["--together", "2", "--device", "nosuch", "--retry"], "device='nosuch' must be a device that torch has here"),
     ):
