@@ -237,3 +237,26 @@ def test_functions_of_ones_own_are_named_where_they_hide_the_stream() -> None:
 
     with pytest.raises(StreamNotFoundError, match=r"functions of the model's own \(Triple\)"):
         predict_sampled(lambda: nn.Sequential(Hidden(), nn.Linear(WIDTH, WIDTH)), _inputs(), 1)
+
+
+def test_a_pass_that_is_repeated_asks_the_weights_anew() -> None:
+    """Of tokens that are almost alike, as what differs by rounding only would be another direction of the same weights."""
+
+    class Behind(nn.Module):
+        def __init__(self, cut: bool) -> None:
+            super().__init__()
+            self.cut, self.up, self.norm, self.down = cut, nn.Linear(128, 256), nn.LayerNorm(256), nn.Linear(256, 128)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.tanh(x)
+            x = x.detach() if self.cut else x
+            for _ in range(2):
+                x = x + self.down(torch.tanh(self.norm(self.up(x))))
+            return x
+
+    generator = torch.Generator().manual_seed(0)
+    x = 0.02 * torch.randn(1, 1, 128, generator=generator) + 1e-4 * torch.randn(4, 16, 128, generator=generator)
+    plain = predict_sampled(lambda: Behind(False), x, 1, at_least=1000)
+    with pytest.warns(UserWarning, match="no gradient passes"):
+        behind = predict_sampled(lambda: Behind(True), x, 1, at_least=1000)
+    np.testing.assert_allclose(behind.log_apjn, plain.log_apjn, rtol=1e-6)

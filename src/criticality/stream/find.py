@@ -75,7 +75,8 @@ def trace(
         model: that is run.
         inputs: of any form that ``arguments`` knows.
         observe: called with each value that depends on the inputs.
-        under: context in which the model is run, such as a mode that takes its weights' place.
+        under: context in which the model is run, such as a mode that takes its weights' place. Its method ``again``, where it has
+            one, is called before a pass is repeated.
         required: whether a residual stream must be found.
 
     Raises:
@@ -145,6 +146,8 @@ def _run(
     for computed, resumed in ((False, False), (True, False), (True, True)):
         if computed and not resumed and not tokens:
             continue
+        if computed and hasattr(under, "again"):
+            under.again()
         ready, sources, tokens = differentiable(inputs)
         recording = Recording(model, tokens, observe, computed, resumed)
         recording.enter(ready)

@@ -82,6 +82,11 @@ class WeightsIntegratedOut(TorchFunctionMode):
             memory = weight.untyped_storage()._cdata
             self._memories[memory] = None if memory in self._memories else root
 
+    def again(self) -> None:
+        """Forget what was revealed of the same weights: a repeated pass asks anew, and what differs by rounding only is no second
+        question."""
+        self.renew(self.generation)
+
     def __enter__(self) -> WeightsIntegratedOut:
         if self._depth == 0:
             self._random = torch.random.fork_rng()
