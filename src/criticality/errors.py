@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from pathlib import Path
 
@@ -47,6 +48,26 @@ class InputsError(CriticalityError):
 
 class ModelFailedError(CriticalityError, RuntimeError):
     """The model's own code raised; the message says what and where."""
+
+
+class OutOfMemoryError(ModelFailedError, MemoryError):
+    """The model, or a batch of it, does not fit into memory."""
+
+
+def model_failed(said: str, error: BaseException) -> ModelFailedError:
+    """The error that says so, of its kind, for code of a model's that raised ``error``."""
+    return (OutOfMemoryError if out_of_memory(error) else ModelFailedError)(said)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that memory ran out: Python's own, torch's of a card, or what torch says of a processor's."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
+
+
+_NO_MEMORY = re.compile(r"(out of|not enough|allocate) memory")
+
+RAISED = (Exception, GeneratorExit)
+"""What code of the user's may raise that is an error of its own; a signal to end the process is none."""
 
 
 class NotFiniteError(CriticalityError):

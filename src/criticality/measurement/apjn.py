@@ -12,12 +12,13 @@ from jaxtyping import Float
 from torch import nn
 
 from criticality.arguments import Seed, Size, check, checked
-from criticality.errors import ArgumentError, CriticalityError, ModelFailedError, raised
+from criticality.errors import RAISED, ArgumentError, CriticalityError, model_failed, raised
 from criticality.lazy import lazy_module
 from criticality.measurement.points import Points
 from criticality.measurement.profile import Profile, profile
 from criticality.measurement.statistics import log_mean, standard_error
 from criticality.probes import Probe, check_probe, probe_name
+from criticality.randomness import forked, seed_everything
 from criticality.schema import profile_dataset
 from criticality.stream.untouched import placed, untouched
 
@@ -153,8 +154,8 @@ def ensemble_profiles(
     """Of each seed, as ``measure_ensemble``; with ``kernels`` those over tokens at the first point, too."""
     profiles: list[Profile] = []
     for seed in seeds:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with forked():
+            seed_everything(seed)
             model = _built(build, seed)
         profiles.append(_profile(model, inputs, points, chain, probes, probe, seed, device, dtype, mode, kernels))
         if progress is not None:
@@ -164,11 +165,13 @@ def ensemble_profiles(
 
 def _built(build: Callable[[int], nn.Module], seed: int) -> nn.Module:
     try:
-        model = build(seed)
+        with torch.inference_mode(False):
+            model = build(seed)
     except CriticalityError:
         raise
-    except Exception as error:
-        raise ModelFailedError(f"build({seed}) must return a model, and its own code raised {raised(error)}") from error
+    except RAISED as error:
+        said = f"build({seed}) must return a model, and its own code raised {raised(error)}"
+        raise model_failed(said, error) from error
     check(nn.Module, f"build({seed})", model)
     return model
 
@@ -244,5 +247,5 @@ def _profile(
     training = mode == "training"
     with placed(model, inputs, device, dtype) as ready, untouched(model, training):
         if training:
-            torch.manual_seed(seed)
+            seed_everything(seed)
         return profile(model, ready, points, chain, probes, seed, probe=probe, kernels=kernels)

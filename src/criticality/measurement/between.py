@@ -18,6 +18,7 @@ from criticality.measurement.points import Points, points_asked_for, resolved
 from criticality.measurement.profile import gradient_norms, squared_norm
 from criticality.measurement.starts import normal_probe
 from criticality.measurement.statistics import log_mean
+from criticality.randomness import forked, seed_everything
 from criticality.schema import SCHEMA
 from criticality.stream import Call, trace
 from criticality.stream.find import watch
@@ -130,8 +131,8 @@ def measure_forward_ensemble(
     """
     runs: list[xr.Dataset] = []
     for seed in seeds:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with forked():
+            seed_everything(seed)
             model = build(seed)
         runs.append(measure_forward(model, inputs, start=start, seed=seed, **settings))
         if progress is not None:

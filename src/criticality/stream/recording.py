@@ -19,6 +19,7 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from criticality.stream.inputs import mapped
 from criticality.stream.opened import composite, opened
 from criticality.stream.tensors import (
     address_of,
@@ -150,6 +151,8 @@ class Recording(TorchFunctionMode):
         if args and _writes(name):
             for tensor in given if name == "batch_norm" else args[:1]:
                 self._keep(tensor)
+        for tensor in tensors_in(kwargs["out"]) if kwargs.get("out") is not None else ():
+            self._keep(tensor)
         output = func(*args, **kwargs)
         if self._computed is not None and self._is_computed(given, output):
             self._computed[output] = True
@@ -198,11 +201,19 @@ class Recording(TorchFunctionMode):
                 self._derived[tensor] = parameters
         return None
 
-    def enter(self, value: Any) -> None:
-        """Note tensors that come from outside the model, such as its inputs: they are made in no module."""
-        for tensor in tensors_in(value):
-            if tensor.grad_fn is not None and tensor.grad_fn not in self.record.calls:
-                self._add(tensor, self._call("input", tensor.grad_fn))
+    def enter(self, value: Any) -> Any:
+        """Note tensors that come from outside the model, such as its inputs: they are made in no module; what is to be put in."""
+
+        def noted(tensor: Tensor) -> Tensor:
+            if tensor.grad_fn is None or tensor.grad_fn in self.record.calls:
+                return tensor
+            call = self._call("input", tensor.grad_fn)
+            replaced = self._add(tensor, call)
+            if replaced is not None and replaced.grad_fn is not None:
+                self.record.calls[replaced.grad_fn] = call
+            return tensor if replaced is None else replaced
+
+        return mapped(noted, value)
 
     def _passed_on(self, tensor: Tensor) -> Call | None:
         """The call of a value that a function of somebody's own returns as it was given, to be told of the backward pass."""

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from criticality.errors import UnknownLawError
+from criticality.randomness import forked, seed_everything
 from criticality.stream.opened import composite, opened
 from criticality.stream.sharded import is_sharded
 from criticality.stream.tensors import memory_of, tensors_in
@@ -84,9 +85,9 @@ class WeightsIntegratedOut(TorchFunctionMode):
 
     def __enter__(self) -> WeightsIntegratedOut:
         if self._depth == 0:
-            self._random = torch.random.fork_rng()
+            self._random = forked()
             self._random.__enter__()
-            torch.manual_seed(self.seed)
+            seed_everything(self.seed)
         self._depth += 1
         return super().__enter__()
 
