@@ -8,7 +8,10 @@ from pathlib import Path
 
 
 class CriticalityError(ValueError):
-    """Base of all that the library refuses."""
+    """Base of all that the library refuses; the message is on one line, whatever was given."""
+
+    def __init__(self, said: object = "") -> None:
+        super().__init__(" ".join(str(said).split()))
 
 
 def raised(error: BaseException) -> str:

@@ -30,6 +30,7 @@ def forked(devices: Sequence[int] | None = None) -> Iterator[None]:
 
 def seed_everything(seed: int) -> None:
     """Start all random numbers anew."""
+    seed = int(seed)  # Python's takes no numpy integer
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)

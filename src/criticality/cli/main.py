@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from criticality.arguments import meant, shown
+from criticality.cli.output import prints_aside, say
 from criticality.errors import CriticalityError, out_of_memory, raised
 from criticality.initialized import heard
 
@@ -79,7 +80,7 @@ class Verbs(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with warnings.catch_warnings(), heard():
+            with warnings.catch_warnings(), heard(), prints_aside():
                 if not sys.warnoptions:  # what libraries say of one another is nothing that a user of a verb can mend
                     warnings.filterwarnings("ignore", module=r"(torch|timm|transformers|lightning)\b")
                 return _refusing(lambda: super(Verbs, self).invoke(ctx))
@@ -163,7 +164,7 @@ def _version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
 def main(ctx: click.Context) -> None:
     """Predict, measure and compare how gradients grow with depth at initialization."""
     if ctx.invoked_subcommand is None:
-        click.echo(FIRST_STEPS)
+        say(FIRST_STEPS)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,7 @@ def measure(
     return _dataset([measured], mean, error, probes=probes, probe=probe_name(probe), seeds=1, seed=seed)
 
 
+@checked
 def measure_chains(model: nn.Module, inputs: Any, **settings: Any) -> dict[str, xr.Dataset]:
     """A profile of every residual stream of a model, by name: encoder and decoder, or the towers of a model of two inputs.
 
@@ -136,6 +137,7 @@ def measure_ensemble(
     return ensemble_dataset(profiles, probes=probes, probe=probe_name(probe), seeds=len(chosen), seed=chosen[0])
 
 
+@checked
 def ensemble_profiles(
     build: Callable[[int], nn.Module],
     inputs: Any,
@@ -154,6 +156,7 @@ def ensemble_profiles(
     """Of each seed, as ``measure_ensemble``; with ``kernels`` those over tokens at the first point, too."""
     profiles: list[Profile] = []
     for seed in seeds:
+        check(Seed, "seed", seed)
         with forked():
             seed_everything(seed)
             model = _built(build, seed)
@@ -176,6 +179,7 @@ def _built(build: Callable[[int], nn.Module], seed: int) -> nn.Module:
     return model
 
 
+@checked
 def ensemble_dataset(profiles: list[Profile], **attrs: Any) -> xr.Dataset:
     """``log E J`` over profiles with its standard error over them.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from criticality.arguments import Seed, Size, checked
+from criticality.arguments import Seed, Size, check, checked
 from criticality.errors import ArgumentError, NotFiniteError
 from criticality.lazy import lazy_module
 from criticality.measurement.points import Points, points_asked_for, resolved
@@ -108,6 +108,7 @@ def measure_forward(
     return _square_dataset(values[None], positions, seed).isel(block=0, drop=True)
 
 
+@checked
 def measure_forward_ensemble(
     build: Callable[[int], nn.Module],
     inputs: Any,
@@ -131,6 +132,7 @@ def measure_forward_ensemble(
     """
     runs: list[xr.Dataset] = []
     for seed in seeds:
+        check(Seed, "seed", seed)
         with forked():
             seed_everything(seed)
             model = build(seed)

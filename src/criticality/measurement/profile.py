@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
+from criticality.arguments import checked
 from criticality.errors import NotFiniteError, ZeroGradientError, model_failed
 from criticality.measurement.axes import Moment, moment, stream_axes
 from criticality.measurement.points import Points, points_asked_for, resolved
@@ -60,6 +61,7 @@ class Profile:
     start: Float[np.ndarray, "batch tokens tokens"] | None = None
 
 
+@checked
 def profile(
     model: nn.Module,
     inputs: Any,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
+from criticality.arguments import check
 from criticality.errors import InputsError, StreamNotFoundError
 from criticality.stream.flow import Flow, SideInput, hides_much, hold_side_inputs, largest_region
 from criticality.stream.graph import graph_of
@@ -77,6 +78,7 @@ def trace(
         ModelFailedError: the model's own code raised.
         StreamNotFoundError: no point through which the whole data flow goes and where something is added.
     """
+    check(nn.Module, "model", model)
     model = original(model)
     record, returned = _run(model, inputs, observe, under)
     sources = record.sources

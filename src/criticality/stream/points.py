@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from torch.autograd.function import BackwardCFunction
 
+from criticality.arguments import checked
 from criticality.errors import StreamNotFoundError
 from criticality.stream.flow import Flow
 from criticality.stream.graph import Graph
@@ -340,6 +341,7 @@ def _holds(layout: Layout, node: int, visit: int) -> bool:
     return visit in layout.record.ancestors(layout.visit(node)) or visit in layout.owners(node)
 
 
+@checked
 def named_points(layout: Layout, names: Sequence[tuple[str, str]]) -> list[Point]:
     """Points that are given by names of modules and their sides, ``input`` or ``output``, one block between any two.
 

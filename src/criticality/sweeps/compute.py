@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from criticality.arguments import checked
 from criticality.errors import RAISED, ArgumentError, out_of_memory, raised
 from criticality.randomness import seed_everything
 from criticality.sweeps.study import Cell, Values
@@ -39,6 +40,7 @@ class Computed:
     seconds: float
 
 
+@checked
 def compute_cell(compute: str, cell: Cell, memory_gb: float | None) -> Computed:
     """One cell of a study; nothing that it does is raised."""
     began = time.perf_counter()
@@ -61,8 +63,7 @@ def failure(error: BaseException, memory_gb: float | None) -> tuple[str, str]:
     """Status and message of what raised."""
     if not out_of_memory(error):
         return FAILED, raised(error)[:500]
-    there = "there is" if memory_gb is None else f"memory_gb={memory_gb}"
-    return OUT_OF_MEMORY, f"needed more memory than {there}: {raised(error)}"[:500]
+    return OUT_OF_MEMORY, "needed more than " + ("there is" if memory_gb is None else f"memory_gb={memory_gb}")
 
 
 def compute_cells(compute: str, cells: Mapping[int, Cell], memory_gb: float | None) -> dict[int, Computed]:

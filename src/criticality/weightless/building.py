@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from criticality.arguments import check, checked
+from criticality.arguments import Count, Seed, check, checked
 from criticality.errors import RAISED, CriticalityError, UnknownLawError, model_failed, raised
 from criticality.randomness import forked, seed_everything
 from criticality.weightless.creation import contents_of, created
@@ -48,7 +48,7 @@ class _DataOfRealTensors(TorchFunctionMode):
 
 
 @checked
-def build_without_weights(factory: Callable[[], Model], *, at_least: int = AT_LEAST, seed: int = 0) -> Model:
+def build_without_weights(factory: Callable[[], Model], *, at_least: Count = AT_LEAST, seed: Seed = 0) -> Model:
     """Call ``factory`` and return the model that it builds, in which large floating parameters are ``RandomWeight``.
 
     The model's own initialization runs; what it does to a large parameter is played on a sample of the entries. Small

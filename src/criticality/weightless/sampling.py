@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from criticality.arguments import Seed, checked
 from criticality.errors import UnknownLawError
 from criticality.randomness import forked, seed_everything
 from criticality.stream.opened import composite, opened
@@ -55,8 +56,9 @@ class WeightsIntegratedOut(TorchFunctionMode):
         True
     """
 
+    @checked
     def __init__(
-        self, weights: Mapping[Tensor, Law] | None = None, *, seed: int = 0, model: nn.Module | None = None
+        self, weights: Mapping[Tensor, Law] | None = None, *, seed: Seed = 0, model: nn.Module | None = None
     ) -> None:
         super().__init__()
         self.model = model
