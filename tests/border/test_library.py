@@ -180,6 +180,7 @@ CALLS: list[tuple[Callable, dict]] = [
     (models.write_weights, {"model": Stream(), "path": "/proc/nowhere.safetensors"}),
     (phases.collapse_map, {"function": TANH, "sigma_w": [1.0], "attention_weight": [1.0], "mlp_weight": [1.0]}),
     (phases.crossover_depth, {"function": TANH, "alpha": 1.0, "weight_variance": 1.0, "q0": 1.0}),
+    (phases.crossover_depth_small_alpha, {"function": TANH, "alpha": 1.0, "weight_variance": 1.0}),
     (phases.law_of, {"step": ResidualStep(LayerNorm()), "q0": 1.0}),
     (phases.layer_norm_critical_bias, {"function": TANH, "weight_variance": 1.5}),
     (phases.layer_norm_exponent_with_attention, {"value_output_variance": 1.0, "mlp_variance": 1.0}),

@@ -130,7 +130,6 @@ def test_a_backward_pass_that_fails_is_said_in_a_sentence() -> None:
         measure(nets.build(nets.Overwritten), nets.vectors())
 
 
-@pytest.mark.parametrize("depth", [1, 2])
 class Returning(nn.Module):
     """All that a network passes through on its way, in some order and form."""
 
@@ -160,6 +159,7 @@ def test_the_stream_ends_where_the_deepest_of_several_outputs_begins(form: Any) 
     np.testing.assert_allclose(_at_boundaries(measure(net, x), len(expected)), expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("depth", [1, 2])
 def test_rotations_inside_attention_are_no_points_of_a_shallow_stream(depth: int) -> None:
     net, x = nets.build(nets.Rotary, depth), nets.vectors()
     run_plainly(net, x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,15 @@ def measure_forward(
     Raises:
         ValueError: ``start`` outside the stream, ``tangents`` below 1, or as ``measure``.
     """
-    with placed(model, inputs, device, dtype) as ready, untouched(model), sdpa_kernel(SDPBackend.MATH):
+    with (
+        placed(model, inputs, device, dtype) as ready,
+        untouched(model),
+        sdpa_kernel(SDPBackend.MATH),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings(
+            "ignore", category=FutureWarning, module=r"torch\.jit"
+        )  # torch's own rules for tangents
         with forward_ad.dual_level():  # as below: code may take other ways in forward mode
             found = trace(model, ready, required=resolved(model, points)[1])
             asked, _ = points_asked_for(model, found, points)

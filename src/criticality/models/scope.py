@@ -11,7 +11,7 @@ from torch import nn
 from criticality.errors import ArgumentError
 from criticality.models.behaviour import Behaviour
 from criticality.models.patterns import Patterns, check_patterns, matches
-from criticality.models.sites import QK_NORM, SITE_KINDS, norms_by_flow, on_heads_by_shape
+from criticality.models.sites import QK_NORM, SITE_KINDS, SiteKind, norms_by_flow, on_heads_by_shape
 from criticality.models.survey import Survey
 
 
@@ -39,7 +39,10 @@ class Scope:
     ):
         self.model, self.found, self.keep, self.only = model, found, keep, only
         names = [*found.norms, *found.others]
-        self.by_flow, self._calls = (None, []) if inputs is None else norms_by_flow(model, inputs, names)
+        self.by_flow: dict[str, SiteKind] | None = None
+        self._calls: list[tuple[str, str]] = []
+        if inputs is not None:
+            self.by_flow, self._calls = norms_by_flow(model, inputs, names)
         for argument, patterns in (("keep", keep), ("only", only)):
             check_patterns(argument, patterns or (), names, "a norm of the model", self._matches)
         self._patterns = Patterns(keep or (), ("*",) if only is None else only, self._matches)
