@@ -74,7 +74,7 @@ def measure(
     Raises:
         StreamNotFoundError: no residual stream, or not the points asked for.
         InputsError: nothing in the inputs that a gradient can be taken by.
-        ModelFailedError: the model's own code raised.
+        ModelFailedError: the model's own code raised; ``OutOfMemoryError`` where it was memory that it had not.
         NotFiniteError: a stream or gradient that is not finite, or a gradient that is 0.
         ValueError: ``probes`` below 1; as ``probe_kernel``.
     """

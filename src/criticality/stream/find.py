@@ -20,7 +20,8 @@ from criticality.stream.flow import Flow, SideInput, hides_much, hold_side_input
 from criticality.stream.graph import graph_of
 from criticality.stream.inputs import call, differentiable
 from criticality.stream.points import ADDITIONS, Layout, Point, Step, additions_on_skip, points, steps, weighted_joins
-from criticality.stream.recording import Observe, Record, Recording
+from criticality.stream.record import Observe, Record
+from criticality.stream.recording import Recording
 from criticality.stream.tensors import node_name, tensors_in
 from criticality.stream.untouched import at_the_end, written_back
 
@@ -88,6 +89,11 @@ def trace(
             " and it looks none of them up"
         )
     outputs = [tensor for tensor in tensors_in(returned) if tensor.grad_fn is not None]
+    if not tensors_in(returned):
+        raise InputsError(
+            f"output of {type(model).__name__} must be tensors, or tuples, lists, mappings or dataclasses of them, and is a"
+            f" {type(returned).__name__}"
+        )
     if not outputs:
         raise InputsError(
             f"output of {type(model).__name__} must depend on its inputs by differentiable operations, and does not"

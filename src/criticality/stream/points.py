@@ -13,7 +13,7 @@ from criticality.arguments import checked
 from criticality.errors import StreamNotFoundError
 from criticality.stream.flow import Flow
 from criticality.stream.graph import Graph
-from criticality.stream.recording import PASSED_ON, Call, Record
+from criticality.stream.record import PASSED_ON, Call, Record
 from criticality.stream.tensors import node_name
 
 ADDITIONS = ("Add", "Sub", "Rsub", "Lerp", "IndexAdd", "ScatterAdd", "IndexPut")

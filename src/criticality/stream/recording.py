@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from criticality.stream.inputs import mapped
 from criticality.stream.opened import composite, opened
+from criticality.stream.record import PASSED_ON, Call, Observe, Record, Visit
 from criticality.stream.tensors import (
     address_of,
     contracted_axes,
@@ -29,78 +29,9 @@ from criticality.stream.tensors import (
     nodes_in,
     same_index,
     tensors_in,
+    writes,
+    written_to,
 )
-
-Observe = Callable[["Call", Tensor], Tensor | None]
-"""Called with each new value that depends on the sources, as soon as it is made; what it returns takes its place.  A method
-``before_write``, where it has one, is called with each tensor that is about to be written to."""
-
-
-@dataclass(slots=True)
-class Call:
-    """What made a value.
-
-    Attributes:
-        number: how many calls made values before.
-        function: as torch names it, such as ``linear``; of a value that was made out of sight the name of its node.
-        node: of the autograd graph.
-        shapes: of the outputs, by their number.
-        visit: number of the innermost module that it was made in.
-        parameters: names of those that it took, directly or by way of tensors made from them.
-        blocked: whether it took a value that depends on the sources but passes no gradient on.
-        contracted: of the weights that it took, the axes that it sums over.
-    """
-
-    number: int
-    function: str
-    node: Node
-    shapes: dict[int, tuple[int, ...]]
-    visit: int
-    parameters: tuple[str, ...] = ()
-    blocked: bool = False
-    contracted: dict[str, tuple[int, ...]] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Visit:
-    """One run of one module.
-
-    Attributes:
-        name: of the module, as ``named_modules`` has it.
-        parent: number of the visit that it was entered from; -1 of the outermost.
-        entered, left: nodes of the tensors that came in and went out.
-        kind: name of the module's class, for people.
-    """
-
-    name: str
-    kind: str
-    parent: int
-    entered: tuple[Node, ...] = ()
-    left: tuple[Node, ...] = ()
-
-    @property
-    def made(self) -> tuple[Node, ...]:
-        """Of what went out, what had not come in."""
-        return tuple(node for node in self.left if node not in self.entered)
-
-
-@dataclass
-class Record:
-    """What was seen of one forward pass, by node; the graph lives as long as the record does."""
-
-    calls: dict[Node, Call] = field(default_factory=dict)
-    visits: list[Visit] = field(default_factory=list)
-    sources: list[Tensor] = field(default_factory=list)
-
-    def ancestors(self, visit: int) -> Iterator[int]:
-        """A visit and those that it is in, from the inside out."""
-        while visit >= 0:
-            yield visit
-            visit = self.visits[visit].parent
-
-
-PASSED_ON = "alias"
-"""Function of a value that is the very one before it."""
 
 
 class Recording(TorchFunctionMode):
@@ -148,16 +79,15 @@ class Recording(TorchFunctionMode):
             with self:
                 return opened(func)(*args, **kwargs)
         given = tensors_in((args, kwargs))
-        if args and _writes(name):
-            for tensor in given if name == "batch_norm" else args[:1]:
-                self._keep(tensor)
-        for tensor in tensors_in(kwargs["out"]) if kwargs.get("out") is not None else ():
+        for tensor in written_to(name, args, kwargs):
             self._keep(tensor)
         output = func(*args, **kwargs)
         if self._computed is not None and self._is_computed(given, output):
             self._computed[output] = True
-        if name in self._LOOKUPS and self._is_source(given, output):
-            return self._source(output)
+        looked_up = output[0] if name == "embedding_bag" and isinstance(output, tuple) else output
+        if name in self._LOOKUPS and self._is_source(given, looked_up):
+            source = self._source(looked_up)
+            return source if looked_up is output else (source, *output[1:])
         with torch._C.DisableTorchFunction():  # what is asked of tensors here is no call of the model
             replaced = self._note(name, given, output, args, kwargs)
         return output if replaced is None else replaced
@@ -188,7 +118,7 @@ class Recording(TorchFunctionMode):
                     call = self._call(name, tensor.grad_fn, parameters, blocked)
                     if parameters:
                         call.contracted = self._contracted(name, given, args, kwargs or {})
-                    if parameters or _writes(name):
+                    if parameters or writes(name):
                         self._hidden(name, tensor.grad_fn, parameters, call.contracted)
                 replaced = self._add(tensor, call)
                 if tensor is output and replaced is not None:
@@ -399,11 +329,3 @@ _QUESTIONS = frozenset(
     )
 )
 """Calls that make no tensor and are asked often."""
-
-
-_WRITING = frozenset(("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "batch_norm"))
-"""Calls that write to a tensor, beside those whose name ends in ``_``."""
-
-
-def _writes(name: str) -> bool:
-    return name in _WRITING or (name.endswith("_") and not name.endswith("__"))
