@@ -59,11 +59,19 @@ class Visit:
 
 @dataclass
 class Record:
-    """What was seen of one forward pass, by node; the graph lives as long as the record does."""
+    """What was seen of one forward pass, by node; the graph lives as long as the record does.
+
+    Attributes:
+        calls: of each value what made it.
+        visits: runs of modules, in the order in which they began.
+        sources: from which paths of the data start.
+        resumed: those of them that depend on inputs whose gradient does not reach them.
+    """
 
     calls: dict[Node, Call] = field(default_factory=dict)
     visits: list[Visit] = field(default_factory=list)
     sources: list[Tensor] = field(default_factory=list)
+    resumed: list[Node] = field(default_factory=list)
 
     def ancestors(self, visit: int) -> Iterator[int]:
         """A visit and those that it is in, from the inside out."""
@@ -74,6 +82,9 @@ class Record:
 
 PASSED_ON = "alias"
 """Function of a value that is the very one before it."""
+
+RESUMED = "where gradients begin"
+"""Function of a value that no gradient passes and that is a source."""
 
 
 Observe = Callable[[Call, Tensor], Tensor | None]
