@@ -240,7 +240,12 @@ def _check_container(origin: type, inner: tuple[Any, ...], name: str, value: Any
     if isinstance(value, Mapping) and len(inner) == 2:
         for key, entry in value.items():
             check(inner[0], f"a key of {name}", key)
-            check(inner[1], f"{name}[{key!r}]", entry)
+            try:
+                check(inner[1], name, entry)
+            except CriticalityError:
+                check(
+                    inner[1], f"{name}[{shown(key)}]", entry
+                )  # words for a key take long: that of a tensor has its numbers
     elif isinstance(value, Sequence) and inner:
         fixed = origin is tuple and inner[-1] is not Ellipsis
         if fixed and len(inner) != len(value):
