@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -238,7 +239,8 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
             return
         with ExitStack() as stack:
             folder = stack.enter_context(TemporaryDirectory(prefix="criticality-", ignore_cleanup_errors=True))
-            with _uninterrupted():
+            with _uninterrupted(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", r"\s*Port \d+ is already in use")  # by another study's dashboard
                 try:
                     cluster = LocalCluster(
                         n_workers=workers,
