@@ -6,7 +6,7 @@ Theory, without torch: ``propagate`` on a ``Network`` built by ``resnet``, ``tra
 (``read_network``); kernels, norms, branches, edits.
 
 Public is what the packages below list in ``__all__``; modules inside them, and ``arguments``, ``devices``, ``lazy``, ``moved``,
-``extras``, ``python_file`` beside them, are internal.
+``extras``, ``python_file``, ``randomness`` beside them, are internal.
 """
 
 import sys

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections.abc
 import inspect
 import math
+import os
 import types
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -47,7 +48,7 @@ class Number:
         Raises:
             CriticalityError: naming the argument, its value and what is allowed.
         """
-        number = float(value) if is_real(value) else math.nan
+        number = _float(value) if is_real(value) else math.nan
         if not (self.low <= number <= self.high) or (self.above and number == self.low):
             beyond = f", at most {self.high:g}" if math.isfinite(number) and abs(number) > self.high >= LARGEST else ""
             raise _wrong(name, value, self.allowed() + beyond)
@@ -203,6 +204,8 @@ def check(hint: Any, name: str, value: Any) -> None:
         _check_union(inner, name, value)
     elif origin is Literal:
         check_choice(name, value, inner)
+    elif origin is os.PathLike:
+        _check_path(name, value)
     elif isinstance(origin, type):
         _check_container(origin, inner, name, value)
     elif hint in _SCALARS:
@@ -213,6 +216,8 @@ def check(hint: Any, name: str, value: Any) -> None:
 
 def _check_union(inner: tuple[Any, ...], name: str, value: Any) -> None:
     """Where all refuse, a number is told its bounds, anything else what it may be instead."""
+    if isinstance(value, str) and not value.strip() and any(get_origin(one) is os.PathLike for one in inner):
+        raise _wrong(name, value, "a path")
     refusals = []
     for one in inner:
         try:
@@ -235,13 +240,23 @@ def _check_container(origin: type, inner: tuple[Any, ...], name: str, value: Any
     if isinstance(value, Mapping) and len(inner) == 2:
         for key, entry in value.items():
             check(inner[0], f"a key of {name}", key)
-            check(inner[1], f"{name}[{key!r}]", entry)
+            try:
+                check(inner[1], name, entry)
+            except CriticalityError:
+                check(
+                    inner[1], f"{name}[{shown(key)}]", entry
+                )  # words for a key take long: that of a tensor has its numbers
     elif isinstance(value, Sequence) and inner:
         fixed = origin is tuple and inner[-1] is not Ellipsis
         if fixed and len(inner) != len(value):
             raise _wrong(name, value, f"a tuple of {len(inner)} values")
         for index, entry in enumerate(value):
             check(inner[index if fixed else 0], f"{name}[{index}]", entry)
+
+
+def _check_path(name: str, value: Any) -> None:
+    if not isinstance(value, os.PathLike) or isinstance(os.fspath(value), bytes):
+        raise _wrong(name, value, "a path")
 
 
 def _check_class(hint: type, name: str, value: Any) -> None:
@@ -263,6 +278,25 @@ def _check_array(name: str, value: Any) -> None:
         raise _wrong(name, value, "an array of numbers")
 
 
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf
+
+
+class _Text:
+    """What can be a name or a path."""
+
+    longest = 1000
+
+    def check(self, name: str, value: Any) -> None:
+        if not isinstance(value, str):
+            raise _wrong(name, value, "text")
+        if len(value) > self.longest or "\0" in value:
+            raise _wrong(name, value, f"text of {self.longest} characters at most, without zero bytes")
+
+
 class _Instance:
     """One of a few classes, without bounds."""
 
@@ -278,7 +312,7 @@ _SCALARS: dict[Any, Any] = {
     float: Number(low=-math.inf, high=math.inf),
     int: Whole(low=-(2**53)),
     bool: _Instance((bool, np.bool_), "True or False"),
-    str: _Instance((str,), "text"),
+    str: _Text(),
     type(None): _Instance((type(None),), "None"),
 }
 _CONTAINERS: dict[Any, str] = {

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from pathlib import Path
 
 
 class CriticalityError(ValueError):
-    """Base of all that the library refuses."""
+    """Base of all that the library refuses; the message is on one line, whatever was given."""
+
+    def __init__(self, said: object = "") -> None:
+        super().__init__(" ".join(str(said).split()))
 
 
 def raised(error: BaseException) -> str:
@@ -47,6 +51,26 @@ class InputsError(CriticalityError):
 
 class ModelFailedError(CriticalityError, RuntimeError):
     """The model's own code raised; the message says what and where."""
+
+
+class OutOfMemoryError(ModelFailedError, MemoryError):
+    """The model, or a batch of it, does not fit into memory."""
+
+
+def model_failed(said: str, error: BaseException) -> ModelFailedError:
+    """The error that says so, of its kind, for code of a model's that raised ``error``."""
+    return (OutOfMemoryError if out_of_memory(error) else ModelFailedError)(said)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that memory ran out: Python's own, torch's of a card, or what torch says of a processor's."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
+
+
+_NO_MEMORY = re.compile(r"(out of|not enough|allocate) memory")
+
+RAISED = (Exception, GeneratorExit)
+"""What code of the user's may raise that is an error of its own; a signal to end the process is none."""
 
 
 class NotFiniteError(CriticalityError):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 
@@ -11,8 +13,11 @@ def lazy_names(
     package: str, modules: Mapping[str, Sequence[str]], renamed: Mapping[str, str] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of a package whose ``modules`` hold the given names, or are names themselves;
-    ``renamed`` are names of earlier versions with what they are called now."""
+    ``renamed`` are names of earlier versions with what they are called now.
+
+    A name stays what is held, also where the module that holds it is called the same and is imported."""
     home = {name: module for module, names in modules.items() for name in names}
+    _keep_names(package, set(home))
 
     def get(name: str) -> Any:
         if name in home:
@@ -23,6 +28,17 @@ def lazy_names(
         raise AttributeError(f"module {package!r} has no attribute {name!r}{now}")
 
     return get, lambda: sorted({*home, *(module for module in modules if "." not in module)})
+
+
+def _keep_names(package: str, names: set[str]) -> None:
+    """Importing ``package.name`` makes the module an attribute of its package, in the place of what ``__getattr__`` would find."""
+
+    class Package(ModuleType):
+        def __setattr__(self, name: str, value: Any) -> None:
+            if not (name in names and isinstance(value, ModuleType)):
+                super().__setattr__(name, value)
+
+    sys.modules[package].__class__ = Package
 
 
 class LazyModule:

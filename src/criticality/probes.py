@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from criticality.arguments import check, shown
 from criticality.errors import ArgumentError
 from criticality.lazy import lazy_module
 
@@ -35,9 +36,10 @@ def check_probe(probe: Probe) -> None:
     if isinstance(probe, str):
         if probe not in PROBES:
             raise ArgumentError(
-                f"probe={probe!r} must be one of {', '.join(map(repr, PROBES))}, or a kernel over tokens"
+                f"probe={shown(probe)} must be one of {', '.join(map(repr, PROBES))}, or a kernel over tokens"
             )
         return
+    check(np.ndarray, "probe", probe)
     kernel = np.asarray(probe, dtype=float)
     if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1] or not np.all(np.isfinite(kernel)):
         raise ArgumentError(

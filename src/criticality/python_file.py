@@ -19,7 +19,7 @@ def load_file(path: str, what: str = "file") -> Any:
     Raises:
         ValueError: no such file, or one that cannot be imported.
     """
-    file = Path(path)
+    file = Path(path).expanduser()
     if not file.is_file():
         raise FileError(f"{what} {path!r} must exist, and does not")
     name = f"_criticality_{file.stem}_{abs(hash(str(file.resolve())))}"

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from criticality.errors import FileError
+from criticality.errors import ArgumentError, FileError
 from criticality.lazy import lazy_module
 
 if TYPE_CHECKING:
@@ -129,6 +129,17 @@ def write_text(text: str, path: str | os.PathLike[str]) -> Path:
     with whole_or_absent(path) as file:
         file.write_text(text, encoding="utf-8")
     return Path(path)
+
+
+def require_variables(dataset: xr.Dataset, argument: str, *names: str) -> None:
+    """Refuse a dataset of another kind.
+
+    Raises:
+        ArgumentError: naming the argument and the first variable or coordinate that it has not.
+    """
+    missing = [name for name in names if name not in dataset.variables]
+    if missing:
+        raise ArgumentError(f"{argument} must be a dataset with {', '.join(names)}, and has no {missing[0]!r}")
 
 
 def plain(value: Any) -> Any:

@@ -132,6 +132,21 @@ def test_a_module_of_ones_own_is_measured_and_predicted(tmp_path):
     assert "--way='no' must be one of" in run("predict", "timm:vit_tiny_patch16_224", "--way", "no").stderr
 
 
+def test_what_a_model_prints_does_not_mix_with_what_is_printed(tmp_path, monkeypatch):
+    """A file below the home folder, with the line ends of another system."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code = (
+        "import torch\nfrom torch import nn\nprint('loaded')\n"
+        "class Block(nn.Linear):\n    def forward(self, x):\n        print('run')\n        return x + super().forward(x)\n"
+        "def model():\n    print('built')\n    return nn.Sequential(Block(4, 4), Block(4, 4))\n"
+        "def inputs(model):\n    return torch.ones(2, 3, 4)\n"
+    )
+    (tmp_path / "own model.py").write_bytes(code.replace("\n", "\r\n").encode())
+    result = CliRunner().invoke(main, ["measure", "module:~/own model.py:model", "--seeds", "2", "--json"])
+    assert json.loads(result.stdout)["block"] == [0, 1, 2]
+    assert {"loaded", "built", "run"} <= set(result.stderr.splitlines())
+
+
 def test_a_model_file_may_import_a_file_beside_it(tmp_path):
     (tmp_path / "beside_it.py").write_text(OWN)
     (tmp_path / "main.py").write_text("from beside_it import inputs, points, stream")

@@ -89,6 +89,14 @@ def test_forward_mode_and_all_pairs_agree_with_full_jacobians():
     np.testing.assert_allclose(measure_between(model, _inputs(), probes=100).log_apjn, exact, atol=0.08)
 
 
+def test_forward_mode_starts_at_an_input_that_is_the_stream():
+    torch.manual_seed(3)
+    blocks, x = Tower().eval().blocks, torch.randn(2, 3, 6)
+    jacobian = torch.autograd.functional.jacobian(blocks, x)
+    exact = math.log(float(jacobian.square().sum()) / x.numel())
+    assert float(measure_forward(blocks, x, tangents=500).log_apjn[-1]) == pytest.approx(exact, abs=0.06)
+
+
 def test_duality_of_reverse_and_forward_mode_on_a_vision_transformer():
     """One trace, two estimators: a vector at the end sent back, a tangent at the start sent forward."""
     from criticality.models import ViTSpec, photographs

@@ -1,5 +1,7 @@
 """In which mode a model is measured, and that the result says so."""
 
+import random
+import threading
 import warnings
 
 import numpy as np
@@ -44,9 +46,9 @@ def exact(model, seed):
 def test_training_mode_is_that_of_a_training(drop, seen):
     model = net(drop, seen)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    random = torch.get_rng_state()
+    before_random = torch.get_rng_state()
     measured = measure(model, X, mode="training", seed=3, probes=400)
-    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(torch.get_rng_state(), before_random)
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0)
     assert measured.mode == "training"
@@ -70,3 +72,55 @@ def test_evaluation_mode_says_whose_statistics_it_uses():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         measure(seen, X, mode="training")
+
+
+class Drawing(nn.Module):
+    """Drops channels by numbers of numpy and itself by one of Python, normalizes its weight by a power iteration, keeps values."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6))
+        self.cache, self.seen, self.calls = None, [], {"of": "the user"}
+
+    def forward(self, x):
+        y = torch.tanh(self.linear(x))
+        self.cache = y if self.cache is None else torch.cat([self.cache, y], 1)
+        self.seen.append(y)
+        self.calls["last"] = y
+        if self.training:
+            y = y * torch.as_tensor(np.random.rand(6) > 0.5) * (random.random() + 0.5)  # noqa: NPY002
+        return x + y
+
+
+def test_what_a_model_draws_writes_and_keeps_is_as_it_was():
+    torch.manual_seed(0)
+    model = nn.Sequential(*(Drawing() for _ in range(3)))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # noqa: NPY002
+    first, again = (measure(model, X, mode="training", seed=5) for _ in range(2))
+    np.testing.assert_array_equal(first.log_apjn, again.log_apjn)
+    assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())  # noqa: NPY002
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    assert [(one.cache, one.seen, one.calls) for one in model] == [(None, [], {"of": "the user"})] * 3
+
+
+def test_threads_that_measure_one_model_wait_for_each_other():
+    model, found = net(0.4, 5), []
+    threads = [threading.Thread(target=lambda: found.append(measure(model, X))) for _ in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    assert len({float(one.log_apjn[0]) for one in found}) == 1
+    assert len(found) == 4
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert model.training
+
+
+@pytest.mark.parametrize("device", ["meta"])
+def test_a_default_device_of_the_users_is_the_models_own_affair(device):
+    model = net(0.4, 5)
+    expected = measure(model, X, probe="pooled")
+    with torch.device(device):
+        np.testing.assert_array_equal(measure(model, X, probe="pooled").log_apjn, expected.log_apjn)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn import functional
 
 from criticality.models import DynamicPointwise, model_spec, replace_norms, write_weights
 
@@ -154,3 +155,49 @@ def test_norms_of_queries_and_keys_as_wide_as_the_stream_are_found_in_the_data_f
     assert isinstance(model.layers[0].post_attention_layernorm, DynamicPointwise)
     open_by_shape = replace_norms(description.build(), "dyt")
     assert all("seen with inputs" in one.note for one in open_by_shape.replacements if one.name in kept)
+
+
+class Called(nn.Module):
+    """Norms that are functions, or modules that are in no module, beside one that is."""
+
+    def __init__(self, plain):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+        self.plain = [nn.LayerNorm(8) for _ in range(3)] if plain else None
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x):
+        for number, layer in enumerate(self.layers):
+            x = x + layer(self.plain[number](x) if self.plain else functional.layer_norm(x, (8,)))
+        return self.norm(x)
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_norms_of_the_stream_that_are_no_modules_are_said_to_be_left(plain):
+    x = torch.randn(2, 3, 8)
+    found = replace_norms(Called(plain), "dyt", inputs=x)
+    assert [one.name for one in found.replacements] == ["norm"]
+    assert [str(one) for one in found.kept] == [
+        f"'after layers.{number}': layer_norm kept, as it is a call and no module" for number in range(3)
+    ]
+    with pytest.raises(ValueError, match=r"norm at 'after layers.0' must be a module, and is a call of layer_norm"):
+        replace_norms(Called(plain), "dyt", inputs=x, strict=True)
+
+
+def test_what_is_converted_under_inference_mode_can_be_trained():
+    model = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8))
+    with torch.inference_mode():
+        replace_norms(model, "dyt")
+    model(torch.randn(2, 8)).sum().backward()
+    assert model[0].alpha.grad is not None
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_models_that_cannot_be_changed_yet_or_any_more_are_refused():
+    scripted = torch.jit.script(nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8)))
+    for model, said in (
+        (scripted, "must be the one that torch.jit made it of"),
+        (nn.Sequential(nn.LayerNorm(8), nn.LazyLinear(8)), "parameter '1.weight' must have a shape"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            replace_norms(model, "dyt")

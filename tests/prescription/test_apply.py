@@ -157,7 +157,7 @@ def test_tuning_stops_honestly():
     for target, message in ((-1.0, "log_apjn=-1.0"), ([1.0], "for each of 3 blocks"), ([1.0, 0.0, 1.0], "above 0")):
         with pytest.raises(ValueError, match=message):
             tune(model, gaussian_inputs(32, 128, 0), target)
-    with pytest.raises(ValueError, match="must have a layer named 'proj'"):
+    with pytest.raises(ValueError, match="layers='proj' must match a layer of block 0"):
         tune(ResidualNetwork(32, 2), gaussian_inputs(4, 32, 0), 1.0, layers=["proj"])
     found = tune(ResidualNetwork(256, 2), gaussian_inputs(16, 256, 0), 0.4)
     assert found.converged

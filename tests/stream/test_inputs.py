@@ -102,6 +102,17 @@ def exported():
     return torch.export.export(reader(), (IDS,)).module()
 
 
+class Wrapping(nn.Linear):
+    """Returns something of its own."""
+
+    def forward(self, x):
+        return SimpleNamespace(value=super().forward(x))
+
+
+def lazy():
+    return nn.Sequential(nn.Linear(4, 4), nn.LazyLinear(4))
+
+
 FLOATS = nn.Sequential(nn.Linear(4, 4), nn.TransformerEncoderLayer(4, 1, 8, 0.0, batch_first=True))
 
 
@@ -120,6 +131,11 @@ FLOATS = nn.Sequential(nn.Linear(4, 4), nn.TransformerEncoderLayer(4, 1, 8, 0.0,
         (exported, IDS, "must have a training and an evaluation mode, and raised NotImplementedError"),
         (lambda: FLOATS, torch.full((2, 3, 4), float("nan")), "inputs must be finite, and hold nan or inf"),
         (lambda: FLOATS, torch.nested.nested_tensor([torch.ones(3, 4), torch.ones(2, 4)]), "nested: pad them"),
+        (lambda: FLOATS, torch.ones(2, 3, 4).to_sparse(), "must be dense tensors, and are of torch.sparse_coo"),
+        (lambda: FLOATS, torch.ones(2, 3, 4, device="meta"), r"a tensor of shape \(2, 3, 4\) is on the meta device"),
+        (lambda: nn.Linear(4, 4, device="meta"), torch.ones(2, 4), "parameter 'weight' must hold numbers, and is on the meta"),
+        (lazy, torch.ones(2, 4), "parameter '1.weight' must have a shape, and its lazy module has seen no batch"),
+        (lambda: Wrapping(4, 4), torch.ones(2, 4), "output of Wrapping must be tensors, .* and is a SimpleNamespace"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_one_sentence(model, inputs, said):

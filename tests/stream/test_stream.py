@@ -130,6 +130,35 @@ def test_a_backward_pass_that_fails_is_said_in_a_sentence() -> None:
         measure(nets.build(nets.Overwritten), nets.vectors())
 
 
+class Returning(nn.Module):
+    """All that a network passes through on its way, in some order and form."""
+
+    def __init__(self, form: Callable[[list[Tensor], nn.Module], Any]) -> None:
+        super().__init__()
+        self.net, self.early, self.form = nets.build(nets.PreNorm), nn.Linear(nets.WIDTH, 3), form
+
+    def forward(self, x: Tensor) -> Any:
+        self.net(x)
+        return self.form(list(self.net.seen), self.early)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda seen, head: (head(seen[1]), seen[-1]),
+        lambda seen, head: [head(one) for one in seen[1:]],
+        lambda seen, head: {"hidden_states": tuple(seen), "logits": head(seen[-1].mean(1))},
+        lambda seen, head: (seen[-1], *(head(one) for one in seen[:-1])),
+    ],
+    ids=["early head", "a head at each block", "hidden states", "last first"],
+)
+def test_the_stream_ends_where_the_deepest_of_several_outputs_begins(form: Any) -> None:
+    net, x = Returning(form), nets.vectors()
+    run_plainly(net.net, x)
+    expected = plain_log_apjn(net.net.seen)
+    np.testing.assert_allclose(_at_boundaries(measure(net, x), len(expected)), expected, atol=2e-5)
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 def test_rotations_inside_attention_are_no_points_of_a_shallow_stream(depth: int) -> None:
     net, x = nets.build(nets.Rotary, depth), nets.vectors()
@@ -177,6 +206,22 @@ def test_ids_may_be_hashed_before_they_are_looked_up() -> None:
     net(ids)
     expected = plain_log_apjn(net.seen)
     np.testing.assert_allclose(measure(net, ids).log_apjn, expected, atol=2e-5)
+
+
+class Bags(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.net = nn.EmbeddingBag(9, nets.WIDTH, mode="mean"), nets.build(nets.PreNorm)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.net(self.table(ids)[None])
+
+
+def test_a_bag_of_embeddings_is_a_source() -> None:
+    net, bags = Bags(), torch.randint(0, 9, (4, 5), generator=torch.Generator().manual_seed(2))
+    run_plainly(net.net, net.table(bags)[None].detach())
+    expected = plain_log_apjn(net.net.seen)
+    np.testing.assert_allclose(_at_boundaries(measure(net, bags), len(expected)), expected, atol=2e-5)
 
 
 @pytest.mark.parametrize("how", ["no gradients", "inference mode", "detached", "codes"])

@@ -15,6 +15,7 @@ import xarray as xr
 from click.testing import CliRunner
 
 from criticality.cli.main import main
+from criticality.sweeps.compute import compute_cell
 from criticality.sweeps.run import export_study, run_study
 from criticality.sweeps.store import Store
 from criticality.sweeps.study import Study, read_study
@@ -79,6 +80,31 @@ def test_a_study_is_what_the_library_computes(tmp_path):
     assert (export_study(tmp_path / "s.zarr", tmp_path / "s.csv")).read_text().count("\n") == 9
     with pytest.raises(ValueError, match=r"must end in \.nc or \.csv"):
         export_study(tmp_path / "s.zarr", tmp_path / "s.xls")
+
+
+def test_every_way_to_run_out_of_memory_is_told_apart(tmp_path):
+    path = tmp_path / "cells.py"
+    path.write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "from criticality.measurement import measure\n"
+        "class Large(nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        return x + torch.empty(10**15)\n"
+        "def cell(values):\n"
+        "    if values['how'] == 'model':\n"
+        "        return measure(Large(), torch.ones(1, 2))\n"
+        "    raise {'python': MemoryError(), 'card': torch.OutOfMemoryError('CUDA out of memory.'),\n"
+        "           'processor': RuntimeError('DefaultCPUAllocator: not enough memory: you tried'),\n"
+        "           'other': RuntimeError('no room'), 'end': GeneratorExit()}[values['how']]\n"
+    )
+    found = {how: compute_cell(f"module:{path}:cell", {"how": how}, None).status
+             for how in ("python", "card", "processor", "model", "other", "end")}  # fmt: skip
+    assert found == {
+        **dict.fromkeys(("python", "card", "processor", "model"), "memory"),
+        "other": "failed",
+        "end": "failed",
+    }
 
 
 def test_cells_that_fail_do_not_stop_the_rest(tmp_path, cells):

@@ -10,6 +10,7 @@ import click
 from criticality.cli.options import FILE, INIT, NAMES, POSITIVE, common, model_changes
 from criticality.cli.output import emit, table
 from criticality.errors import ArgumentError
+from criticality.randomness import seed_everything
 
 
 @click.command()
@@ -44,7 +45,6 @@ def convert(
 
     The weights are random, from --seed, and written as safetensors with the names of the published DyT and Derf code.
     """
-    import torch
 
     from criticality.models import model_spec, replace_norms, write_weights
     from criticality.prescription import apply_edits
@@ -55,7 +55,7 @@ def convert(
     read = () if edits is None else read_edits(edits)
     if edits is not None and not read:
         raise ArgumentError(f"--edits {edits} must hold an edit, and holds none")
-    torch.manual_seed(seed)
+    seed_everything(seed)
     description = model_spec(model, **changes)
     built = description.build()
     norm = norm or ("dyt" if edits is None else None)

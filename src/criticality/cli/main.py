@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -13,11 +12,9 @@ from typing import Any, TypeVar
 import click
 
 from criticality.arguments import meant, shown
-from criticality.errors import CriticalityError, raised
+from criticality.cli.output import prints_aside, say
+from criticality.errors import CriticalityError, out_of_memory, raised
 from criticality.initialized import heard
-
-_OUT_OF_MEMORY = re.compile(r"(out of|not enough|allocate) memory")
-"""In what torch says on a processor (can't allocate memory, not enough memory) and on a card."""
 
 T = TypeVar("T")
 
@@ -83,7 +80,7 @@ class Verbs(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with warnings.catch_warnings(), heard():
+            with warnings.catch_warnings(), heard(), prints_aside():
                 if not sys.warnoptions:  # what libraries say of one another is nothing that a user of a verb can mend
                     warnings.filterwarnings("ignore", module=r"(torch|timm|transformers|lightning)\b")
                 return _refusing(lambda: super(Verbs, self).invoke(ctx))
@@ -99,10 +96,10 @@ def _refusing(call: Callable[[], T]) -> T:
         raise Refusal(_usage(error)) from error
     except CriticalityError as error:
         raise Refusal(sentence(str(error))) from error
-    except SystemExit as error:  # the verbs themselves do not end so
+    except (SystemExit, GeneratorExit) as error:  # the verbs themselves do not end so
         raise Refusal(f"the verb must be let to end, but code that it runs raised {raised(error)}") from error
     except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _OUT_OF_MEMORY.search(str(error)):
+        if not out_of_memory(error):
             raise
         raise Refusal("sizes must fit into memory, and these do not") from error
     except ImportError as error:
@@ -167,7 +164,7 @@ def _version(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
 def main(ctx: click.Context) -> None:
     """Predict, measure and compare how gradients grow with depth at initialization."""
     if ctx.invoked_subcommand is None:
-        click.echo(FIRST_STEPS)
+        say(FIRST_STEPS)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from criticality.cli.options import (
 from criticality.cli.output import emit, forward_record, forward_text, profile_record, profile_text, save
 from criticality.cli.progress import bar
 from criticality.errors import ArgumentError
+from criticality.randomness import seed_everything
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,11 +98,10 @@ def _between(
     model: str, description: ModelSpec, inputs: Any, seed: int, out: Path | None, settings: dict[str, Any]
 ) -> Shown:
     """``J`` between every two blocks, of one seed."""
-    import torch
 
     from criticality.measurement import measure_between
 
-    torch.manual_seed(seed)
+    seed_everything(seed)
     pairs = measure_between(description.build(), inputs, points=description.points, seed=seed, **settings)
     save(pairs, out)
     if out is not None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -21,11 +24,30 @@ else:
     np, schema = lazy_module("numpy"), lazy_module("criticality.schema")
 
 
+_OUT: ContextVar[TextIO | None] = ContextVar("out", default=None)
+
+
+@contextmanager
+def prints_aside() -> Iterator[None]:
+    """What models and functions of the user's print goes to stderr, so that stdout holds what the verb prints alone."""
+    token = _OUT.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _OUT.reset(token)
+
+
+def say(text: str) -> None:
+    """Print what a verb has to say."""
+    click.echo(text, file=_OUT.get())
+
+
 def emit(record: Mapping[str, Any], as_json: bool, text: str) -> None:
     """Print the record as one JSON object, or the text for people; what ``--init`` drew and left is said with it."""
     for one in told():
         click.echo(f"--init: {one.line()}", err=True)
-    click.echo(json.dumps(schema.plain(_with_initialized(record))) if as_json else text)
+    say(json.dumps(schema.plain(_with_initialized(record))) if as_json else text)
 
 
 def _with_initialized(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from criticality.cli.output import emit, save_json, table
 from criticality.cli.progress import bar, working
 from criticality.errors import ArgumentError, UndescribedError
 from criticality.prescription.kinds import KINDS, Kind
+from criticality.randomness import forked, seed_everything
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +99,6 @@ def prescribe(
     weights of the blocks. Nothing is written without --apply (safetensors; the weights are random, from --seed) or --out (the
     prescription as JSON).
     """
-    import torch
 
     from criticality.models import model_spec, write_weights
 
@@ -113,7 +113,7 @@ def prescribe(
     found, curve = _solved(description, target, kind, way, seeds, samples, seed, scope)
 
     def build(number: int) -> torch.nn.Module:
-        torch.manual_seed(number)
+        seed_everything(number)
         built = description.build()
         batch = description.inputs(number if from_data else seed)
         applied.append(_set(found, built, batch, from_data, strict=strict, **scope))
@@ -122,10 +122,10 @@ def prescribe(
     applied: list[Applied] = []
     measured = _measured(description, build, verify, seed) if verify else {}
     if weights is not None:
-        with torch.random.fork_rng():
+        with forked():
             click.echo(f"wrote {write_weights(build(seed), weights)}", err=True)
     if not applied:
-        with working("what changes"), torch.random.fork_rng():
+        with working("what changes"), forked():
             build(seed)
     rows = [{"name": c.name, "what": c.what, "before": c.before, "after": c.after} for c in applied[0].changes]
     left = [{"name": one.name, "reason": one.reason} for one in applied[0].untouched]

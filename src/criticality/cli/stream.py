@@ -9,6 +9,7 @@ import click
 
 from criticality.cli.options import common, model_changes, model_norm
 from criticality.cli.output import emit, save_json
+from criticality.randomness import seed_everything
 
 
 @click.command()
@@ -21,13 +22,12 @@ def stream(model: str, as_json: bool, seed: int, out: Path | None, **options: An
 
     MODEL is "timm:NAME", "hf:PATH/config.json", "hf:MODEL_TYPE" or "module:PATH.py:FACTORY". It is built with its weights.
     """
-    import torch
 
     from criticality.models import model_spec
     from criticality.stream import stream as find_streams
 
     description = model_spec(model, **options)
-    torch.manual_seed(seed)
+    seed_everything(seed)
     found = find_streams(description.build(), description.inputs(seed))
     save_json(found.record(), out)
     emit(found.record(), as_json, str(found))

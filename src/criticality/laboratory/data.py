@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from criticality.arguments import checked
 from criticality.errors import FileError
 
 DATA_ROOT = Path("/usr/share/datasets/fashion-mnist")
@@ -58,6 +59,7 @@ class FashionMNIST:
         return (part.pixels - self.mean) / self.deviation
 
 
+@checked
 def fashion_mnist(data_root: str | os.PathLike[str] | None = None) -> FashionMNIST:
     """Read FashionMNIST.
 

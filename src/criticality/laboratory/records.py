@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from criticality.arguments import Count, checked
 from criticality.laboratory.recursion import Stack
 
 SATURATED = 0.01
@@ -22,7 +23,8 @@ _PROFILES = ("log_apjn", "log_q", "log_slope", "saturated", "correlation")
 _CHANGES = ("update", "stream_change", "gradient_norm")
 
 
-def geometric_steps(steps: int) -> list[int]:
+@checked
+def geometric_steps(steps: Count) -> list[int]:
     """0, 1, 3, 10, 30, 100, 300, ... below ``steps``, and ``steps``."""
     found, decade = [0], 1
     while decade < steps:

@@ -14,6 +14,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from criticality.arguments import checked
 from criticality.devices import torch_device
 from criticality.laboratory.data import FashionMNIST, fashion_mnist
 from criticality.laboratory.records import WINDOW, Records, geometric_steps, window_means
@@ -44,6 +45,7 @@ def _flushing_denormals() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
+@checked
 def train_stacked(
     run: ResidualRun,
     *,
@@ -72,6 +74,7 @@ def train_stacked(
     return train_together([run], data_root=data_root, progress=progress, device=device)[0]
 
 
+@checked
 @_flushing_denormals()
 def train_together(
     runs: Sequence[ResidualRun],

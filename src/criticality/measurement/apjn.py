@@ -12,12 +12,13 @@ from jaxtyping import Float
 from torch import nn
 
 from criticality.arguments import Seed, Size, check, checked
-from criticality.errors import ArgumentError, CriticalityError, ModelFailedError, raised
+from criticality.errors import RAISED, ArgumentError, CriticalityError, model_failed, raised
 from criticality.lazy import lazy_module
 from criticality.measurement.points import Points
 from criticality.measurement.profile import Profile, profile
 from criticality.measurement.statistics import log_mean, standard_error
 from criticality.probes import Probe, check_probe, probe_name
+from criticality.randomness import forked, seed_everything
 from criticality.schema import profile_dataset
 from criticality.stream.untouched import placed, untouched
 
@@ -75,7 +76,7 @@ def measure(
     Raises:
         StreamNotFoundError: no residual stream, or not the points asked for.
         InputsError: nothing in the inputs that a gradient can be taken by.
-        ModelFailedError: the model's own code raised.
+        ModelFailedError: the model's own code raised; ``OutOfMemoryError`` where it was memory that it had not.
         NotFiniteError: a stream or gradient that is not finite, or a gradient that is 0.
         ValueError: ``probes`` below 1; as ``probe_kernel``.
     """
@@ -84,6 +85,7 @@ def measure(
     return _dataset([measured], mean, error, probes=probes, probe=probe_name(probe), seeds=1, seed=seed)
 
 
+@checked
 def measure_chains(model: nn.Module, inputs: Any, **settings: Any) -> dict[str, xr.Dataset]:
     """A profile of every residual stream of a model, by name: encoder and decoder, or the towers of a model of two inputs.
 
@@ -137,6 +139,7 @@ def measure_ensemble(
     return ensemble_dataset(profiles, probes=probes, probe=probe_name(probe), seeds=len(chosen), seed=chosen[0])
 
 
+@checked
 def ensemble_profiles(
     build: Callable[[int], nn.Module],
     inputs: Any,
@@ -155,8 +158,9 @@ def ensemble_profiles(
     """Of each seed, as ``measure_ensemble``; with ``kernels`` those over tokens at the first point, too."""
     profiles: list[Profile] = []
     for seed in seeds:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        check(Seed, "seed", seed)
+        with forked():
+            seed_everything(seed)
             model = _built(build, seed)
         profiles.append(_profile(model, inputs, points, chain, probes, probe, seed, device, dtype, mode, kernels))
         if progress is not None:
@@ -166,15 +170,18 @@ def ensemble_profiles(
 
 def _built(build: Callable[[int], nn.Module], seed: int) -> nn.Module:
     try:
-        model = build(seed)
+        with torch.inference_mode(False):
+            model = build(seed)
     except CriticalityError:
         raise
-    except Exception as error:
-        raise ModelFailedError(f"build({seed}) must return a model, and its own code raised {raised(error)}") from error
+    except RAISED as error:
+        said = f"build({seed}) must return a model, and its own code raised {raised(error)}"
+        raise model_failed(said, error) from error
     check(nn.Module, f"build({seed})", model)
     return model
 
 
+@checked
 def ensemble_dataset(profiles: list[Profile], **attrs: Any) -> xr.Dataset:
     """``log E J`` over profiles with its standard error over them.
 
@@ -253,5 +260,5 @@ def _profile(
     training = mode == "training"
     with placed(model, inputs, device, dtype) as ready, untouched(model, training):
         if training:
-            torch.manual_seed(seed)
+            seed_everything(seed)
         return profile(model, ready, points, chain, probes, seed, probe=probe, kernels=kernels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,14 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from criticality.arguments import Seed, Size, checked
+from criticality.arguments import Seed, Size, check, checked
 from criticality.errors import ArgumentError, NotFiniteError
 from criticality.lazy import lazy_module
 from criticality.measurement.points import Points, points_asked_for, resolved
 from criticality.measurement.profile import gradient_norms, squared_norm
 from criticality.measurement.starts import normal_probe
 from criticality.measurement.statistics import log_mean
+from criticality.randomness import forked, seed_everything
 from criticality.schema import SCHEMA
 from criticality.stream import Call, trace
 from criticality.stream.find import watch
@@ -88,7 +90,15 @@ def measure_forward(
     Raises:
         ValueError: ``start`` outside the stream, ``tangents`` below 1, or as ``measure``.
     """
-    with placed(model, inputs, device, dtype) as ready, untouched(model), sdpa_kernel(SDPBackend.MATH):
+    with (
+        placed(model, inputs, device, dtype) as ready,
+        untouched(model),
+        sdpa_kernel(SDPBackend.MATH),
+        warnings.catch_warnings(),
+    ):
+        warnings.filterwarnings(
+            "ignore", category=FutureWarning, module=r"torch\.jit"
+        )  # torch's own rules for tangents
         with forward_ad.dual_level():  # as below: code may take other ways in forward mode
             found = trace(model, ready, required=resolved(model, points)[1])
             asked, _ = points_asked_for(model, found, points)
@@ -107,6 +117,7 @@ def measure_forward(
     return _square_dataset(values[None], positions, seed).isel(block=0, drop=True)
 
 
+@checked
 def measure_forward_ensemble(
     build: Callable[[int], nn.Module],
     inputs: Any,
@@ -130,8 +141,9 @@ def measure_forward_ensemble(
     """
     runs: list[xr.Dataset] = []
     for seed in seeds:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        check(Seed, "seed", seed)
+        with forked():
+            seed_everything(seed)
             model = build(seed)
         runs.append(measure_forward(model, inputs, start=start, seed=seed, **settings))
         if progress is not None:

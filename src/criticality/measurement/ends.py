@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
+from criticality.arguments import Seed, checked
 from criticality.measurement.axes import stream_axes
 from criticality.measurement.points import Points, points_asked_for, resolved
 from criticality.measurement.profile import Under
@@ -21,6 +22,7 @@ from criticality.stream.find import watch
 from criticality.stream.untouched import placed, untouched
 
 
+@checked
 def input_kernels(
     model: nn.Module, inputs: Any, *, points: Points = None, device: torch.device | str | None = None
 ) -> Float[np.ndarray, "batch tokens tokens"]:
@@ -47,8 +49,9 @@ def input_kernels(
     return token_kernels(streams[0], axes)
 
 
+@checked
 def output_kernels(
-    model: nn.Module, inputs: Any, *, points: Points = None, seed: int = 0, under: Under | None = None
+    model: nn.Module, inputs: Any, *, points: Points = None, seed: Seed = 0, under: Under | None = None
 ) -> Float[np.ndarray, "batch tokens tokens"]:
     """Kernels ``delta_a . delta_b / width`` at the last point of the stream of the gradient of a cross entropy of random labels.
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from criticality.arguments import check
 from criticality.errors import StreamNotFoundError
 from criticality.stream import Chain, Point, Trace, named_points
 
@@ -19,6 +20,7 @@ these."""
 def resolved(model: nn.Module, points: Points) -> tuple[Sequence[str] | None, bool]:
     """Points with a function of the model called, and whether they are those of a residual stream that must be found."""
     given = points(model) if callable(points) else points
+    check(Sequence[str] | str | None, "points", given)
     return given, given is None or given == "sublayers"
 
 

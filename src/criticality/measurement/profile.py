@@ -13,7 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
-from criticality.errors import ModelFailedError, NotFiniteError, ZeroGradientError
+from criticality.arguments import checked
+from criticality.errors import NotFiniteError, ZeroGradientError, model_failed
 from criticality.measurement.axes import Moment, moment, stream_axes
 from criticality.measurement.points import Points, points_asked_for, resolved
 from criticality.measurement.seen import Seen
@@ -62,6 +63,7 @@ class Profile:
     start: Float[np.ndarray, "batch tokens tokens"] | None = None
 
 
+@checked
 def profile(
     model: nn.Module,
     inputs: Any,
@@ -211,13 +213,12 @@ def gradient_norms(
         else:
             (gradient,) = torch.autograd.grad(end, start, u, retain_graph=retain, allow_unused=True)
             squares[nodes[0]] = 0.0 if gradient is None else squared_norm(gradient)
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
         said = str(error).strip().partition("\n")[0].partition(". Hint")[0]
-        raise ModelFailedError(
+        raise model_failed(
             f"model must be differentiable between its points, and the backward pass from {points[-1].name!r} to"
-            f" {points[0].name!r} raised {type(error).__name__}: {said}"
+            f" {points[0].name!r} raised {type(error).__name__}: {said}",
+            error,
         ) from error
     finally:
         for handle in handles:

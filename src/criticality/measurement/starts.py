@@ -32,7 +32,7 @@ def token_probe(probe: Probe, shape: Sequence[int], axes: Axes | None, seed: int
         probe_kernel(probe, 1)
         return u.to(like)
     rows = x.flatten(1, -2)
-    rows = torch.einsum("ab,nbc->nac", torch.from_numpy(_root(probe, rows.shape[1])).to(rows), rows)
+    rows = torch.einsum("ab,nbc->nac", torch.as_tensor(_root(probe, rows.shape[1]), device="cpu").to(rows), rows)
     x = rows.reshape(x.shape)
     return (x if axes is None else x.movedim((0, -1), (axes.batch, axes.channels))).to(like)
 
@@ -48,7 +48,7 @@ def loss_gradient(output: Tensor, seed: int, number: int) -> Tensor:
         raise InputsError(
             f"probe='loss' must have an output whose last axis holds two classes or more, got {tuple(scores.shape)}"
         )
-    labels = torch.randint(scores.shape[-1], scores.shape[:-1], generator=_generator(seed, number))
+    labels = torch.randint(scores.shape[-1], scores.shape[:-1], generator=_generator(seed, number), device="cpu")
     gradient = torch.softmax(scores.to(torch.promote_types(scores.dtype, torch.float32)), dim=-1)
     one = torch.ones((), dtype=gradient.dtype, device=gradient.device)
     taken = labels.to(gradient.device)[..., None]
@@ -56,11 +56,11 @@ def loss_gradient(output: Tensor, seed: int, number: int) -> Tensor:
 
 
 def _normal(shape: Sequence[int], seed: int, number: int) -> Tensor:
-    return torch.randn(tuple(shape), generator=_generator(seed, number), dtype=torch.float32)
+    return torch.randn(tuple(shape), generator=_generator(seed, number), dtype=torch.float32, device="cpu")
 
 
 def _generator(seed: int, number: int) -> torch.Generator:
-    return torch.Generator().manual_seed((1_000_003 * seed + number) % 2**63)
+    return torch.Generator("cpu").manual_seed((1_000_003 * seed + number) % 2**63)
 
 
 def _root(probe: Probe, tokens: int) -> np.ndarray:

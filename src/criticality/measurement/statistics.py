@@ -9,6 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from criticality.arguments import checked
+from criticality.errors import ArgumentError
+
 
 class Axes(NamedTuple):
     """Which axes of a stream count its samples and its channels; all others count tokens."""
@@ -64,6 +67,7 @@ def stream_moments(stream: Float[Tensor, "..."], axes: Axes | None = None) -> Mo
     return Moments(q, p, correlation)
 
 
+@checked
 def log_mean(
     log_values: Float[np.ndarray, "samples ..."],
 ) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
@@ -71,6 +75,8 @@ def log_mean(
 
     ``log mean_s exp(log_values)``, the error by the delta method, nan for one sample.
     """
+    if np.size(log_values) == 0 or np.ndim(log_values) == 0:
+        raise ArgumentError("log_values must hold a sample, and holds none")
     peak = log_values.max(axis=0)
     values = np.exp(log_values - peak)
     mean = values.mean(axis=0)

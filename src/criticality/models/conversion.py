@@ -16,13 +16,14 @@ from criticality.errors import ArgumentError
 from criticality.extras import require
 from criticality.models.behaviour import Behaviour
 from criticality.models.normalizers import DynamicPointwise
-from criticality.models.patterns import matches
+from criticality.models.patterns import check_patterns, matches
 from criticality.models.pretrained import RECORD, config_of, record_of
 from criticality.models.scope import Kept, Scope, affine
 from criticality.models.sites import open_by_shape
 from criticality.models.survey import survey
 from criticality.schema import whole_or_absent
 from criticality.stream.find import original
+from criticality.stream.untouched import require_numbers
 from criticality.theory.edits import OtherNorm
 from criticality.theory.norms import LAYER_NORMS, RMS_NORMS, make_norm, takes_alpha
 
@@ -156,6 +157,24 @@ def replace_norms(
     for value in alpha.values() if isinstance(alpha, Mapping) else [alpha]:
         make_norm(norm, value)
     model = original(model)
+    require_numbers(model)
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ArgumentError(
+            f"model {type(model).__name__} must be the one that torch.jit made it of: it is fixed as it is"
+        )
+    with torch.inference_mode(False):  # what is made inside could not be trained
+        return _converted(model, norm, alpha, inputs, keep, only, strict)
+
+
+def _converted(
+    model: nn.Module,
+    norm: str,
+    alpha: Alpha,
+    inputs: Any,
+    keep: Sequence[str] | None,
+    only: Sequence[str] | None,
+    strict: bool,
+) -> Conversion:
     found = survey(model)
     if "" in found.norms:
         raise ArgumentError("model must contain its norms, but is a norm itself")
@@ -215,9 +234,7 @@ def _alphas(norm: str, alpha: Alpha, names: Sequence[str]) -> dict[str, float | 
     """
     if not isinstance(alpha, Mapping):
         return dict.fromkeys(names, alpha)
-    for pattern in alpha:
-        if not any(matches(pattern, name) for name in names):
-            raise ArgumentError(f"alpha={pattern!r} must match a norm that is replaced, and matches none")
+    check_patterns("alpha", alpha, names, "a norm that is replaced")
     found: dict[str, float | None] = {}
     for name in names:
         fitting = [value for pattern, value in alpha.items() if matches(pattern, name)]

@@ -13,12 +13,13 @@ from torch import nn
 
 from criticality.arguments import Positive, check, check_fields, checked, meant, shown
 from criticality.errors import (
+    RAISED,
     ArgumentError,
     CriticalityError,
     InputsError,
     MissingPackageError,
-    ModelFailedError,
     UnknownNameError,
+    model_failed,
     raised,
 )
 from criticality.models.conversion import check_norm, replace_norms
@@ -26,6 +27,7 @@ from criticality.models.fitting import require_fit
 from criticality.models.initialization import check_init, initialize_branches
 from criticality.models.sites import on_heads_by_flow
 from criticality.python_file import load_file
+from criticality.randomness import forked, seed_everything
 from criticality.reader import read_network
 from criticality.theory import Network, TokenKernel
 from criticality.weightless.building import build_without_weights
@@ -104,10 +106,9 @@ class OwnSpec:
                 model = getattr(_load(path), factory)()
         except CriticalityError:
             raise
-        except Exception as error:
-            raise ModelFailedError(
-                f"model 'module:{self.name}' must be built by its own code, which raised {raised(error)}"
-            ) from error
+        except RAISED as error:
+            said = f"model 'module:{self.name}' must be built by its own code, which raised {raised(error)}"
+            raise model_failed(said, error) from error
         if not isinstance(model, nn.Module):
             raise InputsError(f"model 'module:{self.name}' must return a torch module, but returned {shown(model)}")
         if self.norm is not None:
@@ -139,10 +140,9 @@ class OwnSpec:
             return function(model)
         except MissingPackageError:
             raise
-        except Exception as error:
-            raise ModelFailedError(
-                f"{what}(model) of 'module:{self.name}' must return for its model, but its own code raised {raised(error)}"
-            ) from error
+        except RAISED as error:
+            said = f"{what}(model) of 'module:{self.name}' must return for its model, but its own code raised {raised(error)}"
+            raise model_failed(said, error) from error
 
     def network(self, model: nn.Module) -> Network:
         return read_network(model, self._inputs_of(model), self.points(model))
@@ -165,10 +165,10 @@ class OwnSpec:
         """
         from criticality.measurement import input_kernels
 
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with forked():
+            seed_everything(seed)
             require_known_laws(build_without_weights(self.create))
-            torch.manual_seed(seed)
+            seed_everything(seed)
             model = self.build()
         network = self.network(model)
         kernels = input_kernels(model, self._inputs_of(model), points=self.points(model))

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from criticality.arguments import checked
+from criticality.arguments import check, checked
 from criticality.errors import ArgumentError
 from criticality.initialized import Initialized
 from criticality.models.patterns import Patterns
@@ -50,7 +50,8 @@ def initialize(blocks: Iterable[nn.Module], init: str) -> None:
     if init != "fan-in":
         return
     pytorch_utils = sys.modules.get("transformers.pytorch_utils")
-    for block in blocks:
+    for number, block in enumerate(blocks):
+        check(nn.Module, f"blocks[{number}]", block)
         axes: dict[str, Any] = {}
         for path, module in block.named_modules():
             for name, parameter in module.named_parameters(recurse=False):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from criticality.arguments import shown
 from criticality.errors import ArgumentError
 
 
@@ -34,6 +35,34 @@ def matches(pattern: str, name: str) -> bool:
     )
 
 
+def check_patterns(
+    argument: str,
+    patterns: Iterable[str],
+    names: Iterable[str],
+    what: str,
+    fits: Callable[[str, str], bool] = matches,
+) -> None:
+    """Refuse a pattern that no name fits.
+
+    Args:
+        argument: in which the patterns are.
+        names: of what there is.
+        what: it is, in words, with its article.
+
+    Raises:
+        CriticalityError: naming the pattern, and what there is; text in the place of a list of patterns.
+    """
+    if isinstance(patterns, str):
+        raise ArgumentError(f"{argument}={patterns!r} must be a list of patterns")
+    known = list(dict.fromkeys(names))
+    for pattern in patterns:
+        if not any(fits(pattern, name) for name in known):
+            there = ", ".join(map(repr, known[:4])) + (", ..." if len(known) > 4 else "")
+            raise ArgumentError(
+                f"{argument}={shown(pattern)} must match {what}, and matches none{f' of {there}' if known else ''}"
+            )
+
+
 @dataclass(frozen=True)
 class Patterns:
     """What an operation is for, by name: all that ``only`` matches and ``keep`` does not; ``fits(pattern, name)`` is a match."""
@@ -43,20 +72,9 @@ class Patterns:
     fits: Callable[[str, str], bool] = matches
 
     def check(self, names: Iterable[str], what: str) -> None:
-        """Refuse a pattern that no name fits.
-
-        Args:
-            names: of what there is.
-            what: it is, in words, with its article.
-
-        Raises:
-            CriticalityError: naming the pattern.
-        """
-        known = list(names)
+        """Refuse a pattern that no name fits, as ``check_patterns``."""
         for argument, patterns in (("keep", self.keep), ("only", self.only)):
-            for pattern in patterns:
-                if pattern != "*" and not any(self.fits(pattern, name) for name in known):
-                    raise ArgumentError(f"{argument}={pattern!r} must match {what}, and matches none")
+            check_patterns(argument, [one for one in patterns if one != "*"], names, what, self.fits)
 
     def left_out(self, *names: str) -> str:
         """Why what has these names, any of which may be meant, is left out; empty where it is not.

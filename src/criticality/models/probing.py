@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from criticality.errors import ArgumentError
+from criticality.randomness import forked
 
 LARGEST = 2**18
 """Entries of a parameter; a module with a larger one is not probed."""
@@ -74,7 +75,7 @@ def undisturbed() -> Iterator[None]:
     """A context without modes, gradients and warnings, which leaves the random state of the CPU as it was."""
     with (
         warnings.catch_warnings(),
-        torch.random.fork_rng(devices=[]),
+        forked([]),
         torch.inference_mode(False),
         torch.no_grad(),
         _disable_current_modes(),

@@ -10,8 +10,8 @@ from torch import nn
 
 from criticality.errors import ArgumentError
 from criticality.models.behaviour import Behaviour
-from criticality.models.patterns import Patterns, matches
-from criticality.models.sites import QK_NORM, SITE_KINDS, kinds_by_flow, on_heads_by_shape
+from criticality.models.patterns import Patterns, check_patterns, matches
+from criticality.models.sites import QK_NORM, SITE_KINDS, SiteKind, norms_by_flow, on_heads_by_shape
 from criticality.models.survey import Survey
 
 
@@ -39,12 +39,12 @@ class Scope:
     ):
         self.model, self.found, self.keep, self.only = model, found, keep, only
         names = [*found.norms, *found.others]
-        self.by_flow = None if inputs is None else kinds_by_flow(model, inputs, names)
+        self.by_flow: dict[str, SiteKind] | None = None
+        self._calls: list[tuple[str, str]] = []
+        if inputs is not None:
+            self.by_flow, self._calls = norms_by_flow(model, inputs, names)
         for argument, patterns in (("keep", keep), ("only", only)):
-            if isinstance(patterns, str):
-                raise ArgumentError(f"{argument}={patterns!r} must be a list of patterns")
-            for pattern in patterns or ():
-                self._check(argument, pattern, names)
+            check_patterns(argument, patterns or (), names, "a norm of the model", self._matches)
         self._patterns = Patterns(keep or (), ("*",) if only is None else only, self._matches)
 
     def split(self, strict: bool) -> tuple[dict[str, tuple[nn.Module, Behaviour]], list[Kept]]:
@@ -74,6 +74,10 @@ class Scope:
             )
             for name, (module, other) in self.found.others.items()
         ]
+        calls = [] if self.only is not None else [Kept(*call, "as it is a call and no module") for call in self._calls]
+        kept += calls
+        if strict and calls:
+            raise ArgumentError(f"norm at {calls[0].name} must be a module, and is a call of {calls[0].kind}")
         for name, (_, other) in beyond.items():
             if strict or not chosen or (other.kind == "batch" and not self._outside(name)):
                 raise ArgumentError(f"norm '{name}' must {other.reason}")
@@ -103,18 +107,13 @@ class Scope:
         if pattern in SITE_KINDS:
             if self.by_flow is not None:
                 return self.by_flow[name] == pattern
+            if pattern != QK_NORM:
+                raise ArgumentError(
+                    f"pattern {pattern!r} is a kind of site that is seen in the data flow: give inputs=..., as for measure"
+                )
             seen = self.found.norms.get(name)
-            return pattern == QK_NORM and on_heads_by_shape(self.model, name, seen[1].width if seen else None)
+            return on_heads_by_shape(self.model, name, seen[1].width if seen else None)
         return matches(pattern, name)
-
-    def _check(self, argument: str, pattern: str, names: Sequence[str]) -> None:
-        if pattern in SITE_KINDS and pattern != QK_NORM and self.by_flow is None:
-            raise ArgumentError(
-                f"{argument}={pattern!r} is a kind of site that is seen in the data flow: give inputs=..., as for measure"
-            )
-        if not any(self._matches(pattern, name) for name in names):
-            shown = ", ".join(map(repr, names[:4])) + (", ..." if len(names) > 4 else "")
-            raise ArgumentError(f"{argument}={pattern!r} must match a norm of the model, and matches none of {shown}")
 
 
 def affine(seen: Behaviour) -> bool:

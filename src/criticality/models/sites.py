@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from criticality.models.survey import survey
 from criticality.stream import Chain, Reader, Trace, trace
+from criticality.stream.diamonds import Site
 from criticality.stream.points import Layout
 from criticality.stream.untouched import placed, untouched
 from criticality.weightless.prepared import prepared
@@ -30,6 +31,10 @@ the weights of a branch; of queries and keys; anywhere else.  Without inputs onl
 _SCORES = ("scaled_dot_product_attention", "softmax", "multi_head_attention_forward", "flex_attention")
 
 
+_AVERAGING = ("layer_norm", "rms_norm", "group_norm", "instance_norm", "batch_norm", "normalize", "rsqrt")
+"""Calls that are, or are a part of, a norm that averages."""
+
+
 def kinds_by_flow(
     model: nn.Module, inputs: Any, names: Iterable[str], under: AbstractContextManager[Any] | None = None
 ) -> dict[str, SiteKind]:
@@ -38,25 +43,44 @@ def kinds_by_flow(
     Raises:
         ValueError: as ``trace``.
     """
+    return norms_by_flow(model, inputs, names, under)[0]
+
+
+def norms_by_flow(
+    model: nn.Module, inputs: Any, names: Iterable[str], under: AbstractContextManager[Any] | None = None
+) -> tuple[dict[str, SiteKind], list[tuple[str, str]]]:
+    """As ``kinds_by_flow``; and the norms of the streams that none of the names is: where each is, and its call."""
+    names = list(names)
     with placed(model, inputs, None, None) as ready, untouched(model):
         found = trace(model, ready, under=under)
     kinds: dict[str, SiteKind] = {}
+    nameless: list[tuple[str, str]] = []
     for chain in found.chains:
         reader = Reader(found.layout, chain.flow)
-        marked: list[tuple[str, SiteKind]] = []
+        marked: list[tuple[Site, SiteKind, int]] = []
         for step in chain.steps:
             diamond = reader.diamond(step)
-            marked += [(site.module, "pre-norm") for site in diamond.norms]
-            marked += [(site.module, "output-norm") for site in diamond.output_norms]
-        marked += [(site.module, "final-norm") for site in reader.norms_after(chain.steps[-1].end)]
+            marked += [(site, "pre-norm", step.join) for site in diamond.norms]
+            marked += [(site, "output-norm", step.join) for site in diamond.output_norms]
+        end = chain.steps[-1].end
+        marked += [(site, "final-norm", end) for site in reader.norms_after(end)]
         for name in names:
-            for module, kind in marked:
-                if module and (name == module or name.startswith(f"{module}.")):
+            for site, kind, _ in marked:
+                if _is_in(name, site):
                     kinds.setdefault(name, kind)
+        for site, _, join in marked:
+            call = next((one for one in site.functions if one in _AVERAGING), "")
+            if call and not any(_is_in(name, site) for name in names):
+                nameless.append((f"{found.layout.label(join)!r}", call))
+        for name in names:
             inside = _inside(found, chain, name)
             if inside is not None:
                 kinds.setdefault(name, inside)
-    return {name: kinds.get(name, "outside") for name in names}
+    return {name: kinds.get(name, "outside") for name in names}, list(dict.fromkeys(nameless))
+
+
+def _is_in(name: str, site: Site) -> bool:
+    return bool(site.module) and (name == site.module or name.startswith(f"{site.module}."))
 
 
 def _inside(found: Trace, chain: Chain, name: str) -> SiteKind | None:

@@ -95,6 +95,7 @@ def transformer_map(
     return between(places, gains), _relative(between(check, few), direct)
 
 
+@checked
 def collapse_map(
     function: PointwiseFunction,
     sigma_w: ArrayLike,

@@ -28,6 +28,7 @@ _FAILED: dict[str, Any] = {
 }
 
 
+@checked
 def zoo_function(name: str) -> PointwiseFunction:
     """As ``get_function``."""
     return get_function(name)

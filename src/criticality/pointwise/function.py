@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from criticality.arguments import checked
+from criticality.arguments import check_fields, checked
 from criticality.errors import ArgumentError, NotFiniteError, raised
 from criticality.pointwise.closed_forms import KernelFormula
 from criticality.pointwise.kinks import RoughError, find_kinks, singular_or_not
@@ -38,6 +38,9 @@ class PointwiseFunction:
     kinks: tuple[float, ...] = ()
     formula: KernelFormula | None = None
     verified: bool = False
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @checked

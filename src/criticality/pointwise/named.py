@@ -6,7 +6,7 @@ import copyreg
 from functools import lru_cache
 from typing import Any
 
-from criticality.arguments import check, meant
+from criticality.arguments import check, checked, meant
 from criticality.errors import ArgumentError, UnknownNameError
 from criticality.pointwise.function import PointwiseFunction, pointwise_function
 from criticality.pointwise.library import ALIASES, FUNCTIONS
@@ -14,6 +14,7 @@ from criticality.pointwise.zoo import ZOO
 from criticality.python_file import load_name
 
 
+@checked
 def get_function(name: str) -> PointwiseFunction:
     """The built-in function of that name, one of the zoo, an alias (``dyt`` is tanh, ``derf`` erf, ``swish`` silu), or one's own.
 

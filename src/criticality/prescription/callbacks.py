@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from criticality.arguments import checked
 from criticality.errors import raised
 from criticality.extras import require
 from criticality.prescription.monitor import CriticalityWarning, Monitor
@@ -16,6 +17,7 @@ STATE_FILE = "criticality_monitor.json"
 """In each checkpoint folder of the Trainer: what the monitor had recorded."""
 
 
+@checked
 def lightning_callback(monitor: Monitor) -> Any:
     """A Lightning ``Callback`` that records step 0 and after optimizer steps and logs to every logger of the trainer.
 
@@ -59,6 +61,7 @@ def lightning_callback(monitor: Monitor) -> Any:
     return CriticalityCallback()
 
 
+@checked
 def trainer_callback(monitor: Monitor, trainer: Any) -> Any:
     """A ``TrainerCallback`` that records step 0 and after optimizer steps, and logs through ``trainer.log``; it is added to
     the trainer.

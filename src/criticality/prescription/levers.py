@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from criticality.errors import ArgumentError
-from criticality.models.patterns import matches
+from criticality.models.patterns import check_patterns, matches
 from criticality.prescription.handles import Handles
 from criticality.prescription.scaling import Scaled, parameter_of, put_back, saved_values, write
 from criticality.stream.sharded import at_rest, gathered
@@ -133,12 +133,8 @@ def _modules(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:
 
 def _named(block: nn.Module, patterns: Sequence[str], number: int) -> list[nn.Module]:
     named = [(name, module) for name, module in block.named_modules() if name]
-    for pattern in patterns:
-        if not any(matches(pattern, name) for name, _ in named):
-            raise ArgumentError(
-                f"block {number} ({type(block).__name__}) must have a layer named {pattern!r}, and has"
-                f" {', '.join(repr(name) for name, _ in named)}"
-            )
+    names = [name for name, _ in named]
+    check_patterns("layers", patterns, names, f"a layer of block {number} ({type(block).__name__})")
     return [module for name, module in named if any(matches(pattern, name) for pattern in patterns)]
 
 

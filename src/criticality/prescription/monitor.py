@@ -251,6 +251,7 @@ def _largest(values: np.ndarray) -> float:
     return float(known.max()) if len(known) else math.nan
 
 
+@checked
 def to_tensorboard(writer: Any) -> Log:
     """A ``log`` for ``Monitor`` that writes to a ``torch.utils.tensorboard.SummaryWriter``."""
 

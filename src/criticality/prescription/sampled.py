@@ -24,6 +24,7 @@ from criticality.prescription.kinds import Kind
 from criticality.prescription.planning import EVERYTHING, alpha_sites, left_out_branch, split_sites
 from criticality.prescription.scaling import Scaled, parameter_of
 from criticality.prescription.solve import Prescription, edits_of_kind, root_between
+from criticality.randomness import forked, seed_everything
 from criticality.stream.untouched import untouched
 from criticality.theory.edits import Alpha, BranchGain, Edit, WeightGain
 from criticality.weightless.building import settle
@@ -329,8 +330,8 @@ def _offsets(
         return dict.fromkeys((name for name in matrices if not patterns.left_out(name)), 0.0), ()
     if kind != "branch-scale":
         return {}, ()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with forked():
+        seed_everything(seed)
         real = model if isinstance(model, nn.Module) else model()
     # Of a pass with weights, as those are in which it is tried what scales a branch.
     handles = Handles(real, handles.inputs)

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import gammaln
 
-from criticality.arguments import Samples, Seed, checked
+from criticality.arguments import Count, Positive, Samples, Scale, Seed, Start, checked, shown
 from criticality.errors import ArgumentError, TokensNotEquivalentError, UndescribedError, UnreachableError
 from criticality.moved import renamed_fields
 from criticality.pointwise import Pointwise
@@ -203,10 +203,10 @@ def log_apjn_of_target(
         return float(propagate(with_layer_norm(network), kernels, samples=samples, seed=seed).log_apjn[0])
     try:
         wanted = float(target)
-    except ValueError:
+    except (ValueError, OverflowError):
         wanted = math.nan
     if not (math.isfinite(wanted) and wanted > 0):
-        raise ArgumentError(f"target={target!r} must be a log J above 0, 'preln' or 'preln-tokens'")
+        raise ArgumentError(f"target={shown(target)} must be a log J above 0, 'preln' or 'preln-tokens'")
     return wanted
 
 
@@ -313,7 +313,7 @@ def trade_off(
 
 @checked
 def least_amplification(
-    network: Network, inputs: Kernel | Sequence[Kernel], branch_share: float, *, samples: int = 8, seed: int = 0
+    network: Network, inputs: Kernel | Sequence[Kernel], branch_share: Positive, *, samples: Samples = 8, seed: Seed = 0
 ) -> Prescription:
     """The constant alpha and branch scale that amplify least while the branches hold a given share of the variance.
 
@@ -351,8 +351,9 @@ def least_amplification(
     return replace(found, edits=(*found.edits, BranchGain(scale)))
 
 
+@checked
 def scheduled_log_apjn(
-    pointwise: Pointwise, c: float, depth: int, weight_variance: float = 1.0, q0: float = 1.0
+    pointwise: Pointwise, c: Positive, depth: Count, weight_variance: Scale = 1.0, q0: Start = 1.0
 ) -> float:
     """``log J(0 -> depth)`` of ``x + W phi(alpha_l x)``, ``alpha_l = c / sqrt(K_l)``, in closed form.
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from criticality.arguments import checked
 from criticality.errors import CriticalityError, ModelFailedError, UndescribedError
 from criticality.reader.evaluation import Evaluation
 from criticality.reader.shadow import Shadow
@@ -120,6 +121,7 @@ class Reading:
         return record.visits[call.visit].name if call is not None and call.visit >= 0 else ""
 
 
+@checked
 def read_network(model: nn.Module, inputs: Any, points: Sequence[str] | None = None) -> Network:
     """The exact description of a model that is built of calls that the theory knows, whatever its classes are called.
 

@@ -18,6 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from criticality.arguments import checked
+from criticality.schema import require_variables
+
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ((), (6, 2), (2, 1.5), (6, 2, 1.5, 2), (10, 3), (1, 1), (4, 1, 1, 1, 1, 1))
@@ -40,22 +43,26 @@ STYLE: Any = {
 }
 
 
+@checked
 def apjn_figure(result: xr.Dataset) -> Figure:
     """``log J(l -> L)`` against ``l``: a panel for each norm (columns) and initialization (rows)."""
     return _panels(result, "log_apjn", r"$\log\,J(l \to L)$", symmetric=True)
 
 
+@checked
 def kernel_figure(result: xr.Dataset) -> Figure:
     """``q_l``, mean over tokens of ``|x_a|^2 / n``, against ``l``; panels as in ``apjn_figure``."""
     return _panels(result, "q", r"$q_l = \langle |x_a|^2 \rangle_a / n$")
 
 
+@checked
 def correlation_figure(result: xr.Dataset) -> Figure:
     """Mean correlation of different tokens against ``l``; panels as in ``apjn_figure``."""
     return _panels(result, "correlation", r"$\langle \rho_{ab} \rangle_{a \neq b}$")
 
 
 def _panels(result: xr.Dataset, quantity: str, label: str, symmetric: bool = False) -> Figure:
+    require_variables(result, "result", "norm", "init", quantity)
     norms = list(dict.fromkeys(result.norm.values.tolist()))
     inits = list(dict.fromkeys(result.init.values.tolist()))
     alphas = sorted({float(alpha) for alpha in result.alpha.values if np.isfinite(alpha)})
@@ -106,8 +113,10 @@ def _draw_case(axes: Axes, case: xr.Dataset, quantity: str, style: int, label: s
     axes.plot([], [], color=colour, dashes=dashes, marker=marker, mfc="white", label=label)
 
 
+@checked
 def heat_map(pairs: xr.Dataset, title: str = "") -> Figure:
     """``log J(l -> m)`` between any two layers, from ``measure_between``."""
+    require_variables(pairs, "pairs", "log_apjn", "block", "target_block")
     values = pairs.log_apjn.values
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(4.6, 3.9), layout="constrained")
@@ -218,6 +227,7 @@ def _levels(values: np.ndarray) -> np.ndarray:
     return np.asarray(MaxNLocator(6).tick_values(low, high))[1:-1]
 
 
+@checked
 def save_figure(figure: Figure, stem: str | Path) -> tuple[Path, Path]:
     """Write ``stem.png`` (200 dpi) and ``stem.svg``; the folder is made when missing."""
     stem = Path(stem)

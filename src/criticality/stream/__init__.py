@@ -10,7 +10,7 @@ from typing import Any
 from criticality.stream.diamonds import Branch, Diamond, Reader, Site
 from criticality.stream.find import Chain, Trace, trace
 from criticality.stream.points import Point, Step, named_points
-from criticality.stream.recording import Call
+from criticality.stream.record import Call
 from criticality.stream.show import Stream, stream
 
 __all__ = [

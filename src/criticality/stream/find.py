@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -14,14 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 
+from criticality.arguments import check
 from criticality.errors import InputsError, StreamNotFoundError
 from criticality.stream.flow import Flow, SideInput, hides_much, hold_side_inputs, largest_region
 from criticality.stream.graph import graph_of
 from criticality.stream.inputs import call, differentiable
 from criticality.stream.points import ADDITIONS, Layout, Point, Step, additions_on_skip, points, steps, weighted_joins
-from criticality.stream.recording import Observe, Record, Recording
+from criticality.stream.record import Observe, Record
+from criticality.stream.recording import Recording
 from criticality.stream.tensors import node_name, tensors_in
-from criticality.stream.untouched import at_the_end
+from criticality.stream.untouched import at_the_end, written_back
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ def trace(
         ModelFailedError: the model's own code raised.
         StreamNotFoundError: no point through which the whole data flow goes and where something is added.
     """
+    check(nn.Module, "model", model)
     model = original(model)
     record, returned = _run(model, inputs, observe, under)
     sources = record.sources
@@ -93,6 +96,11 @@ def trace(
             " and it looks none of them up"
         )
     outputs = [tensor for tensor in tensors_in(returned) if tensor.grad_fn is not None]
+    if not tensors_in(returned):
+        raise InputsError(
+            f"output of {type(model).__name__} must be tensors, or tuples, lists, mappings or dataclasses of them, and is a"
+            f" {type(returned).__name__}"
+        )
     if not outputs:
         raise InputsError(
             f"output of {type(model).__name__} must depend on its inputs by differentiable operations, and does not"
@@ -100,16 +108,34 @@ def trace(
     layout = _layout(model, record, outputs)
     _check_gradients(model, layout)
     missed: list[str] = []
-    for output in outputs:
-        chains = _chains(layout, sources, output, missed)
-        if chains:
-            return Trace(layout, output, tuple(chains))
-    if not required:
-        return Trace(layout, outputs[0], ())
+    output, chains = _deepest(layout, sources, outputs, missed)
+    if chains or not required:
+        return Trace(layout, output, tuple(chains))
     raise StreamNotFoundError(
         f"model {type(model).__name__} must have a residual stream, values through which the whole data flow goes and"
         f" to which branches are added; {missed[0]}; for a part of it give points=['name of module', ...]"
     )
+
+
+def _deepest(
+    layout: Layout, sources: list[Tensor], outputs: Sequence[Tensor], missed: list[str]
+) -> tuple[Tensor, list[Chain]]:
+    """The output whose longest chain has most steps, of several the first, and its chains: heads along the depth and lists of
+    hidden states may come before what the whole depth leads to."""
+    graph = layout.graph
+    chains: dict[Node | None, list[Chain]] = {}
+    passed: set[int] = set()
+    for output in sorted(outputs, key=lambda one: -graph.number[one.grad_fn]):  # type: ignore[index]
+        if output.grad_fn in chains or graph.number[output.grad_fn] in passed:  # type: ignore[index]
+            continue  # a point before the last of a longer chain ends a shorter one
+        found = chains[output.grad_fn] = _chains(layout, sources, output, missed)
+        passed |= {cut for chain in found for cut in chain.flow.cuts if cut < chain.steps[-1].join}
+
+    def steps_to(output: Tensor) -> int:
+        return max((len(chain.steps) for chain in chains.get(output.grad_fn, ())), default=0)
+
+    best = max(outputs, key=steps_to)
+    return best, chains.get(best.grad_fn, [])
 
 
 def _check_gradients(model: nn.Module, layout: Layout) -> None:
@@ -150,8 +176,8 @@ def _run(
             under.again()
         ready, sources, tokens = differentiable(inputs)
         recording = Recording(model, tokens, observe, computed, resumed)
-        recording.enter(ready)
-        restored = at_the_end(_written_back(recording, model), under is None)
+        ready = recording.enter(ready)
+        restored = at_the_end(written_back(model, recording.saved), under is None)
         with restored, eager(), under or nullcontext(), recording.watching() as record:
             returned = call(model, ready, recording.where)
         record.sources[:0] = sources
@@ -188,24 +214,6 @@ def eager() -> AbstractContextManager[Any]:
         return nullcontext()
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return stance
-
-
-def _written_back(recording: Recording, model: nn.Module) -> Callable[[], None]:
-    """What puts parameters, buffers, flags and numbers back that the model writes to in its forward pass."""
-    plain = [(module, _plain(module)) for module in model.modules()]
-
-    def restore() -> None:
-        for tensor, before in recording.saved.values():
-            tensor.data.copy_(before)
-        for module, values in plain:
-            module.__dict__.update(values)
-
-    return restore
-
-
-def _plain(module: nn.Module) -> dict[str, Any]:
-    """Attributes that say in which state a module is, such as whether it has rescaled its weights."""
-    return {name: value for name, value in module.__dict__.items() if isinstance(value, (bool, int, float))}
 
 
 def _chains(layout: Layout, sources: list[Tensor], output: Tensor, missed: list[str]) -> list[Chain]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from criticality.errors import CriticalityError, InputsError, ModelFailedError, raised
+from criticality.errors import RAISED, CriticalityError, InputsError, model_failed, raised
 
 ATOMS = frozenset((int, float, bool, str, type(None), slice, torch.dtype, torch.device, torch.Size))
 """Arguments that hold no tensor."""
@@ -54,10 +54,10 @@ def as_tensors(inputs: Any) -> Any:
     torch's default dtype.
     """
     if isinstance(inputs, np.ndarray) and inputs.dtype.kind in "biuf":
-        tensor = torch.as_tensor(np.ascontiguousarray(inputs))
+        tensor = torch.as_tensor(np.ascontiguousarray(inputs), device="cpu")
         return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
     if isinstance(inputs, list) and _is_table(inputs):
-        return torch.tensor(inputs)
+        return torch.tensor(inputs, device="cpu")
     if isinstance(inputs, Mapping):
         entries = {key: as_tensors(value) for key, value in inputs.items()}
         return entries if any(entries[key] is not inputs[key] for key in entries) else inputs
@@ -95,6 +95,22 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (inputs,), {}
 
 
+def require_values(tensor: Tensor) -> None:
+    """Refuse an input that no model can be run on for its numbers.
+
+    Raises:
+        InputsError: one on the meta device, of another layout than strided, or of complex numbers.
+    """
+    if tensor.is_meta:
+        raise InputsError(
+            f"inputs must hold numbers, and a tensor of shape {tuple(tensor.shape)} is on the meta device"
+        )
+    if tensor.is_nested:
+        raise InputsError("inputs must be tensors of one shape, and are nested: pad them, and give a mask")
+    if tensor.layout != torch.strided and tensor.is_floating_point():
+        raise InputsError(f"inputs must be dense tensors, and are of {tensor.layout}: give x.to_dense()")
+
+
 def differentiable(inputs: Any) -> tuple[Any, list[Tensor], list[Tensor]]:
     """Copies of inputs whose floating tensors are sources; the sources, and the integer tensors.
 
@@ -106,8 +122,7 @@ def differentiable(inputs: Any) -> tuple[Any, list[Tensor], list[Tensor]]:
     empty: list[Tensor] = []
 
     def ready(tensor: Tensor) -> Tensor:
-        if tensor.is_nested:
-            raise InputsError("inputs must be tensors of one shape, and are nested: pad them, and give a mask")
+        require_values(tensor)
         copy = tensor.detach().clone()
         if tensor.numel() == 0:
             empty.append(copy)
@@ -149,7 +164,7 @@ def call(model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]], where
         return model(*args, **kwargs)
     except CriticalityError:
         raise
-    except Exception as error:
+    except RAISED as error:
         if type(error).__module__.startswith("criticality."):  # a signal of who watches the pass
             raise
         place = f" in {where()!r}" if where() else ""
@@ -157,7 +172,8 @@ def call(model: nn.Module, inputs: tuple[tuple[Any, ...], dict[str, Any]], where
         advice = (
             "; a batch norm that has seen no data normalizes by the batch: give two samples or more" if alone else ""
         )
-        raise ModelFailedError(
+        raise model_failed(
             f"model {type(model).__name__} must run on these inputs, and its own code raised{place}"
-            f" {raised(error)}{advice}"
+            f" {raised(error)}{advice}",
+            error,
         ) from error

@@ -9,10 +9,11 @@ from itertools import pairwise
 
 from torch.autograd.function import BackwardCFunction
 
+from criticality.arguments import checked
 from criticality.errors import StreamNotFoundError
 from criticality.stream.flow import Flow
 from criticality.stream.graph import Graph
-from criticality.stream.recording import PASSED_ON, RESUMED, Call, Record
+from criticality.stream.record import PASSED_ON, RESUMED, Call, Record
 from criticality.stream.tensors import node_name
 
 ADDITIONS = ("Add", "Sub", "Rsub", "Lerp", "IndexAdd", "ScatterAdd", "IndexPut")
@@ -341,6 +342,7 @@ def _holds(layout: Layout, node: int, visit: int) -> bool:
     return visit in layout.record.ancestors(layout.visit(node)) or visit in layout.owners(node)
 
 
+@checked
 def named_points(layout: Layout, names: Sequence[tuple[str, str]]) -> list[Point]:
     """Points that are given by names of modules and their sides, ``input`` or ``output``, one block between any two.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from criticality.stream.inputs import mapped
 from criticality.stream.opened import composite, opened
+from criticality.stream.record import PASSED_ON, RESUMED, Call, Observe, Record, Visit
 from criticality.stream.tensors import (
     address_of,
     contracted_axes,
@@ -29,89 +29,9 @@ from criticality.stream.tensors import (
     nodes_in,
     same_index,
     tensors_in,
+    writes,
+    written_to,
 )
-
-Observe = Callable[["Call", Tensor], Tensor | None]
-"""Called with each new value that depends on the sources, as soon as it is made; what it returns takes its place.  A method
-``before_write``, where it has one, is called with each tensor that is about to be written to."""
-
-
-@dataclass(slots=True)
-class Call:
-    """What made a value.
-
-    Attributes:
-        number: how many calls made values before.
-        function: as torch names it, such as ``linear``; of a value that was made out of sight the name of its node.
-        node: of the autograd graph.
-        shapes: of the outputs, by their number.
-        visit: number of the innermost module that it was made in.
-        parameters: names of those that it took, directly or by way of tensors made from them.
-        blocked: whether it took a value that depends on the sources but passes no gradient on.
-        contracted: of the weights that it took, the axes that it sums over.
-    """
-
-    number: int
-    function: str
-    node: Node
-    shapes: dict[int, tuple[int, ...]]
-    visit: int
-    parameters: tuple[str, ...] = ()
-    blocked: bool = False
-    contracted: dict[str, tuple[int, ...]] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Visit:
-    """One run of one module.
-
-    Attributes:
-        name: of the module, as ``named_modules`` has it.
-        parent: number of the visit that it was entered from; -1 of the outermost.
-        entered, left: nodes of the tensors that came in and went out.
-        kind: name of the module's class, for people.
-    """
-
-    name: str
-    kind: str
-    parent: int
-    entered: tuple[Node, ...] = ()
-    left: tuple[Node, ...] = ()
-
-    @property
-    def made(self) -> tuple[Node, ...]:
-        """Of what went out, what had not come in."""
-        return tuple(node for node in self.left if node not in self.entered)
-
-
-@dataclass
-class Record:
-    """What was seen of one forward pass, by node; the graph lives as long as the record does.
-
-    Attributes:
-        calls: of each value what made it.
-        visits: runs of modules, in the order in which they began.
-        sources: from which paths of the data start.
-        resumed: those of them that depend on inputs whose gradient does not reach them.
-    """
-
-    calls: dict[Node, Call] = field(default_factory=dict)
-    visits: list[Visit] = field(default_factory=list)
-    sources: list[Tensor] = field(default_factory=list)
-    resumed: list[Node] = field(default_factory=list)
-
-    def ancestors(self, visit: int) -> Iterator[int]:
-        """A visit and those that it is in, from the inside out."""
-        while visit >= 0:
-            yield visit
-            visit = self.visits[visit].parent
-
-
-PASSED_ON = "alias"
-"""Function of a value that is the very one before it."""
-
-RESUMED = "where gradients begin"
-"""Function of a value that no gradient passes and that is a source."""
 
 
 class Recording(TorchFunctionMode):
@@ -169,14 +89,15 @@ class Recording(TorchFunctionMode):
         if self._resumed is not None and torch.is_grad_enabled():
             args, kwargs = mapped(self._resume, args), mapped(self._resume, kwargs)
         given = tensors_in((args, kwargs))
-        if args and _writes(name):
-            for tensor in given if name == "batch_norm" else args[:1]:
-                self._keep(tensor)
+        for tensor in written_to(name, args, kwargs):
+            self._keep(tensor)
         output = func(*args, **kwargs)
         if self._computed is not None and self._is_computed(given, output):
             self._computed[output] = True
-        if name in self._LOOKUPS and self._is_source(given, output):
-            return self._source(output)
+        looked_up = output[0] if name == "embedding_bag" and isinstance(output, tuple) else output
+        if name in self._LOOKUPS and self._is_source(given, looked_up):
+            source = self._source(looked_up)
+            return source if looked_up is output else (source, *output[1:])
         with torch._C.DisableTorchFunction():  # what is asked of tensors here is no call of the model
             replaced = self._note(name, given, output, args, kwargs)
         return output if replaced is None else replaced
@@ -207,7 +128,7 @@ class Recording(TorchFunctionMode):
                     call = self._call(name, tensor.grad_fn, parameters, blocked)
                     if parameters:
                         call.contracted = self._contracted(name, given, args, kwargs or {})
-                    if parameters or _writes(name):
+                    if parameters or writes(name):
                         self._hidden(name, tensor.grad_fn, parameters, call.contracted)
                 replaced = self._add(tensor, call)
                 if tensor is output and replaced is not None:
@@ -220,11 +141,19 @@ class Recording(TorchFunctionMode):
                 self._derived[tensor] = parameters
         return None
 
-    def enter(self, value: Any) -> None:
-        """Note tensors that come from outside the model, such as its inputs: they are made in no module."""
-        for tensor in tensors_in(value):
-            if tensor.grad_fn is not None and tensor.grad_fn not in self.record.calls:
-                self._add(tensor, self._call("input", tensor.grad_fn))
+    def enter(self, value: Any) -> Any:
+        """Note tensors that come from outside the model, such as its inputs: they are made in no module; what is to be put in."""
+
+        def noted(tensor: Tensor) -> Tensor:
+            if tensor.grad_fn is None or tensor.grad_fn in self.record.calls:
+                return tensor
+            call = self._call("input", tensor.grad_fn)
+            replaced = self._add(tensor, call)
+            if replaced is not None and replaced.grad_fn is not None:
+                self.record.calls[replaced.grad_fn] = call
+            return tensor if replaced is None else replaced
+
+        return mapped(noted, value)
 
     def _passed_on(self, tensor: Tensor) -> Call | None:
         """The call of a value that a function of somebody's own returns as it was given, to be told of the backward pass."""
@@ -423,11 +352,3 @@ _QUESTIONS = frozenset(
     )
 )
 """Calls that make no tensor and are asked often."""
-
-
-_WRITING = frozenset(("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "batch_norm"))
-"""Calls that write to a tensor, beside those whose name ends in ``_``."""
-
-
-def _writes(name: str) -> bool:
-    return name in _WRITING or (name.endswith("_") and not name.endswith("__"))

@@ -136,3 +136,20 @@ def same_index(index: Tensor, token: Tensor) -> bool:
         and index.device == token.device
         and bool((index.flatten() == token.flatten()).all())
     )
+
+
+_WRITING = frozenset(("__setitem__", "__iadd__", "__isub__", "__imul__", "__itruediv__", "batch_norm"))
+"""Calls that write to a tensor, beside those whose name ends in ``_``."""
+
+
+def writes(name: str) -> bool:
+    """Whether a call of that name writes to what it is given."""
+    return name in _WRITING or (name.endswith("_") and not name.endswith("__"))
+
+
+def written_to(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """Tensors that a call writes to: the first that it is given, the statistics of a batch norm, those of ``out``."""
+    found = tensors_in(kwargs["out"]) if kwargs.get("out") is not None else []
+    if args and writes(name):
+        found += tensors_in((args, kwargs) if name == "batch_norm" else args[0])
+    return found

@@ -210,6 +210,7 @@ def _begin_worker(threads: int) -> None:
     )  # Ctrl-C reaches all processes of a terminal: this one has nothing to say
 
 
+@checked
 def steps_per_case(comparison: Comparison) -> int:
     """Progress steps of one case: one for each seed, one for the prediction."""
     return comparison.seeds + 1
@@ -377,6 +378,7 @@ def gather(cases: Sequence[xr.Dataset], comparison: Comparison) -> xr.Dataset:
     return result.assign_attrs(source="comparison", schema=SCHEMA, version=__version__, **settings)
 
 
+@checked
 def summary(result: xr.Dataset) -> dict[str, Any]:
     """The comparison as JSON: settings, and for each case its profiles, largest deviation and verdict."""
     cases = []

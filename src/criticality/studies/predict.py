@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from torch import nn
 
-from criticality.arguments import checked
+from criticality.arguments import Size, checked
 from criticality.errors import ArgumentError, UndescribedError
 from criticality.lazy import lazy_module
 from criticality.measurement import output_kernels
@@ -122,7 +122,7 @@ def _sent_back(description: ModelSpec, seeds: int, seed: int) -> np.ndarray:
 
 
 @checked
-def predict(model: str | nn.Module | Factory, inputs: Any = None, seeds: int = 4, **settings: Any) -> xr.Dataset:
+def predict(model: str | nn.Module | Factory, inputs: Any = None, seeds: Size = 4, **settings: Any) -> xr.Dataset:
     """``log J(l -> L)`` of any model at initialization.
 
     Args:

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from criticality.errors import ArgumentError, raised
+from criticality.arguments import checked
+from criticality.errors import RAISED, ArgumentError, out_of_memory, raised
+from criticality.randomness import seed_everything
 from criticality.sweeps.study import Cell, Values
 
 RESERVED = ("status", "seconds", "message", "checksum")
@@ -38,6 +40,7 @@ class Computed:
     seconds: float
 
 
+@checked
 def compute_cell(compute: str, cell: Cell, memory_gb: float | None) -> Computed:
     """One cell of a study; nothing that it does is raised."""
     began = time.perf_counter()
@@ -49,14 +52,18 @@ def compute_cell(compute: str, cell: Cell, memory_gb: float | None) -> Computed:
         with _limited(memory_gb):
             found = _function(compute)(dict(cell))
             values = {name: as_floating(value) for name, value in _named(found, cell).items()}
-    except MemoryError:
-        return ended(OUT_OF_MEMORY, {}, f"needed more than memory_gb={memory_gb}")
-    except Exception as error:
-        if isinstance(error, RuntimeError) and "allocate" in str(error):  # torch's own out of memory
-            return ended(OUT_OF_MEMORY, {}, f"needed more than memory_gb={memory_gb}")
-        return ended(FAILED, {}, raised(error)[:500])
+    except RAISED as error:
+        status, message = failure(error, memory_gb)
+        return ended(status, {}, message)
     bad = [name for name, value in values.items() if value.ndim == 0 and math.isnan(value)]
     return ended(NOT_A_NUMBER, values, f"{bad[0]} is nan") if bad else ended(DONE, values)
+
+
+def failure(error: BaseException, memory_gb: float | None) -> tuple[str, str]:
+    """Status and message of what raised."""
+    if not out_of_memory(error):
+        return FAILED, raised(error)[:500]
+    return OUT_OF_MEMORY, "needed more than " + ("there is" if memory_gb is None else f"memory_gb={memory_gb}")
 
 
 def compute_cells(compute: str, cells: Mapping[int, Cell], memory_gb: float | None) -> dict[int, Computed]:
@@ -137,14 +144,13 @@ def _predict(cell: Cell) -> dict[str, Any]:
 
 
 def _measure(cell: Cell) -> dict[str, Any]:
-    import torch
 
     from criticality.measurement import measure
     from criticality.models import model_spec
 
     seed = cell.get("seed", 0)
     described = model_spec(**{key: value for key, value in cell.items() if key not in ("seed", "probes")})
-    torch.manual_seed(seed)
+    seed_everything(seed)
     profile = measure(
         described.build(), described.inputs(), points=described.points, seed=seed, probes=cell.get("probes", 1)
     )

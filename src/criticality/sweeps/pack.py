@@ -72,6 +72,7 @@ def unpack_study(packed: str | os.PathLike[str], path: str | os.PathLike[str]) -
     return target
 
 
+@checked
 def packed_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
     """What a packed store holds, as ``Store.dataset``.
 

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -238,9 +239,10 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
             return
         with ExitStack() as stack:
             folder = stack.enter_context(TemporaryDirectory(prefix="criticality-", ignore_cleanup_errors=True))
-            with _uninterrupted():
-                cluster = stack.enter_context(
-                    LocalCluster(
+            with _uninterrupted(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", r"\s*Port \d+ is already in use")  # by another study's dashboard
+                try:
+                    cluster = LocalCluster(
                         n_workers=workers,
                         threads_per_worker=1,
                         processes=True,
@@ -249,7 +251,12 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
                         silence_logs=50,
                         local_directory=folder,
                     )
-                )
+                except RuntimeError as error:
+                    raise UnreachableError(
+                        f"workers={workers} must start, and do not ({error}): a script must run a study under"
+                        " if __name__ == '__main__', as workers import it"
+                    ) from error
+                stack.enter_context(cluster)
                 client = stack.enter_context(Client(cluster))
             yield client
 

@@ -9,11 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from criticality.errors import ArgumentError, raised
-from criticality.sweeps.compute import DONE, FAILED, Computed, as_floating, kept_of_seeds, stacked_values
+from criticality.errors import RAISED, ArgumentError
+from criticality.sweeps.compute import DONE, Computed, as_floating, failure, kept_of_seeds, stacked_values
 from criticality.sweeps.study import Cell
-
-_MESSAGE = 500
 
 
 def stacks_of(cells: Mapping[int, Cell], compute: str, most: int) -> list[dict[int, Cell]]:
@@ -47,8 +45,9 @@ def compute_stack(cells: Mapping[int, Cell], device: str) -> dict[int, Computed]
     began = time.perf_counter()
     try:
         values = _trained(list(cells.values()), device)
-    except Exception as error:
-        failed = Computed(FAILED, {}, raised(error)[:_MESSAGE], (time.perf_counter() - began) / len(cells))
+    except RAISED as error:
+        status, message = failure(error, None)
+        failed = Computed(status, {}, message, (time.perf_counter() - began) / len(cells))
         return dict.fromkeys(cells, failed)
     share = (time.perf_counter() - began) / len(cells)
     return {

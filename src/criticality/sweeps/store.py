@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 
 from criticality import __version__
+from criticality.arguments import checked
 from criticality.errors import FileError
 from criticality.extras import require
 from criticality.schema import SCHEMA
@@ -53,6 +54,7 @@ class Store:
         ValueError: another process writes to it; not a store of a study, or of another study, version or code.
     """
 
+    @checked
     def __init__(self, path: str | os.PathLike[str], study: Study | None = None, write: bool = False):
         self.path = Path(path)
         self._lock: Any = None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from criticality import __version__
-from criticality.arguments import checked
+from criticality.arguments import Positive, check, checked
 from criticality.errors import ArgumentError, FileError
 from criticality.extras import require
 from criticality.schema import source_digest
@@ -60,6 +59,8 @@ class Study:
         ):
             if not isinstance(getattr(self, field_name), kind):
                 raise ArgumentError(f"study's {field_name}={getattr(self, field_name)!r} must be {what}")
+            if kind is str:
+                check(str, f"study's {field_name}", getattr(self, field_name))
         if not self.name or "/" in self.name:
             raise ArgumentError(f"study's name={self.name!r} must be a name, without '/'")
         if self.compute not in ("predict", "measure", "train", "initial") and not self.compute.startswith("module:"):
@@ -86,13 +87,7 @@ class Study:
             raise ArgumentError(
                 f"search={self.search!r} must be a parameter of the grid, {', '.join(self.grid) or 'none'}"
             )
-        if self.memory_gb is not None and not (
-            isinstance(self.memory_gb, (int, float))
-            and not isinstance(self.memory_gb, bool)
-            and math.isfinite(self.memory_gb)
-            and self.memory_gb > 0
-        ):
-            raise ArgumentError(f"memory_gb={self.memory_gb!r} must be a finite number above 0")
+        check(Positive | None, "memory_gb", self.memory_gb)
 
     def cells(self) -> Iterator[Cell]:
         """Every cell, in the order of the grid."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from criticality.arguments import Size, Start, checked
 from criticality.errors import ArgumentError
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.kernels import SymmetricKernel
@@ -29,7 +30,8 @@ class CollapseExponents(NamedTuple):
     gradient: float
 
 
-def collapse_exponents(block: Sequence[Sublayer], q: float, tokens: int = 2) -> CollapseExponents:
+@checked
+def collapse_exponents(block: Sequence[Sublayer], q: Start, tokens: Size = 2) -> CollapseExponents:
     """``lambda_a = log(u' - v' of (1, 0)) - log(q'/q)`` and ``lambda_g = log(u' of (1, 1))`` at ``K = q 1 1^T``.
 
     The block's map of ``q - p`` forward and of ``u - v`` backward have the same slope there; ``(1, 1)`` is the common mode.

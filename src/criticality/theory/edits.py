@@ -125,11 +125,13 @@ def edits_of_record(records: Any) -> tuple[Edit, ...]:
     return tuple(found)
 
 
-def write_edits(edits: Iterable[Edit], path: str | os.PathLike[str]) -> Path:
+@checked
+def write_edits(edits: Sequence[Edit], path: str | os.PathLike[str]) -> Path:
     """As a JSON file, whole or not at all."""
     return write_text(json.dumps({"edits": edits_record(edits)}, indent=1), path)
 
 
+@checked
 def read_edits(path: str | os.PathLike[str]) -> tuple[Edit, ...]:
     """Of a file of ``write_edits`` or of ``criticality prescribe --out``.
 
@@ -184,6 +186,7 @@ def pointwise_norms(part: Any) -> list[PointwiseNorm]:
     return found
 
 
+@checked
 def alphas_of(network: Network) -> tuple[float, ...]:
     """Of the pointwise norms of the stream, in order."""
     return tuple(norm.pointwise.alpha for norm in pointwise_norms(network))

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 
-from criticality.arguments import Count, Depth, Finite, Positive, Scale, check_fields, checked, shown
+from criticality.arguments import Count, Depth, Finite, Positive, Scale, check, check_fields, checked, shown
 from criticality.errors import ArgumentError, UndescribedError
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.branches import Branch, Linear
@@ -165,6 +165,7 @@ def scale_weights(network: Network, gain: Positive) -> Network:
 T = TypeVar("T")
 
 
+@checked
 def mean_network(networks: Sequence[T]) -> T:
     """The network whose numbers are the means over ``networks``, which must be alike in everything else.
 
@@ -173,6 +174,7 @@ def mean_network(networks: Sequence[T]) -> T:
     Raises:
         ValueError: networks that differ in more than their numbers.
     """
+    check(Sequence[Network | Sublayer], "networks", networks)
     return cast(T, rebuilt(_mean, *networks))
 
 

@@ -121,14 +121,15 @@ def _collapse(network: Network, q: float, tokens: int) -> dict[str, list[float]]
         return {}
 
 
+@checked
 def propagate_between(
     network: Network,
     inputs: Kernel | Sequence[Kernel],
     *,
     start: float | None = None,
     targets: Sequence[float] | None = None,
-    samples: int = 8,
-    seed: int = 0,
+    samples: Samples = 8,
+    seed: Seed = 0,
 ) -> xr.Dataset:
     """``log J(l -> m)`` between sub-layer boundaries: *forward* from one of them, or for every pair (docs/theory, section 12).
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from criticality.arguments import checked
-from criticality.errors import UnknownLawError
+from criticality.arguments import Count, Seed, check, checked
+from criticality.errors import RAISED, CriticalityError, UnknownLawError, model_failed, raised
+from criticality.randomness import forked, seed_everything
 from criticality.weightless.creation import contents_of, created
 from criticality.weightless.entries import AT_LEAST, Player, playing
 from criticality.weightless.weight import RandomWeight
@@ -47,7 +48,7 @@ class _DataOfRealTensors(TorchFunctionMode):
 
 
 @checked
-def build_without_weights(factory: Callable[[], Model], *, at_least: int = AT_LEAST, seed: int = 0) -> Model:
+def build_without_weights(factory: Callable[[], Model], *, at_least: Count = AT_LEAST, seed: Seed = 0) -> Model:
     """Call ``factory`` and return the model that it builds, in which large floating parameters are ``RandomWeight``.
 
     The model's own initialization runs; what it does to a large parameter is played on a sample of the entries. Small
@@ -70,11 +71,25 @@ def build_without_weights(factory: Callable[[], Model], *, at_least: int = AT_LE
         1.0
     """
     with _random_state(), playing(Player(seed, at_least=at_least)):
-        torch.manual_seed(seed)
-        with _DataOfRealTensors(), _Allocations(), warnings.catch_warnings():
-            model = factory()
+        seed_everything(seed)
+        with _DataOfRealTensors(), _Allocations(), warnings.catch_warnings(), torch.inference_mode(False):
+            model = _called(factory)
         settle(model)
     _fill_unwritten_buffers(model)
+    return model
+
+
+def _called(factory: Callable[[], Model]) -> Model:
+    try:
+        model = factory()
+    except CriticalityError:
+        raise
+    except RAISED as error:
+        raise model_failed(f"factory must return a model, and its own code raised {raised(error)}", error) from error
+    check(nn.Module, "factory()", model)
+    on_meta = [name for name, one in model.named_parameters() if one.is_meta]
+    if on_meta:
+        raise UnknownLawError(f"parameter {on_meta[0]!r} must be built on a device that holds numbers, and is on meta")
     return model
 
 
@@ -88,7 +103,7 @@ def _fill_unwritten_buffers(model: nn.Module) -> None:
 
 def _random_state() -> Any:
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
-    return torch.random.fork_rng(devices=devices)
+    return forked(devices)
 
 
 @torch.no_grad()

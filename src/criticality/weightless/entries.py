@@ -83,13 +83,13 @@ def in_order(values: Shaped[Tensor, " n"], order: int) -> Shaped[Tensor, " n"]:
 
 @lru_cache(maxsize=64)
 def _permutation(order: int) -> Tensor:
-    return torch.randperm(SAMPLE, generator=torch.Generator().manual_seed(order))
+    return torch.randperm(SAMPLE, generator=torch.Generator("cpu").manual_seed(order), device="cpu")
 
 
 @lru_cache(maxsize=1)
 def _uniform() -> Tensor:
     """Midpoints of equal steps, shuffled once: moments of what is computed from them have next to no noise."""
-    shuffled = torch.randperm(SAMPLE, generator=torch.Generator().manual_seed(0))
+    shuffled = torch.randperm(SAMPLE, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     return (shuffled.double() + 0.5) / SAMPLE
 
 
@@ -104,13 +104,13 @@ def _truncated_normal(mean: float, std: float, low: float, high: float) -> Tenso
     a, b = (low - mean) / std, (high - mean) / std
     sign = -1.0 if a + b > 0 else 1.0  # the lower tail has the digits
     start, end = sorted((sign * a, sign * b))
-    below, above = torch.special.ndtr(torch.tensor([start, end], dtype=torch.float64))
+    below, above = torch.special.ndtr(torch.tensor([start, end], dtype=torch.float64, device="cpu"))
     return mean + std * sign * corrected(torch.special.ndtri(below + (above - below) * _uniform()), start, end)
 
 
 def corrected(sample: Float64[Tensor, " n"], low: float, high: float) -> Float64[Tensor, " n"]:
     """A sample of a standard normal law between two bounds with the mean and variance of that law, by scale and shift."""
-    bounds = torch.tensor([low, high], dtype=torch.float64)
+    bounds = torch.tensor([low, high], dtype=torch.float64, device="cpu")
     density = torch.exp(-bounds.square() / 2) / (2 * math.pi) ** 0.5
     total = torch.special.ndtr(bounds).diff() if low + high <= 0 else -torch.special.ndtr(-bounds).diff()
     mean = -density.diff() / total
@@ -126,7 +126,7 @@ QUANTILES: dict[str, tuple[tuple[float, ...], Callable[..., Tensor]]] = {
     "exponential": ((1.0,), lambda rate: -torch.log1p(-_uniform()) / rate),
     "log_normal": ((1.0, 2.0), lambda mean, std: torch.exp(mean + std * standard_normal())),
     "bernoulli": ((0.5,), lambda p: (_uniform() < p).double()),
-    "constant": ((float("nan"),), lambda value: torch.tensor([value], dtype=torch.float64)),
+    "constant": ((float("nan"),), lambda value: torch.tensor([value], dtype=torch.float64, device="cpu")),
 }
 """Name of a distribution -> defaults of its parameters, and its sample from them; a new one is one line."""
 
@@ -148,7 +148,7 @@ class Player:
         self, seed: int = 0, at_least: int = AT_LEAST, largest_real: int = LARGEST_REAL, series: int = 0
     ) -> None:
         self.at_least, self.seed = at_least, seed
-        self.generator = torch.Generator().manual_seed(hash((seed, series)) & (2**62 - 1) if series else seed)
+        self.generator = torch.Generator("cpu").manual_seed(hash((seed, series)) & (2**62 - 1) if series else seed)
         self.largest_real = largest_real
         self._orders = itertools.count(seed * 1_000_003 + series * 250_007 + 1)
         self._played: OrderedDict[Hashable, tuple[Any, Any]] = OrderedDict()
@@ -167,7 +167,7 @@ class Player:
         """Draws entries that become real, the same ones of two weights whose entries are the same or a function of these."""
         if entries.order == 0:
             return self.generator
-        return torch.Generator().manual_seed(hash((self.seed, entries.order)) & (2**62 - 1))
+        return torch.Generator("cpu").manual_seed(hash((self.seed, entries.order)) & (2**62 - 1))
 
     def apply(self, function: Callable[..., Tensor], operands: Sequence[Entries], key: Hashable) -> Entries:
         """``function`` of the samples of the operands, entry by entry; ``key`` tells it from other functions.

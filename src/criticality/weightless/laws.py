@@ -74,11 +74,11 @@ def measured_law(weight: Tensor, orthogonal: bool = True) -> Law:
     weight = gathered(weight.detach())
     flat = weight.reshape(-1)
     if flat.numel() == 0:
-        return Law(torch.full((1,), float("nan"), dtype=torch.float64))
+        return Law(torch.full((1,), float("nan"), dtype=torch.float64, device="cpu"))
     moments = (flat.sum(dtype=torch.float64).item() / flat.numel(), mean_square(flat))
     orthogonal = orthogonal and is_orthogonal(weight)
     if flat.numel() > SAMPLE:
-        index = torch.randint(flat.numel(), (SAMPLE,), generator=torch.Generator().manual_seed(0))
+        index = torch.randint(flat.numel(), (SAMPLE,), generator=torch.Generator("cpu").manual_seed(0), device="cpu")
         flat = flat[index.to(flat.device)]
     return Law(flat.double().cpu(), orthogonal, moments, paired=True)
 
@@ -101,7 +101,9 @@ def is_orthogonal(weight: Tensor) -> bool:
     longer, shorter = matrix.shape
     if not 16 <= shorter <= LARGEST_QR:
         return False
-    vectors = torch.randn(shorter, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    vectors = torch.randn(
+        shorter, 8, generator=torch.Generator("cpu").manual_seed(0), dtype=torch.float64, device="cpu"
+    )
     vectors /= torch.linalg.vector_norm(vectors, dim=0)
     lengths = torch.linalg.vector_norm(matrix @ vectors.to(matrix), dim=0).square().double()
     return float(lengths.max() - lengths.min()) < 0.1 * (2 / longer) ** 0.5 * float(lengths.mean())
@@ -123,7 +125,7 @@ def law_of_pieces(pieces: Sequence[Piece]) -> Law:
     )
     counts = [max(1, round(SAMPLE * length / kept)) for length, _ in rest]
     mixture = torch.cat([_take(sample, count) for sample, count in zip(samples, counts, strict=True)])
-    mixture = mixture[torch.randperm(len(mixture), generator=torch.Generator().manual_seed(0))]
+    mixture = mixture[torch.randperm(len(mixture), generator=torch.Generator("cpu").manual_seed(0), device="cpu")]
     return Law(mixture, moments=(moments[0], moments[1]), origins=origins_of(pieces), paired=True)
 
 
@@ -134,5 +136,5 @@ def _padding(piece: Piece, total: int) -> bool:
 
 def _take(sample: Tensor, count: int) -> Tensor:
     """``count`` entries of a sample, spread evenly over its range."""
-    place = (torch.arange(count, dtype=torch.float64) + 0.5) / count * len(sample)
+    place = (torch.arange(count, dtype=torch.float64, device="cpu") + 0.5) / count * len(sample)
     return sample.sort().values[place.long()]

@@ -55,7 +55,7 @@ def entries(law: Law, shape: tuple[int, ...], seed: tuple[object, ...], like: Te
 def _normal_pairs(dtype: torch.dtype) -> Shaped[Tensor, " n"]:
     """Pairs of quantiles on a lattice of the square; one pair is one entry, of twice the bits of ``dtype``."""
     first = standard_normal().to(dtype).sort().values
-    second = first[(torch.arange(SAMPLE) * LATTICE + LATTICE // 2) % SAMPLE]
+    second = first[(torch.arange(SAMPLE, device="cpu") * LATTICE + LATTICE // 2) % SAMPLE]
     wide = torch.float64 if dtype.itemsize == 4 else torch.complex128
     return torch.stack([first, second], dim=1).view(wide).flatten()
 
@@ -63,9 +63,9 @@ def _normal_pairs(dtype: torch.dtype) -> Shaped[Tensor, " n"]:
 def _chosen(sample: Shaped[Tensor, " n"], shape: tuple[int, ...], seed: tuple[object, ...]) -> Tensor:
     """Entries of a sample of 2^14, each chosen by as many bits of a stream of its own."""
     bits = np.random.SFC64(_number(seed))
-    out = torch.empty(prod(shape), dtype=sample.dtype)
+    out = torch.empty(prod(shape), dtype=sample.dtype, device="cpu")
     for part in out.split(_CHUNK):
-        words = torch.from_numpy(bits.random_raw(-(-len(part) // 4)).view(np.int16))[: len(part)]
+        words = torch.as_tensor(bits.random_raw(-(-len(part) // 4)).view(np.int16), device="cpu")[: len(part)]
         torch.index_select(sample, 0, words.bitwise_and_(SAMPLE - 1).int(), out=part)
     return out.view(shape)
 

@@ -29,7 +29,7 @@ def qr(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     q = player().draw("normal", 0.0, rows**-0.5)
     pieces_q = [Piece(weight.numel(), replace(q, matrix=(rows, columns)))]
     r = RandomWeight.from_pieces([Piece(columns**2, player().draw("constant"))], (columns, columns), dtype=weight.dtype)
-    r.upper = pieces[0].entries.values.std().item() * (rows - torch.arange(columns)).double().sqrt()
+    r.upper = pieces[0].entries.values.std().item() * (rows - torch.arange(columns, device="cpu")).double().sqrt()
     return RandomWeight.from_pieces(pieces_q, weight.shape, dtype=weight.dtype, device=weight.device), r
 
 
@@ -47,5 +47,5 @@ def diagonal(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     upper = args[0].upper
     if upper is None or any(args[1:2]):
         return NotImplemented
-    signs = torch.randint(0, 2, upper.shape, generator=player().generator) * 2 - 1
+    signs = torch.randint(0, 2, upper.shape, generator=player().generator, device="cpu") * 2 - 1
     return (upper * signs).to(args[0].dtype).to(args[0].device)

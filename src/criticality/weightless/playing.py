@@ -308,7 +308,7 @@ def _ends_if_uniform(entries: Entries) -> Tensor | None:
         return None
     steps = entries.values.double().sort().values
     step = (steps[-1] - steps[0]) / (len(steps) - 1)
-    even = steps[0] + step * torch.arange(len(steps), dtype=torch.float64)
+    even = steps[0] + step * torch.arange(len(steps), dtype=torch.float64, device="cpu")
     ends = torch.stack([steps[0] - step / 2, steps[-1] + step / 2])
     if float(step) <= 0 or float(ends.abs().max()) > 1 + 1e-9 or float((steps - even).abs().max()) > 1e-6 * float(step):
         return None

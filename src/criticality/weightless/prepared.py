@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from criticality.errors import InputsError
+from criticality.randomness import forked, seed_everything
 from criticality.stream.sharded import at_rest, gathered
 from criticality.weightless.building import build_without_weights
 from criticality.weightless.entries import AT_LEAST
@@ -70,8 +70,8 @@ def prepared(
         built = model
         laws = {p: measured_law(p) for p in large_weights(model, at_least)}
     else:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
+        with forked():
+            seed_everything(seed)
             built = build_without_weights(model, at_least=at_least, seed=seed)
         require_known_laws(built)
         laws = {}

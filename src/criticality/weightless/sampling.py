@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
+from criticality.arguments import Seed, checked
 from criticality.errors import UnknownLawError
+from criticality.randomness import forked, seed_everything
 from criticality.stream.opened import composite, opened
 from criticality.stream.sharded import is_sharded
 from criticality.stream.tensors import memory_of, tensors_in
@@ -54,8 +56,9 @@ class WeightsIntegratedOut(TorchFunctionMode):
         True
     """
 
+    @checked
     def __init__(
-        self, weights: Mapping[Tensor, Law] | None = None, *, seed: int = 0, model: nn.Module | None = None
+        self, weights: Mapping[Tensor, Law] | None = None, *, seed: Seed = 0, model: nn.Module | None = None
     ) -> None:
         super().__init__()
         self.model = model
@@ -89,9 +92,9 @@ class WeightsIntegratedOut(TorchFunctionMode):
 
     def __enter__(self) -> WeightsIntegratedOut:
         if self._depth == 0:
-            self._random = torch.random.fork_rng()
+            self._random = forked()
             self._random.__enter__()
-            torch.manual_seed(self.seed)
+            seed_everything(self.seed)
         self._depth += 1
         return super().__enter__()
 

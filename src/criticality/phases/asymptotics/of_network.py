@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from criticality.arguments import Start, checked
 from criticality.errors import ArgumentError
 from criticality.phases.asymptotics.blocks import power_law, stretched_law
 from criticality.phases.asymptotics.laws import ExponentialLaw, Law, PowerLaw, StretchedLaw
@@ -14,7 +15,8 @@ from criticality.pointwise import Pointwise
 from criticality.theory.norms import LayerNorm, NoNorm, PointwiseNorm
 
 
-def law_of(step: ResidualStep | BlockStep, q0: float = 1.0) -> Law | None:
+@checked
+def law_of(step: ResidualStep | BlockStep, q0: Start = 1.0) -> Law | None:
     """What ``log J`` comes to at great depth, as far as it is known without a recursion; ``None`` where it is not.
 
     One branch: LayerNorm and every pointwise function whose tail is known. Blocks of pre-norm sub-layers: all with LayerNorms, or
