@@ -195,18 +195,19 @@ class Pointwise:
                 function, np.maximum(distinct, 1e-300), self.shift, kinks, order, shared
             )
             total = np.sum(coefficients**2, axis=1) + remainder
-            all_meet = loose and np.all(remainder <= 2 * shared * total)
-            if all_meet and len(hard) == len(rho):
-                return hermite_series(coefficients, left, right, rho, shared)
-            a, b = left[hard], right[hard]
-            value[hard] = hermite_series(coefficients, a, b, rho[hard], shared)
-            if all_meet:
+            if loose and np.all(remainder <= 2 * shared * total):
+                value[hard] = hermite_series(coefficients, left[hard], right[hard], rho[hard], shared)
                 return value
-            bound = np.abs(rho[hard]) ** (order + 1) * np.sqrt(remainder[a]) * np.sqrt(remainder[b])
-            hard = hard[
-                bound
-                > (2 * shared * np.sqrt(total[a]) * np.sqrt(total[b]) if loose else tolerance * np.abs(value[hard]))
-            ]
+            a, b = left[hard], right[hard]
+            bound = np.abs(rho[hard]) ** (order + 1) * np.sqrt(remainder)[a] * np.sqrt(remainder)[b]
+            if loose:  # what is beyond this order is not computed at it
+                beyond = bound > 2 * shared * np.sqrt(total)[a] * np.sqrt(total)[b]
+                met = hard[~beyond]
+                value[met] = hermite_series(coefficients, left[met], right[met], rho[met], shared)
+            else:
+                value[hard] = hermite_series(coefficients, a, b, rho[hard], shared)
+                beyond = bound > tolerance * np.abs(value[hard])
+            hard = hard[beyond]
             if len(hard) <= (4 * len(distinct) if formula is not None and loose else 0):
                 break
         if formula is not None and loose:

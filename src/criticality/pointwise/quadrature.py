@@ -110,8 +110,8 @@ def unresolved(
     tolerance: float = 1e-9,
     average: Float[np.ndarray, "... points"] | None = None,
 ) -> Float[np.ndarray, " unresolved"]:
-    """The deviations at which rules of two orders disagree on ``E f^2``, of one ``f`` or any of several: features that the panels do
-    not resolve.
+    """The deviations at which rules of two orders disagree on ``E f^2``, of one ``f`` or any of several: features that the panels
+    do not resolve.
 
     So do those at which ``f^2`` times the density is not small where it is cut, as for a function that grows like ``exp(x)``.
     ``average`` is ``gaussian_average`` of ``f^2`` where it is known.
