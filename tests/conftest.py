@@ -3,12 +3,13 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one core each
+if "PYTEST_XDIST_WORKER" in os.environ:  # one core each; the process that waits for them needs no torch
+    import torch
+
     torch.set_num_threads(1)
 
 settings.register_profile("criticality", deadline=None, max_examples=60, derandomize=True)
@@ -17,6 +18,8 @@ settings.load_profile("criticality")
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 
