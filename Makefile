@@ -35,10 +35,11 @@ benchmarks: .venv/ready
 bench-quick: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/quick.py
 
-# pip, not uv: see CONTRIBUTING.md.
+# pip, not uv: see CONTRIBUTING.md. Half of an installation is bytecode, which pip makes on one core: compileall takes all of them.
 .venv/ready: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]'
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true  # packages ship a few files that are not of this Python
 	touch $@
 
 clean:

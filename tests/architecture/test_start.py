@@ -67,6 +67,17 @@ def test_theory_waits_for_no_torch(lines: list[str], unused: set[str]):
     assert not found & (SLOW | unused)
 
 
+def test_a_study_of_theory_waits_for_no_torch():
+    code = """
+import json, sys
+from criticality.sweeps.compute import DONE, compute_cell
+from criticality.sweeps.run import run_study
+codes = {"cell": int(compute_cell("predict", {"depth": 4}, None).status != DONE)}
+print(json.dumps({"codes": codes, "modules": sorted({name.split(".")[0] for name in sys.modules})}))
+"""
+    assert not modules_after(code) & (SLOW - {"dask", "zarr"})  # a study is kept in zarr, and xarray imports dask
+
+
 def test_the_package_is_a_table_of_contents():
     code = """
 import json, sys

@@ -91,22 +91,19 @@ class Mixture:
         return self.coarse if self.coarse is not None and tolerance >= self.coarse_error else self
 
     def pairs(self, q_a: Array, q_b: Array, rho: Array) -> tuple[Array, Array, Array, Array, Array, Array]:
-        """``left, right, root, delta`` of shapes that broadcast to ``(points, pairs)``, with the products of scales and
-        of weights, ``(pairs,)``: all pairs ``(i, j)``, or those with ``i <= j`` where the variances are equal."""
+        """``root, delta`` of shape ``(points, pairs)``, with the products of scales and of weights, ``(pairs,)``: all pairs
+        ``(i, j)``, or those with ``i <= j`` where the variances are equal. ``left`` and ``right`` come first, ``(points, i, j)`` by
+        broadcasting, or ``(points, pairs)``."""
         if np.array_equal(q_a, q_b):
             left, right = q_a[:, None] * self.pair_left, q_a[:, None] * self.pair_right
             root, scales, weights = q_a[:, None] * self.pair_root, self.pair_scales, self.pair_weights
         else:
-            points = len(q_a)
-            left_axis, right_axis = (q_a[:, None] * self.squares)[:, :, None], (q_b[:, None] * self.squares)[:, None, :]
-            shape = (points, len(self.squares), len(self.squares))
-            left = np.broadcast_to(left_axis, shape).reshape(points, -1)
-            right = np.broadcast_to(right_axis, shape).reshape(points, -1)
-            root = (np.sqrt(left_axis) * np.sqrt(right_axis)).reshape(points, -1)
-            scales, weights = self.scale_products.ravel(), self.products
+            left, right = (q_a[:, None] * self.squares)[:, :, None], (q_b[:, None] * self.squares)[:, None, :]
+            root, scales, weights = np.sqrt(left) * np.sqrt(right), self.scale_products.ravel(), self.products
         largest = max(q_a.max(initial=0.0), q_b.max(initial=0.0))
-        delta = _delta(np, largest, left + right, root, ((1 - rho) * (1 + rho))[:, None])
-        return left, right, root, delta, scales, weights
+        spread = ((1 - rho) * (1 + rho)).reshape(-1, *(1,) * (root.ndim - 1))
+        delta = _delta(np, largest, left + right, root, spread)
+        return left, right, root.reshape(len(rho), -1), delta.reshape(len(rho), -1), scales, weights
 
     def equal_deltas(self, q: float, rho: float) -> tuple[Array, Array, Array]:
         """For two arguments of variance ``q``: ``rho`` standing for both correlations, 1 and ``rho``, and
@@ -182,6 +179,7 @@ class GatedErfMixtureFormula(_MixtureFormula):
 
         def chunk(q_a: Array, q_b: Array, rho: Array) -> tuple[Array, Array]:
             left, right, root, delta, _, weights = mixture.pairs(q_a, q_b, rho)
+            left, right = (one.reshape(root.shape) for one in np.broadcast_arrays(left, right))
             r = rho[:, None]
             erfs = _erf_erf(np, root, r, delta)
             if derivative:

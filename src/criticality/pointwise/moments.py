@@ -76,6 +76,17 @@ class Pointwise:
         """Second moment of the derivative, ``E f'(x)^2``, ``alpha^2`` included, the shape of ``q``."""
         return self.Cd(q, q, 1.0)
 
+    def both(self, q: ArrayLike) -> tuple[Float[np.ndarray, "..."], Float[np.ndarray, "..."]]:
+        """``V(q)`` and ``D(q)``: of a function without a closed form by one quadrature instead of two."""
+        if self.beta or (self.shift == 0.0 and self.phi.formula is not None and self.phi.formula.terms <= _MANY_TERMS):
+            return self.V(q), self.D(q)
+
+        def root(u: np.ndarray) -> np.ndarray:
+            return np.stack([self.phi.value(u), self.phi.derivative(u)])
+
+        value, slope = self._one_point(lambda u: root(u) ** 2, self.alpha**2 * _variance(q), root)
+        return self.gamma**2 * value, (self.gamma * self.alpha) ** 2 * slope
+
     def C(self, q_a: ArrayLike, q_b: ArrayLike, rho: ArrayLike, tolerance: float = EXACT) -> Float[np.ndarray, "..."]:
         """``E f(x_a) f(x_b)`` for variances ``q_a``, ``q_b`` and correlation ``rho``; the arguments broadcast.
 
@@ -171,7 +182,7 @@ class Pointwise:
             left, right = np.split(index, 2)
         else:
             distinct, left, right = self.alpha**2 * points[0], *points[1:]
-        self._check_resolved(function, distinct)
+        self._check_resolved(function, distinct[distinct > 0])
         value = np.empty_like(rho)
         hard = np.arange(len(rho))
         loose = tolerance > EXACT
@@ -184,18 +195,19 @@ class Pointwise:
                 function, np.maximum(distinct, 1e-300), self.shift, kinks, order, shared
             )
             total = np.sum(coefficients**2, axis=1) + remainder
-            all_meet = loose and np.all(remainder <= 2 * shared * total)
-            if all_meet and len(hard) == len(rho):
-                return hermite_series(coefficients, left, right, rho, shared)
-            a, b = left[hard], right[hard]
-            value[hard] = hermite_series(coefficients, a, b, rho[hard], shared)
-            if all_meet:
+            if loose and np.all(remainder <= 2 * shared * total):
+                value[hard] = hermite_series(coefficients, left[hard], right[hard], rho[hard], shared)
                 return value
-            bound = np.abs(rho[hard]) ** (order + 1) * np.sqrt(remainder[a]) * np.sqrt(remainder[b])
-            hard = hard[
-                bound
-                > (2 * shared * np.sqrt(total[a]) * np.sqrt(total[b]) if loose else tolerance * np.abs(value[hard]))
-            ]
+            a, b = left[hard], right[hard]
+            bound = np.abs(rho[hard]) ** (order + 1) * np.sqrt(remainder)[a] * np.sqrt(remainder)[b]
+            if loose:  # what is beyond this order is not computed at it
+                beyond = bound > 2 * shared * np.sqrt(total)[a] * np.sqrt(total)[b]
+                met = hard[~beyond]
+                value[met] = hermite_series(coefficients, left[met], right[met], rho[met], shared)
+            else:
+                value[hard] = hermite_series(coefficients, a, b, rho[hard], shared)
+                beyond = bound > tolerance * np.abs(value[hard])
+            hard = hard[beyond]
             if len(hard) <= (4 * len(distinct) if formula is not None and loose else 0):
                 break
         if formula is not None and loose:
@@ -207,10 +219,11 @@ class Pointwise:
             )
         return value
 
-    def _check_resolved(self, function: ArrayFunction, s: np.ndarray) -> None:
+    def _check_resolved(self, function: ArrayFunction, s: np.ndarray, average: np.ndarray | None = None) -> None:
+        """``s`` above 0; ``average``: what the quadrature gave for the square of ``function``."""
         if self.phi.verified:
             return
-        bad = unresolved(function, np.sqrt(s[s > 0]), self.shift, self.phi.kinks)
+        bad = unresolved(function, np.sqrt(s), self.shift, self.phi.kinks, average=average)
         if len(bad):
             kinks = ", ".join(f"{kink:g}" for kink in self.phi.kinks[:6]) or "none"
             kinks += ", ..." if len(self.phi.kinks) > 6 else ""
@@ -221,17 +234,18 @@ class Pointwise:
             )
 
     def _one_point(self, function: ArrayFunction, s: np.ndarray, root: ArrayFunction | None = None) -> np.ndarray:
-        """``E function``; ``root`` is what it is the square of, if it is one."""
+        """``E function``, of several along leading axes; ``root`` is what it is the square of, if it is one."""
         flat = np.atleast_1d(s).ravel()
-        self._check_resolved(root or function, flat)
-        value = np.empty_like(flat)
         zero = flat == 0.0
-        value[zero] = function(np.array([self.shift]))[0]
-        if not np.isfinite(value[zero]).all():
+        value = np.repeat(function(np.array([self.shift])), len(flat), axis=-1)
+        if not np.isfinite(value[..., zero]).all():
             raise NotFiniteError(f"q=0.0 must be above 0: the slope of {self.phi.name!r} is infinite at {self.shift:g}")
-        for chunk in np.array_split(np.flatnonzero(~zero), max(1, len(flat) // 2000)):
-            value[chunk] = gaussian_average(function, np.sqrt(flat[chunk]), self.shift, self.phi.kinks)
-        return value.reshape(np.shape(s))
+        rest = np.flatnonzero(~zero)
+        for start in range(0, len(rest), 2000):
+            chunk = rest[start : start + 2000]
+            value[..., chunk] = gaussian_average(function, np.sqrt(flat[chunk]), self.shift, self.phi.kinks)
+        self._check_resolved(root or function, flat[rest], value[..., rest] if root is not None else None)
+        return value.reshape(value.shape[:-1] + np.shape(s))
 
 
 def _variance(q: ArrayLike, name: str = "q") -> np.ndarray:

@@ -70,12 +70,13 @@ def gaussian_panels(
         if isinstance(centre, Singular):
             steps = np.concatenate([_FINE, steps])
         around = np.concatenate([[0.0], steps, -steps]) + centre
-        parts.append(np.broadcast_to(around, (len(mean), len(around))))
+        parts.append(np.repeat(around[None], len(mean), axis=0))
     if edges is not None:
         parts.append(edges)
     cuts = np.concatenate(parts, axis=1)
-    cuts = np.sort(np.clip(cuts, mean - _RANGE * sigma, mean + _RANGE * sigma), axis=1)
-    half = np.diff(cuts, axis=1) / 2
+    cuts = np.maximum(mean - _RANGE * sigma, np.minimum(mean + _RANGE * sigma, cuts))
+    cuts.sort(axis=1)
+    half = (cuts[:, 1:] - cuts[:, :-1]) / 2
     used = np.any(half > 0, axis=0)
     half, middle = half[:, used], ((cuts[:, 1:] + cuts[:, :-1]) / 2)[:, used]
     nodes, weights = _legendre(order)
@@ -93,11 +94,12 @@ def gaussian_average(
     mean: float = 0.0,
     kinks: tuple[float, ...] = (),
     order: int = _PANEL_ORDER,
-) -> Float[np.ndarray, " points"]:
-    """``E f(u)`` with ``u ~ N(mean, sigma^2)``, for each ``sigma > 0``; ``f`` may be kinked at ``kinks``."""
+) -> Float[np.ndarray, "... points"]:
+    """``E f(u)`` with ``u ~ N(mean, sigma^2)``, for each ``sigma > 0``; ``f`` may be kinked at ``kinks``, and be several functions
+    along leading axes of its values."""
     means = np.full_like(sigma, mean)
     nodes, weights = gaussian_panels(means, sigma, centres=(0.0, *kinks), order=order)
-    return np.einsum("pn,pn->p", weights, function(nodes))
+    return np.einsum("pn,...pn->...p", weights, function(nodes))
 
 
 def unresolved(
@@ -106,18 +108,23 @@ def unresolved(
     mean: float,
     kinks: tuple[float, ...],
     tolerance: float = 1e-9,
+    average: Float[np.ndarray, "... points"] | None = None,
 ) -> Float[np.ndarray, " unresolved"]:
-    """The deviations at which rules of two orders disagree on ``E f^2``: features that the panels do not resolve.
+    """The deviations at which rules of two orders disagree on ``E f^2``, of one ``f`` or any of several: features that the panels
+    do not resolve.
 
     So do those at which ``f^2`` times the density is not small where it is cut, as for a function that grows like ``exp(x)``.
+    ``average`` is ``gaussian_average`` of ``f^2`` where it is known.
     """
 
     def squared(u: np.ndarray) -> np.ndarray:
         return function(u) ** 2
 
-    used, finer = (gaussian_average(squared, sigma, mean, kinks, order) for order in (_PANEL_ORDER, 24))
-    ends = squared(mean + _RANGE * np.array([[-1.0], [1.0]]) * sigma).max(axis=0) * math.exp(-(_RANGE**2) / 2)
-    return sigma[(np.abs(used - finer) > tolerance * finer) | (ends > tolerance * finer)]
+    used = gaussian_average(squared, sigma, mean, kinks) if average is None else average
+    finer = gaussian_average(squared, sigma, mean, kinks, order=24)
+    ends = squared(mean + _RANGE * np.array([[-1.0], [1.0]]) * sigma).max(axis=-2) * math.exp(-(_RANGE**2) / 2)
+    wrong = (np.abs(used - finer) > tolerance * finer) | (ends > tolerance * finer)
+    return sigma[wrong.reshape(-1, len(sigma)).any(axis=0)]
 
 
 def _smoothed(

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from criticality.arguments import Count, checked
-from criticality.devices import torch_device
 from criticality.errors import ArgumentError, FileError, UnreachableError
 from criticality.extras import require
 from criticality.sweeps.compute import compute_cells
@@ -80,6 +79,8 @@ def run_study(
     if together is None and device != "cpu":
         raise ArgumentError(f"device={device!r} must come with together, how many runs are trained at once")
     if together is not None:
+        from criticality.devices import torch_device  # which imports torch: most studies do without
+
         torch_device(device)
     elif study.search and workers != 0:
         raise ArgumentError(

@@ -259,8 +259,8 @@ def sampled_forward(heads: Heads, values: Matrix) -> Matrix:
     value_factor = factor(values)
     total = np.zeros_like(values)
     for chunk in heads.drawn():
-        mixed = chunk.attention @ value_factor
-        total += (mixed @ mixed.mT).sum(axis=(0, 1))
+        mixed = np.moveaxis(chunk.attention @ value_factor, -2, 0).reshape(heads.tokens, -1)
+        total += mixed @ mixed.T
     return total / heads.sampling.samples
 
 

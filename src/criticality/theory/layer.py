@@ -31,8 +31,8 @@ class Moments(Protocol):
 def norm_moments(norm: Norm, q: Numbers) -> tuple[Values, Values]:
     """``V`` and ``D`` of a norm at variances ``q``, of their shape; of one number without the overhead of arrays."""
     if isinstance(norm, PointwiseNorm):
-        if isinstance(q, np.ndarray):
-            return norm.pointwise.V(q), norm.pointwise.D(q)
+        if isinstance(q, np.ndarray) or norm.pointwise.phi.formula is None:
+            return norm.pointwise.both(q)
         return norm.pointwise.equal(q, 1.0, False)[0], norm.pointwise.equal(q, 1.0, True)[0]
     state = SymmetricKernel(q, q, 1)
     return norm.forward(state).q, norm.factor(state).q
