@@ -66,7 +66,10 @@ def gaussian_panels(
     dyadic = 2.0 ** np.arange(-1, max(0, int(np.ceil(np.log2(max(reach, 1e-300))))) + 1)
     parts = [mean + sigma * _GAUSSIAN_EDGES, mean - sigma * _GAUSSIAN_EDGES[1:]]
     for centre in centres:
-        steps = dyadic if reach > 0.5 else np.zeros(0)
+        near = (
+            dyadic if centre == 0.0 else dyadic[dyadic <= max(1.0, 2 * abs(centre))]
+        )  # further away it is as near as 0
+        steps = near if reach > 0.5 else np.zeros(0)
         if isinstance(centre, Singular):
             steps = np.concatenate([_FINE, steps])
         around = np.concatenate([[0.0], steps, -steps]) + centre
@@ -177,10 +180,11 @@ def gaussian_pair_average(
         targets = np.concatenate([c + sign * d for c in centres_of(kinks) for d in (fine, coarse) for sign in (1, -1)])
         edges = np.unique(mean + (targets - mean) / slope)[None, :]
     nodes, weights = gaussian_panels(np.array([mean]), np.array([sigma]), edges, centres=centres_of(kinks))
-    outer, weights = nodes[0], weights[0]
-    keep = weights > 1e-40 * weights.max()
-    outer, weights = outer[keep], weights[keep]
+    outer = nodes[0]
+    share = weights[0] * function(outer)
+    keep = np.abs(share) > 1e-40 * np.abs(share).max()  # of a bounded function's slope most of the line is nothing
+    outer, share = outer[keep], share[keep]
     inner = np.concatenate(
         [_smoothed(function, chunk, float(tau), kinks) for chunk in np.array_split(mean + slope * (outer - mean), 8)]
     )
-    return float(np.sum(weights * function(outer) * inner))
+    return float(np.sum(share * inner))

@@ -81,9 +81,12 @@ class Block:
             return 1.0, 1.0
         rises = float(self.pull(q, start)[0]) >= 0
         end = 1.0 if rises else -1.0
-        way = np.append(start, end - (end - start) * np.geomspace(1.0, _NEAREST, 60)[1:])
-        turns = np.flatnonzero(self.pull(q, way[1:]) * end < 0)
-        return (float(way[turns[0]]), float(way[turns[0] + 1])) if len(turns) else (end, end)
+        way = end - (end - start) * np.geomspace(1.0, _NEAREST, 60)
+        for first in range(0, len(way), 10):  # in parts, as correlations near 1 take longest
+            turns = np.flatnonzero(self.pull(q, way[first + 1 : first + 11]) * end < 0)
+            if len(turns):
+                return float(way[first + turns[0]]), float(way[first + turns[0] + 1])
+        return end, end
 
     def _turn(self, q: float, low: float, high: float) -> float:
         if low == high:
