@@ -214,6 +214,8 @@ def test_ctrl_c_leaves_a_report_of_what_is_finished(tmp_path):
         (["compare", "timm:vit_tiny_patch16_224", "--alpha", "0"], "alpha=0.0 must be a finite number above 0"),
         (["compare", "timm:vit_tiny_patch16_224", "--init", "he"], "init 'he' is unknown"),
         (["moments", "--function", "tanh", "--out", "/proc/no/where.json"], "/proc/no"),
+        (["predict", "timn:vit_tiny_patch16_224"], "(did you mean 'timm'?)"),
+        (["predict", "timm:vit_tiny_patch16_224", "--init", "fanin"], "(did you mean 'fan-in'?)"),
         (["predct"], "verb 'predct' is unknown (did you mean 'predict'?)"),
     ],
 )

@@ -226,6 +226,9 @@ def test_command_line(tmp_path):
     record = json.loads(run("classify", "--function", "tanh", "--alpha", 1, "--json").stdout)
     assert {"class", "exponent", "coefficient", "interval", "crossover_depth", "analytic", "agrees"} <= record.keys()
     assert record["class"] == "stretched"
+    own = run("classify", "timm:vit_tiny_patch16_224", "--depth", 2, "--image-size", 32).stdout
+    assert ["norm", "own"] in [line.split() for line in own.splitlines()]
+    assert "None" not in own
     model = json.loads(run("classify", "timm:vit_tiny_patch16_224", "--norm", "derf", "--alpha", 0.5, "--json").stdout)
     assert (model["class"], model["agrees"], model["tokens"]) == ("stretched", True, 197)
     path = tmp_path / "mine.py"
