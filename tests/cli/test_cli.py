@@ -80,6 +80,7 @@ def test_compare_writes_a_report_that_stands_alone(tmp_path):
     assert record == json.loads((tmp_path / "summary.json").read_text())
     page = (tmp_path / "report.html").read_text()
     assert "LayerNorm" in page
+    assert re.search(r"its tolerance\s+\(0\.0\d{1,3} for own init", page)
     assert page.count("data:image/svg+xml;base64,") == 3
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {
