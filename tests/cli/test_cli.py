@@ -80,6 +80,7 @@ def test_compare_writes_a_report_that_stands_alone(tmp_path):
     assert record == json.loads((tmp_path / "summary.json").read_text())
     page = (tmp_path / "report.html").read_text()
     assert "LayerNorm" in page
+    assert re.search(r"its tolerance\s+\(0\.0\d{1,3} for own init", page)
     assert page.count("data:image/svg+xml;base64,") == 3
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {
@@ -229,6 +230,8 @@ def test_ctrl_c_leaves_a_report_of_what_is_finished(tmp_path):
         (["compare", "timm:vit_tiny_patch16_224", "--alpha", "0"], "alpha=0.0 must be a finite number above 0"),
         (["compare", "timm:vit_tiny_patch16_224", "--init", "he"], "init 'he' is unknown"),
         (["moments", "--function", "tanh", "--out", "/proc/no/where.json"], "/proc/no"),
+        (["predict", "timn:vit_tiny_patch16_224"], "(did you mean 'timm'?)"),
+        (["predict", "timm:vit_tiny_patch16_224", "--init", "fanin"], "(did you mean 'fan-in'?)"),
         (["predct"], "verb 'predct' is unknown (did you mean 'predict'?)"),
     ],
 )

@@ -110,8 +110,13 @@ def test_clipped_powers(q):
     slope = mp.quad(lambda t: 3 * t**2 * (4 * third * third) / t**2 * density(t**3), [end**third for end in ends])
     assert float(function.V(q)) == pytest.approx(float(inner + mp.erfc(1 / mp.sqrt(2 * q))), rel=1e-10)
     assert float(function.D(q)) == pytest.approx(float(slope), rel=1e-10)
-    with pytest.raises(ValueError, match="must be averaged over one input"):
-        function.C(q, q, 0.5)
+
+
+def test_a_clipped_power_of_two_inputs():
+    """Price's theorem: the slope of C in the correlation is q Cd."""
+    function = Pointwise(ZOO["power23_clip"])
+    less, more = function.C(2.0, 2.0, [0.299, 0.301])
+    assert (more - less) / 0.002 == pytest.approx(2.0 * float(function.Cd(2.0, 2.0, 0.3)), rel=1e-5)
 
 
 def test_functions_of_the_paper():
@@ -221,6 +226,9 @@ def test_command_line(tmp_path):
     record = json.loads(run("classify", "--function", "tanh", "--alpha", 1, "--json").stdout)
     assert {"class", "exponent", "coefficient", "interval", "crossover_depth", "analytic", "agrees"} <= record.keys()
     assert record["class"] == "stretched"
+    own = run("classify", "timm:vit_tiny_patch16_224", "--depth", 2, "--image-size", 32).stdout
+    assert ["norm", "own"] in [line.split() for line in own.splitlines()]
+    assert "None" not in own
     model = json.loads(run("classify", "timm:vit_tiny_patch16_224", "--norm", "derf", "--alpha", 0.5, "--json").stdout)
     assert (model["class"], model["agrees"], model["tokens"]) == ("stretched", True, 197)
     path = tmp_path / "mine.py"

@@ -61,7 +61,10 @@ def cells(tmp_path):
 
 def theory():
     return Study(
-        "theory", "predict", {"norm": ["dyt", "derf"], "alpha": [0.5, 1.0], "depth": [3, 12]}, {"sigma_w": 1.0}
+        "theory",
+        "predict",
+        {"norm": ["dyt", "derf"], "alpha": [0.5, 1.0], "depth": [3, 12]},
+        {"model": "resnet", "sigma_w": 1.0},
     )
 
 

@@ -90,7 +90,8 @@ def classify(
             left_out(f"--way {way}")
         record = _classify_model(model, q0, seed, way, seeds, to_depth, norm=norm, alpha=alpha, **changes)
     save_json(record, out)
-    rows = [[key, _text(record[key])] for key in record]
+    said = {"norm": "own"} if model is not None and norm is None else {}
+    rows = [[key, _text(value)] for key, value in {**record, **said}.items() if value is not None]
     emit(record, as_json, table(rows, ["", ""]))
 
 
@@ -105,7 +106,8 @@ def _classify_function(name: str, alpha: float | None, sigma_w: float, sigma_b: 
             raise ArgumentError(f"--alpha={alpha!r} must be left out for {name!r}, which has none")
         norm: Any = make_norm(name, epsilon=0.0)
     else:
-        norm = PointwiseNorm(Pointwise(name, alpha=1.0 if alpha is None else alpha))
+        alpha = 1.0 if alpha is None else alpha
+        norm = PointwiseNorm(Pointwise(name, alpha=alpha))
     found = classify_network(ResidualStep(norm, sigma_w**2, sigma_b**2), q0)
     return {"function": name, "alpha": alpha, **_record(found)}
 

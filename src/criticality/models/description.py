@@ -204,7 +204,7 @@ def model_spec(model: str, **changes: Any) -> ModelSpec:
     if family not in _FAMILIES or not colon or not name:
         raise UnknownNameError(
             f"model {shown(model)} must be given as 'timm:NAME' (such as 'timm:vit_base_patch16_224'), 'hf:PATH/config.json',"
-            " 'hf:MODEL_TYPE' or 'module:PATH.py:FACTORY'"
+            f" 'hf:MODEL_TYPE' or 'module:PATH.py:FACTORY'{meant(family, (*_FAMILIES, 'resnet'))}"
         )
     make = _FAMILIES[family]()
     given = {key: value for key, value in changes.items() if value is not None}

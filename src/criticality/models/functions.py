@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from criticality.pointwise import get_function
 
@@ -33,7 +34,7 @@ TORCH_FUNCTIONS: dict[str, TensorFunction] = {
     "gelu_tanh": lambda x: functional.gelu(x, approximate="tanh"),
     "silu": functional.silu,
     "relu": functional.relu,
-    "identity": lambda x: x,
+    "identity": lambda x: x.view_as(x),  # what comes out of a call is another tensor
     "sin": torch.sin,
     "satursin": lambda x: torch.sin(x.clamp(-math.pi / 2, math.pi / 2)),
     "arctan_scaled": lambda x: 2 / math.pi * torch.atan(x),
@@ -51,6 +52,13 @@ TORCH_FUNCTIONS: dict[str, TensorFunction] = {
     "logsign": _odd(torch.log1p),
     **{f"power{p:g}": _power(p) for p in (0.25, 0.4, 0.6, 2 / 3, 0.8)},
 }
+
+
+def named_pointwise(x: Tensor, name: str) -> Tensor:
+    """``TORCH_FUNCTIONS[name]``; to modes of torch that watch a model one call, whatever it is made of."""
+    if has_torch_function_unary(x):
+        return handle_torch_function(named_pointwise, (x,), x, name)
+    return TORCH_FUNCTIONS[name](x)
 
 
 @torch.library.custom_op("criticality::pointwise", mutates_args=())
@@ -92,11 +100,8 @@ def torch_function(name: str) -> TensorFunction:
     Raises:
         ValueError: for an unknown name; one's own file is looked at when the function is called.
     """
-    if name in TORCH_FUNCTIONS:
-        return TORCH_FUNCTIONS[name]
-    if is_own(name):
-        return lambda x: of_arrays(x, name)
-    return TORCH_FUNCTIONS[get_function(name).name]
+    call, known = (of_arrays, name) if is_own(name) else (named_pointwise, get_function(name).name)
+    return lambda x: call(x, known)
 
 
 def is_own(name: str) -> bool:

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 
 from torch import nn
 
-from criticality.arguments import check, checked
+from criticality.arguments import check, checked, meant
 from criticality.errors import ArgumentError
 from criticality.initialized import Initialized
 from criticality.models.patterns import Patterns
@@ -32,7 +32,7 @@ def check_init(init: str) -> None:
     """
     if init not in INITS:
         renamed = f"; {init!r} is now called {_RENAMED[init]!r}" if init in _RENAMED else ""
-        raise ArgumentError(f"init {init!r} is unknown; allowed are {', '.join(INITS)}{renamed}")
+        raise ArgumentError(f"init {init!r} is unknown; allowed are {', '.join(INITS)}{renamed or meant(init, INITS)}")
 
 
 @checked

@@ -12,7 +12,6 @@ from typing import Protocol
 
 import numpy as np
 
-from criticality.errors import ArgumentError, NotFiniteError
 from criticality.lazy import lazy_module
 
 special = lazy_module("scipy.special")
@@ -69,45 +68,6 @@ class SineFormula:
         variances = np.array([q, q])
         values, _ = self.average(variances, variances, np.array([1.0, rho]), derivative, tolerance)
         return float(values[0]), float(values[1])
-
-
-class ClippedPowerFormula:
-    """``f(x) = sign(x) min(|x|^p, 1)`` of one input: incomplete gamma functions.
-
-    ``E |x|^(2a) 1(|x| < 1) = (2q)^a Gamma(a + 1/2) / sqrt(pi) P(a + 1/2, 1 / (2q))``. Its slope is singular at zero, where
-    no quadrature by panels converges: averages over two different inputs are refused.
-    """
-
-    terms = 1
-
-    def __init__(self, power: float):
-        self.power = power
-
-    def average(self, q_a: Array, q_b: Array, rho: Array, derivative: bool, tolerance: float) -> tuple[Array, Array]:
-        if not (np.all(rho == 1.0) and np.array_equal(q_a, q_b)):
-            raise ArgumentError(
-                f"function sign(x) min(|x|^{self.power:.3g}, 1) must be averaged over one input (rho = 1): its slope is"
-                " singular at 0, and averages over two inputs have no closed form here"
-            )
-        q = np.asarray(q_a, dtype=float)
-        value = np.empty_like(q)
-        zero = q == 0
-        if derivative and zero.any():
-            raise NotFiniteError(
-                f"q=0.0 must be above 0 for the slope of sign(x) min(|x|^{self.power:.3g}, 1), infinite at 0"
-            )
-        value[zero] = 0.0
-        s = q[~zero]
-        a = self.power - 1 if derivative else self.power
-        inner = (2 * s) ** a * special.gamma(a + 0.5) / math.sqrt(math.pi) * special.gammainc(a + 0.5, 1 / (2 * s))
-        value[~zero] = self.power**2 * inner if derivative else inner + special.erfc(np.sqrt(1 / (2 * s)))
-        return value, value
-
-    def equal(self, q: float, rho: float, derivative: bool, tolerance: float) -> tuple[float, float]:
-        same = float(self.average(np.array([q]), np.array([q]), np.array([1.0]), derivative, tolerance)[0][0])
-        if rho != 1.0:
-            self.average(np.array([q]), np.array([q]), np.array([rho]), derivative, tolerance)
-        return same, same
 
 
 class ReluFormula:

@@ -164,23 +164,34 @@ class _Differences:
     scale: float
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
+        flat = x.ravel()
+        parts = np.array_split(flat, 1 + flat.size // _AT_ONCE)
+        return np.concatenate([self._slope(part) for part in parts]).reshape(x.shape)
+
+    def _slope(self, x: np.ndarray) -> np.ndarray:
         step = self.scale * np.sqrt(1 + x * x)
         for kink in self.kinks:
             if isinstance(kink, Singular):
                 step = np.minimum(step, np.maximum(np.abs(x - kink) / 32, 1e-6 * abs(kink) + 1e-150))
-        slope = _stencil(self.value, x, step, np.arange(-4, 5))
+        side = np.zeros(x.shape, dtype=int)
         for kink in self.kinks:
-            for near, sign in (((x >= kink) & (x - 4 * step < kink), 1), ((x < kink) & (x + 4 * step > kink), -1)):
-                slope[near] = _stencil(self.value, x[near], step[near], sign * np.arange(9))
+            side[(x >= kink) & (x - 4 * step < kink)] = 1
+            side[(x < kink) & (x + 4 * step > kink)] = -1
+        places = x + _OFFSETS[side].T * step
+        values = self.value(places.ravel()).reshape(places.shape)
+        slope: np.ndarray = np.einsum("xo,ox->x", _WEIGHTS[side], values) / step
         return slope
 
 
-def _stencil(value: ArrayFunction, x: np.ndarray, step: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """First derivative from values at ``x + offsets step``; the weights solve the conditions on monomials."""
-    conditions = np.vander(offsets.astype(float), increasing=True).T
-    weights = np.linalg.solve(conditions, np.eye(len(offsets))[1])
-    total = np.zeros_like(x)
-    for offset, weight in zip(offsets.tolist(), weights.tolist(), strict=True):
-        if abs(weight) > 1e-12:
-            total += weight * value(x + offset * step)
-    return total / step
+def _weights(offsets: np.ndarray) -> np.ndarray:
+    """Of the values at ``x + offsets step`` in ``step f'(x)``; they solve the conditions on monomials."""
+    weights: np.ndarray = np.linalg.solve(np.vander(offsets.astype(float), increasing=True).T, np.eye(len(offsets))[1])
+    return weights
+
+
+_OFFSETS = np.array([np.arange(-4, 5), np.arange(9), -np.arange(9)])
+"""Central, to the right, to the left."""
+
+_WEIGHTS = np.array([_weights(offsets) for offsets in _OFFSETS])
+_AT_ONCE = 50_000
+"""Arguments, of which each takes nine values."""

@@ -8,12 +8,13 @@ assumed: a caller knows for each pair whether the series is good enough.
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import numpy as np
 from jaxtyping import Float
 
-from criticality.pointwise.quadrature import ArrayFunction, gaussian_panels
+from criticality.pointwise.quadrature import ArrayFunction, centres_of, gaussian_panels
 
 ORDERS = (64, 256, 1024)
 """Orders that are tried in turn; the highest converges for every ``|rho| < 0.98``."""
@@ -29,18 +30,20 @@ def _grid(order: int) -> tuple[np.ndarray, np.ndarray]:
     centres = np.arange(-12.0, 12.0, 0.5) + 0.25
     z = (centres[:, None] + 0.25 * nodes).ravel()
     density = np.tile(0.25 * weights, len(centres)) * np.exp(-z * z / 2) / np.sqrt(2 * np.pi)
-    return z, _polynomials(z, order) * density[:, None]
+    return z, np.ascontiguousarray((_polynomials(z, order) * density).T)
 
 
 def _polynomials(z: np.ndarray, order: int) -> np.ndarray:
-    """Orthonormal Hermite polynomials, shape ``(*z.shape, order + 1)``."""
+    """Orthonormal Hermite polynomials, shape ``(order + 1, *z.shape)``."""
     table = np.empty((order + 1, *z.shape))
     table[0] = 1.0
     if order:
         table[1] = z
     for k in range(1, order):
-        table[k + 1] = (z * table[k] - np.sqrt(k) * table[k - 1]) / np.sqrt(k + 1)
-    return np.ascontiguousarray(np.moveaxis(table, 0, -1))
+        np.multiply(z, table[k], out=table[k + 1])
+        table[k + 1] -= math.sqrt(k) * table[k - 1]
+        table[k + 1] *= 1 / math.sqrt(k + 1)
+    return table
 
 
 def grid_resolves(q: Float[np.ndarray, " points"], kinks: tuple[float, ...]) -> bool:
@@ -66,10 +69,10 @@ def hermite_coefficients(
         coefficients = values @ table
         total = (values * values) @ table[:, 0]
     else:
-        nodes, weights = gaussian_panels(np.full_like(q, mean), sigma, centres=(0.0, *kinks))
+        nodes, weights = gaussian_panels(np.full_like(q, mean), sigma, centres=centres_of(kinks))
         values = function(nodes)
         polynomials = _polynomials((nodes - mean) / sigma[:, None], order)
-        coefficients = np.einsum("pn,pnk->pk", weights * values, polynomials)
+        coefficients = np.einsum("pn,kpn->pk", weights * values, polynomials)
         total = np.einsum("pn,pn,pn->p", weights, values, values)
     remainder = np.maximum(total - np.sum(coefficients**2, axis=1), 4e-16 * total)
     return coefficients, remainder

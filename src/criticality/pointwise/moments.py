@@ -10,17 +10,26 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from criticality.arguments import CORRELATION, VARIANCE, Finite, Positive, check_fields, numbers_within
-from criticality.errors import ArgumentError, NotFiniteError
+from criticality.errors import ArgumentError, NotFiniteError, UndescribedError
 from criticality.pointwise.function import PointwiseFunction
 from criticality.pointwise.hermite import ORDERS, grid_resolves, hermite_series, tabulated_coefficients
 from criticality.pointwise.kinks import REACH
 from criticality.pointwise.named import get_function
-from criticality.pointwise.quadrature import ArrayFunction, gaussian_average, gaussian_pair_average, unresolved
+from criticality.pointwise.quadrature import (
+    ArrayFunction,
+    Singular,
+    gaussian_average,
+    gaussian_pair_average,
+    unresolved,
+)
 
 EXACT = 1e-12
 """Tolerance (relative) at which every average is computed unless the caller accepts less."""
 
 _MANY_TERMS = 1000
+
+_INFINITE = 1e90
+"""A square of a slope: what is written for the infinite one at a singular kink."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +90,12 @@ class Pointwise:
         if self.beta or (self.shift == 0.0 and self.phi.formula is not None and self.phi.formula.terms <= _MANY_TERMS):
             return self.V(q), self.D(q)
 
-        def root(u: np.ndarray) -> np.ndarray:
-            return np.stack([self.phi.value(u), self.phi.derivative(u)])
+        roots = (self.phi.value, self.phi.derivative)
 
-        value, slope = self._one_point(lambda u: root(u) ** 2, self.alpha**2 * _variance(q), root)
+        def squares(u: np.ndarray) -> np.ndarray:
+            return np.stack([root(u) ** 2 for root in roots])
+
+        value, slope = self._one_point(squares, self.alpha**2 * _variance(q), roots)
         return self.gamma**2 * value, (self.gamma * self.alpha) ** 2 * slope
 
     def C(self, q_a: ArrayLike, q_b: ArrayLike, rho: ArrayLike, tolerance: float = EXACT) -> Float[np.ndarray, "..."]:
@@ -175,14 +186,15 @@ class Pointwise:
         """Hermite series where its own bound meets the tolerance; closed form or nested panels for the other pairs."""
         function = self.phi.derivative if derivative else self.phi.value
         kinks = self.phi.kinks
-        if np.all((rho == 1.0) & (s_a == s_b)):
-            return self._one_point(lambda u: function(u) ** 2, s_a, function)
+        alone = (rho == 1.0) & (s_a == s_b)
+        if alone.all():
+            return self._one_point(lambda u: function(u) ** 2, s_a, (function,))
         if points is None:
             distinct, index = np.unique(np.concatenate([s_a, s_b]), return_inverse=True)
             left, right = np.split(index, 2)
         else:
             distinct, left, right = self.alpha**2 * points[0], *points[1:]
-        self._check_resolved(function, distinct[distinct > 0])
+        self._check_resolved(function, distinct)
         value = np.empty_like(rho)
         hard = np.arange(len(rho))
         loose = tolerance > EXACT
@@ -213,18 +225,31 @@ class Pointwise:
         if formula is not None and loose:
             value[hard] = formula.average(s_a[hard], s_b[hard], rho[hard], derivative, tolerance)[0]
             return value
+        equal = hard[alone[hard]]  # one dimension is enough
+        value[equal] = self._one_point(lambda u: function(u) ** 2, s_a[equal], (function,))
+        hard = hard[~alone[hard]]
+        if loose and len(hard) and any(isinstance(kink, Singular) for kink in kinks):
+            raise UndescribedError(
+                f"function {self.phi.name!r} must have a finite slope for averages over two inputs, which take seconds each"
+                " where it is infinite; the sampled way does without them"
+            )
         for i in hard.tolist():
             value[i] = gaussian_pair_average(
                 function, float(np.sqrt(s_a[i])), float(np.sqrt(s_b[i])), float(rho[i]), self.shift, kinks
             )
         return value
 
-    def _check_resolved(self, function: ArrayFunction, s: np.ndarray, average: np.ndarray | None = None) -> None:
-        """``s`` above 0; ``average``: what the quadrature gave for the square of ``function``."""
+    def _check_resolved(self, function: ArrayFunction, s: np.ndarray) -> None:
         if self.phi.verified:
             return
-        bad = unresolved(function, np.sqrt(s), self.shift, self.phi.kinks, average=average)
+        bad = unresolved(function, np.sqrt(s[s > 0]), self.shift, self.phi.kinks)
         if len(bad):
+            steep = [kink for kink in self.phi.kinks if _not_square_integrable(function, kink)]
+            if steep:
+                raise ArgumentError(
+                    f"function {self.phi.name!r} must have a slope whose square has a finite mean, but at x = {steep[0]:g} it grows"
+                    " like 1/|x| or faster: gradients are infinite at any depth"
+                )
             kinks = ", ".join(f"{kink:g}" for kink in self.phi.kinks[:6]) or "none"
             kinks += ", ..." if len(self.phi.kinks) > 6 else ""
             raise ArgumentError(
@@ -233,19 +258,27 @@ class Pointwise:
                 " are declared as kinks=(0.0, 1.0) or FILE.py:NAME@kinks=0,1"
             )
 
-    def _one_point(self, function: ArrayFunction, s: np.ndarray, root: ArrayFunction | None = None) -> np.ndarray:
-        """``E function``, of several along leading axes; ``root`` is what it is the square of, if it is one."""
+    def _one_point(self, function: ArrayFunction, s: np.ndarray, roots: tuple[ArrayFunction, ...] = ()) -> np.ndarray:
+        """``E function``, of several along leading axes; ``roots`` are what they are the squares of, if they are."""
         flat = np.atleast_1d(s).ravel()
+        for root in roots or (function,):
+            self._check_resolved(root, flat)
         zero = flat == 0.0
         value = np.repeat(function(np.array([self.shift])), len(flat), axis=-1)
-        if not np.isfinite(value[..., zero]).all():
+        if not (np.abs(value[..., zero]) < _INFINITE).all():
             raise NotFiniteError(f"q=0.0 must be above 0: the slope of {self.phi.name!r} is infinite at {self.shift:g}")
         rest = np.flatnonzero(~zero)
         for start in range(0, len(rest), 2000):
             chunk = rest[start : start + 2000]
             value[..., chunk] = gaussian_average(function, np.sqrt(flat[chunk]), self.shift, self.phi.kinks)
-        self._check_resolved(root or function, flat[rest], value[..., rest] if root is not None else None)
         return value.reshape(value.shape[:-1] + np.shape(s))
+
+
+def _not_square_integrable(function: ArrayFunction, kink: float) -> bool:
+    """Whether ``f^2`` grows like one over the distance to a kink, or faster."""
+    distance = np.array([1e-12, 1e-6])
+    near, far = distance * np.maximum(function(kink - distance) ** 2, function(kink + distance) ** 2)
+    return bool(near > 0.5 * far > 0.0)
 
 
 def _variance(q: ArrayLike, name: str = "q") -> np.ndarray:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from jaxtyping import Float
@@ -66,7 +66,10 @@ def gaussian_panels(
     dyadic = 2.0 ** np.arange(-1, max(0, int(np.ceil(np.log2(max(reach, 1e-300))))) + 1)
     parts = [mean + sigma * _GAUSSIAN_EDGES, mean - sigma * _GAUSSIAN_EDGES[1:]]
     for centre in centres:
-        steps = dyadic if reach > 0.5 else np.zeros(0)
+        near = (
+            dyadic if centre == 0.0 else dyadic[dyadic <= max(1.0, 2 * abs(centre))]
+        )  # further away it is as near as 0
+        steps = near if reach > 0.5 else np.zeros(0)
         if isinstance(centre, Singular):
             steps = np.concatenate([_FINE, steps])
         around = np.concatenate([[0.0], steps, -steps]) + centre
@@ -88,6 +91,11 @@ def gaussian_panels(
     return u, w * density
 
 
+def centres_of(kinks: tuple[float, ...]) -> tuple[float, ...]:
+    """The kinks, and zero where none of them is."""
+    return kinks if 0.0 in kinks else (0.0, *kinks)
+
+
 def gaussian_average(
     function: ArrayFunction,
     sigma: Float[np.ndarray, " points"],
@@ -98,33 +106,37 @@ def gaussian_average(
     """``E f(u)`` with ``u ~ N(mean, sigma^2)``, for each ``sigma > 0``; ``f`` may be kinked at ``kinks``, and be several functions
     along leading axes of its values."""
     means = np.full_like(sigma, mean)
-    nodes, weights = gaussian_panels(means, sigma, centres=(0.0, *kinks), order=order)
+    nodes, weights = gaussian_panels(means, sigma, centres=centres_of(kinks), order=order)
     return np.einsum("pn,...pn->...p", weights, function(nodes))
 
 
 def unresolved(
-    function: ArrayFunction,
-    sigma: Float[np.ndarray, " points"],
-    mean: float,
-    kinks: tuple[float, ...],
-    tolerance: float = 1e-9,
-    average: Float[np.ndarray, "... points"] | None = None,
+    function: ArrayFunction, sigma: Float[np.ndarray, " points"], mean: float, kinks: tuple[float, ...]
 ) -> Float[np.ndarray, " unresolved"]:
-    """The deviations at which rules of two orders disagree on ``E f^2``, of one ``f`` or any of several: features that the panels
-    do not resolve.
+    """The deviations at which rules of two orders disagree on ``E f^2``: features that the panels do not resolve.
 
     So do those at which ``f^2`` times the density is not small where it is cut, as for a function that grows like ``exp(x)``.
-    ``average`` is ``gaussian_average`` of ``f^2`` where it is known.
+    Looked at in steps of nine per cent of the deviation, and once for each function.
     """
+    steps = np.ceil(8 * np.log2(sigma)).astype(int)
+    asked = {step for last in np.unique(steps).tolist() for step in (last - 1, last)}
+    bad = [step for step in sorted(asked) if not _resolved(function, step, mean, kinks)]
+    return sigma[np.isin(steps, bad) | np.isin(steps - 1, bad)]
+
+
+@lru_cache(maxsize=4096)
+def _resolved(function: ArrayFunction, step: int, mean: float, kinks: tuple[float, ...]) -> bool:
+    sigma = np.array([2.0 ** (step / 8)])
 
     def squared(u: np.ndarray) -> np.ndarray:
         return function(u) ** 2
 
-    used = gaussian_average(squared, sigma, mean, kinks) if average is None else average
-    finer = gaussian_average(squared, sigma, mean, kinks, order=24)
-    ends = squared(mean + _RANGE * np.array([[-1.0], [1.0]]) * sigma).max(axis=-2) * math.exp(-(_RANGE**2) / 2)
-    wrong = (np.abs(used - finer) > tolerance * finer) | (ends > tolerance * finer)
-    return sigma[wrong.reshape(-1, len(sigma)).any(axis=0)]
+    used, finer = (gaussian_average(squared, sigma, mean, kinks, order)[0] for order in (_PANEL_ORDER, 24))
+    ends = squared(mean + _RANGE * np.array([-1.0, 1.0]) * sigma).max() * math.exp(-(_RANGE**2) / 2)
+    return bool(abs(used - finer) <= _AGREES * finer and ends <= _AGREES * finer)
+
+
+_AGREES = 1e-9
 
 
 def _smoothed(
@@ -139,7 +151,7 @@ def _smoothed(
     if sigma <= _SMALL_SIGMA and not kinks:
         nodes, weights = _hermite()
         return function(mean[:, None] + sigma * nodes) @ weights
-    nodes, weights = gaussian_panels(mean, np.full_like(mean, sigma), centres=(0.0, *kinks))
+    nodes, weights = gaussian_panels(mean, np.full_like(mean, sigma), centres=centres_of(kinks))
     return np.einsum("pn,pn->p", weights, function(nodes))
 
 
@@ -167,13 +179,14 @@ def gaussian_pair_average(
     edges = np.zeros((1, 0))
     if slope != 0.0:
         fine, coarse = np.array([0.0, 1.0, 3.0, 6.0, 9.0]) * tau, np.array([0.0, 0.5, 1.0, 2.0, 4.0]) * max(1.0, tau)
-        targets = np.concatenate([c + sign * d for c in (0.0, *kinks) for d in (fine, coarse) for sign in (1, -1)])
+        targets = np.concatenate([c + sign * d for c in centres_of(kinks) for d in (fine, coarse) for sign in (1, -1)])
         edges = np.unique(mean + (targets - mean) / slope)[None, :]
-    nodes, weights = gaussian_panels(np.array([mean]), np.array([sigma]), edges, centres=(0.0, *kinks))
-    outer, weights = nodes[0], weights[0]
-    keep = weights > 1e-40 * weights.max()
-    outer, weights = outer[keep], weights[keep]
+    nodes, weights = gaussian_panels(np.array([mean]), np.array([sigma]), edges, centres=centres_of(kinks))
+    outer = nodes[0]
+    share = weights[0] * function(outer)
+    keep = np.abs(share) > 1e-40 * np.abs(share).max()  # of a bounded function's slope most of the line is nothing
+    outer, share = outer[keep], share[keep]
     inner = np.concatenate(
         [_smoothed(function, chunk, float(tau), kinks) for chunk in np.array_split(mean + slope * (outer - mean), 8)]
     )
-    return float(np.sum(weights * function(outer) * inner))
+    return float(np.sum(share * inner))

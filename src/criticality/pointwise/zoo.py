@@ -13,10 +13,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from criticality.pointwise.closed_forms import ClippedPowerFormula, SineFormula
+from criticality.pointwise.closed_forms import SineFormula
 from criticality.pointwise.function import PointwiseFunction
 from criticality.pointwise.library import FUNCTIONS
-from criticality.pointwise.quadrature import ArrayFunction
+from criticality.pointwise.quadrature import ArrayFunction, Singular
 
 
 def _odd(
@@ -67,7 +67,8 @@ _ENTRIES = (
     _odd(
         "exproot",
         lambda x: -np.expm1(-np.sqrt(x)),
-        lambda x: np.where(x > 0, np.exp(-np.sqrt(x)) / (2 * np.sqrt(np.maximum(x, 1e-300))), np.inf),
+        lambda x: np.exp(-np.sqrt(x)) / (2 * np.sqrt(np.maximum(x, 1e-300))),
+        (Singular(0.0),),
     ),
     _odd("saturlog", lambda x: np.log1p(x) / (1 + np.log1p(x)), lambda x: 1 / ((1 + x) * (1 + np.log1p(x)) ** 2)),
     _clipped("linear_clip", lambda x: x, np.ones_like, 1.0),
@@ -77,7 +78,7 @@ _ENTRIES = (
         _clipped("power23_clip", np.cbrt, np.cbrt, 1.0),
         value=lambda x: np.sign(x) * np.minimum(np.cbrt(x * x), 1.0),
         derivative=lambda x: np.where(np.abs(x) < 1, 2 / 3 / np.cbrt(np.maximum(np.abs(x), 1e-300)), 0.0),
-        formula=ClippedPowerFormula(2 / 3),
+        kinks=(-1.0, Singular(0.0), 1.0),
     ),
     _odd("softsign", lambda x: x / (1 + x), lambda x: (1 + x) ** -2.0),
     _odd("logsign", np.log1p, lambda x: 1 / (1 + x)),
@@ -87,7 +88,7 @@ _ENTRIES = (
     ),
 )
 _STEEP = ("exproot", "power23_clip")
-"""Of infinite slope at 0, which no quadrature resolves."""
+"""Of infinite slope at 0: what is integrated is checked."""
 
 ZOO: dict[str, PointwiseFunction] = {
     **{name: FUNCTIONS[name] for name in ("tanh", "erf", "arctan", "isru")},

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.optimize import brentq, minimize_scalar
 from scipy.special import gammaln
 
-from criticality.arguments import Count, Positive, Samples, Scale, Seed, Start, checked, shown
+from criticality.arguments import Count, Positive, Samples, Scale, Seed, Start, checked, meant, shown
 from criticality.errors import ArgumentError, TokensNotEquivalentError, UndescribedError, UnreachableError
 from criticality.moved import renamed_fields
 from criticality.pointwise import Pointwise
@@ -206,7 +206,8 @@ def log_apjn_of_target(
     except (ValueError, OverflowError):
         wanted = math.nan
     if not (math.isfinite(wanted) and wanted > 0):
-        raise ArgumentError(f"target={shown(target)} must be a log J above 0, 'preln' or 'preln-tokens'")
+        near = meant(target, (PRE_LAYER_NORM, PRE_LAYER_NORM_TOKENS))
+        raise ArgumentError(f"target={shown(target)} must be a log J above 0, 'preln' or 'preln-tokens'{near}")
     return wanted
 
 

@@ -91,6 +91,7 @@ def _panels(result: xr.Dataset, quantity: str, label: str, symmetric: bool = Fal
             row[0].set_ylim(bottom=low if low < -0.1 * high else -0.02 * high)
         for axes in grid[-1]:
             axes.set_xlabel("block $l$")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     return figure
 
 

@@ -172,8 +172,8 @@ def _run(
     for computed, resumed in ((False, False), (True, False), (True, True)):
         if computed and not resumed and not tokens:
             continue
-        if computed and hasattr(under, "again"):
-            under.again()
+        if computed:
+            getattr(under, "again", lambda: None)()
         ready, sources, tokens = differentiable(inputs)
         recording = Recording(model, tokens, observe, computed, resumed)
         ready = recording.enter(ready)

@@ -5,13 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import multiprocessing
-import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -30,7 +26,6 @@ from criticality.errors import (
     CriticalityError,
     TokensNotEquivalentError,
     UndescribedError,
-    UnreachableError,
 )
 from criticality.initialized import Initialized, heard, tell
 from criticality.measurement import ensemble_dataset, ensemble_profiles, output_kernels
@@ -38,6 +33,7 @@ from criticality.models import ModelSpec, model_spec
 from criticality.probes import Probe, check_probe
 from criticality.schema import SCHEMA, plain, read_dataset, source_digest, write_dataset, write_text
 from criticality.studies.agreement import fold_errors, standard_errors, tolerance_of, verdict
+from criticality.studies.apart import results_apart
 from criticality.studies.predict import predict_description
 from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
 from criticality.theory.network import mean_network
@@ -164,50 +160,20 @@ def _computed(
     if workers < 2:
         yield from (run_case(comparison, case, progress) for case in cases)
         return
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    spawned = multiprocessing.get_context("spawn")  # a fork of threads that hold a lock would wait for ever
-    with (
-        _threads_in_environment(threads),
-        ProcessPoolExecutor(workers, spawned, _begin_worker, (threads,)) as pool,
-    ):
-        try:
-            for case, (dataset, drawn) in zip(cases, pool.map(partial(_apart, comparison), cases), strict=True):
-                for one in drawn:
-                    tell(one)
-                if progress is not None:
-                    progress(case_label(case), steps_per_case(comparison))
-                yield dataset
-        except BrokenProcessPool as error:
-            raise UnreachableError(
-                f"workers={workers!r} must be fewer, or have more memory: one of their processes was ended from outside"
-            ) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    found = results_apart(partial(_apart, comparison), cases, workers)
+    with closing(found):
+        for case, (dataset, drawn) in zip(cases, found, strict=True):
+            for one in drawn:
+                tell(one)
+            if progress is not None:
+                progress(case_label(case), steps_per_case(comparison))
+            yield dataset
 
 
 def _apart(comparison: Comparison, case: ModelSpec) -> tuple[xr.Dataset, list[Initialized]]:
     """One case, and what its initialization is to be told of in the process that asks."""
     with heard() as drawn:
         return run_case(comparison, case), drawn
-
-
-@contextmanager
-def _threads_in_environment(threads: int) -> Iterator[None]:
-    """What numpy's products are told when a process starts; torch can be told later."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-
-
-def _begin_worker(threads: int) -> None:
-    torch.set_num_threads(threads)
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # Ctrl-C reaches all processes of a terminal: this one has nothing to say
 
 
 @checked

@@ -71,13 +71,12 @@ def predict_description(
     if way != "sampled":
         try:
             network, inputs = description.read(seed)
-        except UndescribedError:
-            if way == "exact":
-                raise
-        else:
             start = _sent_back(description, seeds, seed) if isinstance(probe, str) and probe == "loss" else probe
             found = exact_profile(network, inputs, samples=samples, seed=seed, probe=start)
             return found.assign_attrs(way="exact", probe=probe_name(probe))
+        except UndescribedError:
+            if way == "exact":
+                raise
     return predict_sampled(
         description.create,
         description.inputs(seed),

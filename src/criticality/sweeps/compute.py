@@ -127,10 +127,10 @@ def _function(compute: str) -> Callable[[Cell], Any]:
 
 
 def _predict(cell: Cell) -> dict[str, Any]:
-    """``log_apjn`` and ``q_final`` of a residual net (without ``model``) or of a model by name."""
+    """``log_apjn`` and ``q_final`` of a residual net (``model`` left out, or ``resnet``) or of a model by name."""
     from criticality.theory import SymmetricKernel, make_norm, propagate, resnet
 
-    if "model" not in cell:
+    if cell.get("model", "resnet") == "resnet":
         norm = make_norm(cell.get("norm", "dyt"), cell.get("alpha"))
         network = resnet(norm, cell.get("depth", 64), cell.get("sigma_w", 1.0) ** 2, cell.get("sigma_b", 0.0) ** 2)
         profile = propagate(network, SymmetricKernel.of(cell.get("q0", 1.0)))

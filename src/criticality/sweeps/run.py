@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import resource_tracker
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +20,7 @@ import numpy as np
 from criticality.arguments import Count, checked
 from criticality.errors import ArgumentError, FileError, UnreachableError
 from criticality.extras import require
+from criticality.interrupts import uninterrupted
 from criticality.sweeps.compute import compute_cells
 from criticality.sweeps.integrity import sentence
 from criticality.sweeps.search import next_cell
@@ -202,20 +202,6 @@ def _finished_first() -> Iterator[None]:
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """What starts meanwhile never sees Ctrl-C, which a terminal sends to all processes; this one sees it at the end."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    resource_tracker.ensure_running()  # which would let the signal through again
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
 def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
     dask = require("dask")
     require("distributed")
@@ -240,7 +226,7 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
             return
         with ExitStack() as stack:
             folder = stack.enter_context(TemporaryDirectory(prefix="criticality-", ignore_cleanup_errors=True))
-            with _uninterrupted(), warnings.catch_warnings():
+            with uninterrupted(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", r"\s*Port \d+ is already in use")  # by another study's dashboard
                 try:
                     cluster = LocalCluster(

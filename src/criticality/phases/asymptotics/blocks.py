@@ -43,36 +43,58 @@ class Block:
 
     def added(self, q: float, rho: float) -> float:
         """``F``."""
-        return q * math.expm1(self._change(q, rho)[0, 0])
+        return q * math.expm1(self._moved(q, rho)[0, 0])
 
     def pull(self, q: float, rho: Numbers) -> np.ndarray:
         """``P - rho F``: which way correlations go."""
-        change = self._change(q, rho)
-        pull: np.ndarray = change[1] * q * np.exp(change[0])
+        grown, turned = self._moved(q, rho)
+        pull: np.ndarray = turned * q * np.exp(grown)
         return pull
 
     def growth(self, q: float, rho: float) -> np.ndarray:
         """``M - 1``."""
-        _, _, turned, grown = self._change(q, np.full(2, rho), np.array([0.0, 1.0]))
+        state = np.stack(np.broadcast_arrays(math.log(q), np.full(2, rho), np.array([0.0, 1.0]), 0.0))
+        _, _, turned, grown = self.step.change(state)
         first = np.expm1(grown)  # of (a, b) = (1, 0) and (1, 1): M_uu, and its sum with M_vu
         second = turned + (turned + np.array([0.0, 1.0])) * first
         return np.array([[first[0], second[0]], [first[1] - first[0], second[1] - second[0]]])
 
     def correlation(self, q: float, start: float) -> float:
         """Where the correlation goes at a variance that is held, from ``start``; 1 where nothing stops it before."""
+        return self._turn(q, *self._bracket(q, start))
+
+    def correlations(self, variances: list[float], start: float) -> np.ndarray:
+        """``correlation`` at variances so large that it stops near the same place at all of them."""
+        low, high = self._bracket(variances[0], start)
+        return np.array(
+            [
+                self._turn(q, low, high)
+                if low == high or np.prod(np.sign(self.pull(q, np.array([low, high])))) < 0
+                else self.correlation(q, start)
+                for q in variances
+            ]
+        )
+
+    def _bracket(self, q: float, start: float) -> tuple[float, float]:
+        """Two correlations between which it stops; 1 or -1, twice, where nothing stops it."""
         if self.step.tokens == 1:
-            return 1.0
+            return 1.0, 1.0
         rises = float(self.pull(q, start)[0]) >= 0
         end = 1.0 if rises else -1.0
-        way = np.append(start, end - (end - start) * np.geomspace(1.0, _NEAREST, 60)[1:])
-        turns = np.flatnonzero(self.pull(q, way[1:]) * end < 0)
-        if not len(turns):
-            return end
-        at = turns[0]
-        return float(optimize.brentq(lambda c: float(self.pull(q, c)[0]), way[at], way[at + 1], xtol=1e-14, rtol=1e-13))
+        way = end - (end - start) * np.geomspace(1.0, _NEAREST, 60)
+        for first in range(0, len(way), 10):  # in parts, as correlations near 1 take longest
+            turns = np.flatnonzero(self.pull(q, way[first + 1 : first + 11]) * end < 0)
+            if len(turns):
+                return float(way[first + turns[0]]), float(way[first + turns[0] + 1])
+        return end, end
 
-    def _change(self, q: float, rho: Numbers, ratio: Numbers = 0.0) -> np.ndarray:
-        return self.step.change(np.stack(np.broadcast_arrays(np.atleast_1d(math.log(q)), rho, ratio, 0.0)))
+    def _turn(self, q: float, low: float, high: float) -> float:
+        if low == high:
+            return low
+        return float(optimize.brentq(lambda c: float(self.pull(q, c)[0]), low, high, xtol=1e-14, rtol=1e-13))
+
+    def _moved(self, q: float, rho: Numbers) -> np.ndarray:
+        return self.step.forward_change(*np.broadcast_arrays(np.atleast_1d(math.log(q)), rho))
 
 
 def power_law(step: BlockStep) -> PowerLaw:
@@ -113,7 +135,7 @@ def stretched_law(step: BlockStep, q0: float = 1.0) -> StretchedLaw:
     """
     block = Block(step)
     roots = min(norm.pointwise.alpha for norm in _pointwise(step)) * _ROOTS
-    star = float(_series(np.array([block.correlation(e**-2, step.rho0) for e in roots]), roots)[0])
+    star = float(_series(block.correlations([e**-2 for e in roots], step.rho0), roots)[0])
     grown = _series(np.array([block.added(e**-2, star) for e in roots]), roots)
     _check_grown(grown[0])
     growth = [block.growth(e**-2, star) for e in roots]
@@ -147,7 +169,7 @@ def block_crossover_depth(step: BlockStep, q0: float = 1.0) -> float:
         return 0.0
 
     def change(y: float, rho: float) -> np.ndarray:
-        return step.change(np.array([[y], [rho], [0.0], [0.0]]))[:2, 0]
+        return step.forward_change(np.array([y]), np.array([rho]))[:, 0]
 
     def flow(y: float, state: np.ndarray) -> list[float]:
         grown, turned = change(y, float(np.clip(state[1], -1.0, 1.0)))

@@ -18,7 +18,6 @@ _BUILT_IN = {"tanh": "tanh", "erf": "erf", "atan": "arctan", "arctan": "arctan",
 @rule("tanh", "erf", "atan", "arctan", "silu", "relu", "gelu", "sigmoid", "softplus", "mish", "elu", "celu", "selu")
 @rule("leaky_relu", "hardtanh", "hardswish", "hardsigmoid", "relu6", "log_sigmoid", "softsign", "exp", "log", "log1p")
 @rule("square", "sqrt", "rsqrt", "reciprocal", "abs", "clamp", "clamp_min", "clamp_max", "pow", "sin", "cos", "expm1")
-@rule("pointwise.default")  # of one's own, models.functions
 def function(reader: Any, operation: Operation, first: Any, *args: Any, **kwargs: Any) -> Any:
     if isinstance(first, Scores):
         raise UndescribedError(
@@ -38,6 +37,13 @@ def function(reader: Any, operation: Operation, first: Any, *args: Any, **kwargs
     if operation.name == "gelu":
         name = "gelu_tanh" if "tanh" in (*numbers, *named.values()) else "gelu"
     return composed(first, core, name)
+
+
+@rule(
+    "named_pointwise", "pointwise.default"
+)  # of models.functions, by the name of a function of the library or of a file
+def by_name(reader: Any, operation: Operation, first: Seen, name: str) -> Seen:
+    return composed(first, lambda x: operation.function(x, name), name)
 
 
 def _argument(reader: Any, value: Any) -> Any:
