@@ -399,6 +399,26 @@ class Hashed(Net):
         return x
 
 
+class Behind(nn.Module):
+    """A stream behind values that no gradient passes."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.backbone, self.codes = how, nn.Linear(WIDTH, WIDTH), nn.Embedding(WIDTH, WIDTH)
+        self.rest = PreNorm()
+
+    def before(self, x: Tensor) -> Tensor:
+        if self.how == "codes":
+            return self.codes(self.backbone(x).argmax(-1))
+        if self.how == "detached":
+            return torch.tanh(self.backbone(x).detach())
+        with torch.inference_mode() if self.how == "inference mode" else torch.no_grad():
+            return self.backbone(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(self.before(x))
+
+
 class SequenceFirst(nn.Module):
     """Torch's own encoder as it comes: (tokens, batch, channels)."""
 

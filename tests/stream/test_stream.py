@@ -179,6 +179,17 @@ def test_ids_may_be_hashed_before_they_are_looked_up() -> None:
     np.testing.assert_allclose(measure(net, ids).log_apjn, expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("how", ["no gradients", "inference mode", "detached", "codes"])
+def test_behind_values_without_gradients_the_stream_is_that_of_the_rest(how: str) -> None:
+    net, x = nets.build(nets.Behind, how), nets.vectors()
+    with pytest.warns(UserWarning, match="no gradient passes from the inputs"):
+        found = measure(net, x)
+    rest = measure(net.rest, net.before(x).detach().clone())
+    np.testing.assert_allclose(found.log_apjn, rest.log_apjn, atol=1e-6)
+    np.testing.assert_allclose(found.q, rest.q, rtol=1e-6)
+    assert found.resumed
+
+
 def test_encoder_and_decoder_have_a_stream_each() -> None:
     net = nets.build(nets.EncoderDecoder)
     tokens = torch.randint(0, 40, (2, 6), generator=torch.Generator().manual_seed(1)), torch.randint(0, 40, (2, 5))

@@ -68,7 +68,9 @@ def measure(
 
     Returns:
         Dataset of ``criticality.schema``, ``(depth + 1,)``; attribute ``points`` has their names, ``mode`` is the model's,
-        ``chain`` the stream's name and ``side_inputs`` what was held fixed along the depth, so that ``J`` is a partial derivative.
+        ``chain`` the stream's name and ``side_inputs`` what was held fixed along the depth, so that ``J`` is a partial derivative;
+        ``resumed`` where the stream begins when no gradient passes from the inputs to the output (a backbone run without
+        gradients, codes that are looked up).
 
     Raises:
         StreamNotFoundError: no residual stream, or not the points asked for.
@@ -211,6 +213,13 @@ def _dataset(profiles: list[Profile], log_apjn: np.ndarray, error: np.ndarray, *
         warnings.warn(
             f"values are added to the stream at {', '.join(map(repr, first.blocked))} through which no gradient passes"
             " (quantized or detached): log J leaves them out",
+            stacklevel=4,
+        )
+    if first.resumed:
+        about["resumed"] = list(first.resumed)
+        warnings.warn(
+            "no gradient passes from the inputs to the output: the stream begins with values that are detached, made without"
+            f" gradients or looked up by computed numbers, at {', '.join(map(repr, first.resumed))}",
             stacklevel=4,
         )
     return profile_dataset(

@@ -41,6 +41,7 @@ class Profile:
         moments: ``q``, ``p`` and the correlation, ``(3, points)``.
         side_inputs: held fixed along the depth.
         blocked: where values are added through which no gradient passes.
+        resumed: where values come from that the stream begins with, as no gradient passes from the inputs to them.
         batch_statistics: number of batch norms that used those of the batch, as they have seen no data.
         training: whether the model was in training mode.
         width: channels of the stream at the first point.
@@ -54,6 +55,7 @@ class Profile:
     moments: Float[np.ndarray, "3 points"]
     side_inputs: tuple[str, ...]
     blocked: tuple[str, ...]
+    resumed: tuple[str, ...]
     batch_statistics: int
     training: bool
     width: int
@@ -117,6 +119,7 @@ def profile(
         moments,
         side_inputs,
         blocked(found),
+        found.resumed,
         fresh,
         model.training,
         asked[0].shape[-1 if axes is None else axes.channels],

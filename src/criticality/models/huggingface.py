@@ -18,14 +18,11 @@ from criticality.extras import require
 from criticality.memory import require_memory
 from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.example_inputs import transformers_inputs
-from criticality.models.fitting import require_fit
-from criticality.models.initialization import check_init, initialize_described
+from criticality.models.initialization import check_init
+from criticality.models.library_model import LibraryModel
 from criticality.models.pretrained import RECORD, restore_norms
-from criticality.models.reading import described
 from criticality.models.sites import on_heads_by_flow
 from criticality.models.text import random_tokens, source_bytes
-from criticality.reader import read_network
-from criticality.theory import Network, TokenKernel
 
 BYTES = 256
 SEQUENCES, BATCH_TOKENS = 2, 128
@@ -33,7 +30,7 @@ SEQUENCES, BATCH_TOKENS = 2, 128
 
 
 @dataclass(frozen=True)
-class HuggingFaceSpec:
+class HuggingFaceSpec(LibraryModel):
     """A Hugging Face model by config, with what is changed of it; ``None`` keeps the config's own value.
 
     The table of token embeddings is cut to the 256 bytes that inputs are made of: its other rows are never read.
@@ -123,17 +120,6 @@ class HuggingFaceSpec:
             restore_norms(model)
         return model
 
-    def build(self, device: torch.device | str | None = None) -> nn.Module:
-        """The torch model, random weights, from torch's random state.
-
-        Raises:
-            ValueError: as ``create``; with ``fan-in`` a model whose residual stream is not found.
-        """
-        require_fit(self, weights=True)
-        model = self.create(device)
-        initialize_described(self, model)
-        return model
-
     def inputs(self, seed: int = 0) -> dict[str, Tensor]:
         """Keyword arguments of the model: two or more sequences of text, 128 tokens in all at least, two photographs, or noise.
 
@@ -150,21 +136,6 @@ class HuggingFaceSpec:
         if self.text == "random":
             text = random_tokens(sequences, self.tokens, BYTES, seed)
         return transformers_inputs(config, torch.from_numpy(text), seed)
-
-    def points(self, model: nn.Module) -> None:
-        """Found by themselves."""
-
-    def network(self, model: nn.Module) -> Network:
-        """Read a model that ``build`` made."""
-        return read_network(model, self.inputs())
-
-    def read(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
-        """The network and the expected kernels at its start; allocates no weight.
-
-        Raises:
-            UndescribedError: when the model has a part that the theory does not describe.
-        """
-        return described(self.create, self.init, self.inputs(seed))
 
 
 def _load_config(name: str) -> Any:

@@ -12,19 +12,16 @@ from criticality.arguments import Depth, Positive, Size, check_fields, meant
 from criticality.errors import ArgumentError, InputsError, ModelFailedError, UnknownNameError, raised
 from criticality.extras import require
 from criticality.models.conversion import check_norm, replace_norms
-from criticality.models.fitting import require_fit
 from criticality.models.images import photographs
-from criticality.models.initialization import check_init, initialize_described
-from criticality.models.reading import described
+from criticality.models.initialization import check_init
+from criticality.models.library_model import LibraryModel
 from criticality.models.sites import on_heads_by_flow
-from criticality.reader import read_network
-from criticality.theory import Network, TokenKernel
 
 timm = require("timm")
 
 
 @dataclass(frozen=True)
-class ViTSpec:
+class ViTSpec(LibraryModel):
     """A timm model by name, with what is changed of it; ``None`` keeps the model's own value.
 
     Attributes:
@@ -88,17 +85,6 @@ class ViTSpec:
             replace_norms(model, self.norm, self.alpha, keep=on_heads_by_flow(model, self))
         return model
 
-    def build(self, device: torch.device | str | None = None) -> nn.Module:
-        """The torch model, random weights, from torch's random state.
-
-        Raises:
-            ValueError: as ``create``; with ``fan-in`` a model whose residual stream is not found.
-        """
-        require_fit(self, weights=True)
-        model = self.create(device)
-        initialize_described(self, model)
-        return model
-
     def input_size(self) -> int:
         """Side of the square images that the model takes, in pixels; allocates no weight."""
         if self.image_size is not None:
@@ -109,18 +95,3 @@ class ViTSpec:
     def inputs(self, seed: int = 0) -> Tensor:
         """The two photographs, at the model's size: the same for every seed."""
         return torch.from_numpy(photographs(self.input_size()))
-
-    def points(self, model: nn.Module) -> None:
-        """Found by themselves."""
-
-    def network(self, model: nn.Module) -> Network:
-        """Read a model that ``build`` made."""
-        return read_network(model, self.inputs())
-
-    def read(self, seed: int = 0) -> tuple[Network, list[TokenKernel]]:
-        """The network and the expected kernels at its input; allocates no weight.
-
-        Raises:
-            UndescribedError: when the model has a part that the theory does not describe.
-        """
-        return described(self.create, self.init, self.inputs(seed))

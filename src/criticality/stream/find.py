@@ -55,6 +55,12 @@ class Trace:
         """The autograd node of a point."""
         return self.layout.graph.nodes[point.node]
 
+    @property
+    def resumed(self) -> tuple[str, ...]:
+        """Where values come from that the streams begin with, as no gradient passes from the inputs to them."""
+        numbers = (self.layout.graph.number.get(node) for node in self.layout.record.resumed)
+        return tuple(dict.fromkeys(self.layout.label(number) for number in numbers if number is not None))
+
 
 def trace(
     model: nn.Module,
@@ -129,17 +135,25 @@ def watch(model: nn.Module, inputs: Any, observe: Observe, under: AbstractContex
 def _run(
     model: nn.Module, inputs: Any, observe: Observe | None, under: AbstractContextManager[Any] | None
 ) -> tuple[Record, Any]:
-    """What was seen, its sources included, and what the model returns."""
+    """What was seen, its sources included, and what the model returns.
+
+    Where nothing in the inputs is looked up, or no gradient of what is returned reaches them, the model is run again with sources
+    inside it: first the look-ups of integers that it computes, then values that gradients do not pass.
+    """
     model = original(model)
-    for computed in (False, True):
+    tokens: list[Tensor] = []
+    for computed, resumed in ((False, False), (True, False), (True, True)):
+        if computed and not resumed and not tokens:
+            continue
         ready, sources, tokens = differentiable(inputs)
-        recording = Recording(model, tokens, observe, computed)
+        recording = Recording(model, tokens, observe, computed, resumed)
         recording.enter(ready)
         restored = at_the_end(_written_back(recording, model), under is None)
         with restored, eager(), under or nullcontext(), recording.watching() as record:
             returned = call(model, ready, recording.where)
         record.sources[:0] = sources
-        if record.sources or not tokens:
+        reached = any(tensor.grad_fn is not None for tensor in tensors_in(returned))
+        if record.sources and reached:
             break
     return record, returned
 

@@ -12,7 +12,7 @@ from torch.autograd.function import BackwardCFunction
 from criticality.errors import StreamNotFoundError
 from criticality.stream.flow import Flow
 from criticality.stream.graph import Graph
-from criticality.stream.recording import PASSED_ON, Call, Record
+from criticality.stream.recording import PASSED_ON, RESUMED, Call, Record
 from criticality.stream.tensors import node_name
 
 ADDITIONS = ("Add", "Sub", "Rsub", "Lerp", "IndexAdd", "ScatterAdd", "IndexPut")
@@ -151,7 +151,8 @@ class Layout:
         inside = self.record.visits[visit].name
         before = [number for number in self._children.get(visit, []) if self._left_before(number, node)]
         if not before:
-            return inside or self.name(node)
+            call = self.call(node)
+            return inside or (RESUMED if call is not None and call.function == RESUMED else self.name(node))
         child = self.record.visits[before[-1]].name
         last = child.removeprefix(f"{inside}.") if inside else child
         return f"{inside} after {last}" if inside else f"after {last}"

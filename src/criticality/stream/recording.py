@@ -19,6 +19,7 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from criticality.stream.inputs import mapped
 from criticality.stream.opened import composite, opened
 from criticality.stream.tensors import (
     address_of,
@@ -85,11 +86,19 @@ class Visit:
 
 @dataclass
 class Record:
-    """What was seen of one forward pass, by node; the graph lives as long as the record does."""
+    """What was seen of one forward pass, by node; the graph lives as long as the record does.
+
+    Attributes:
+        calls: of each value what made it.
+        visits: runs of modules, in the order in which they began.
+        sources: from which paths of the data start.
+        resumed: those of them that depend on inputs whose gradient does not reach them.
+    """
 
     calls: dict[Node, Call] = field(default_factory=dict)
     visits: list[Visit] = field(default_factory=list)
     sources: list[Tensor] = field(default_factory=list)
+    resumed: list[Node] = field(default_factory=list)
 
     def ancestors(self, visit: int) -> Iterator[int]:
         """A visit and those that it is in, from the inside out."""
@@ -101,6 +110,9 @@ class Record:
 PASSED_ON = "alias"
 """Function of a value that is the very one before it."""
 
+RESUMED = "where gradients begin"
+"""Function of a value that no gradient passes and that is a source."""
+
 
 class Recording(TorchFunctionMode):
     """Records a forward pass, and makes sources of the look-ups of token ids.
@@ -110,14 +122,22 @@ class Recording(TorchFunctionMode):
         tokens: integer inputs: a look-up of these in a table is a source, as is every later one in the same table.
         observe: called with every value that depends on the sources.
         computed: whether integers that are computed from the inputs, such as hashes of ids, count as token ids.
+        resumed: whether values that gradients do not pass, such as codes that are looked up or what was detached, are sources
+            of what is made of them where gradients are recorded.
     """
 
     _LOOKUPS = ("embedding", "index_select", "__getitem__", "embedding_bag")
 
     def __init__(
-        self, model: nn.Module, tokens: Sequence[Tensor] = (), observe: Observe | None = None, computed: bool = False
+        self,
+        model: nn.Module,
+        tokens: Sequence[Tensor] = (),
+        observe: Observe | None = None,
+        computed: bool = False,
+        resumed: bool = False,
     ):
         super().__init__()
+        self._resumed: WeakIdKeyDictionary | None = WeakIdKeyDictionary() if resumed else None
         self._computed: WeakIdKeyDictionary | None = WeakIdKeyDictionary() if computed else None
         self.record = Record()
         self._tokens = list(tokens)
@@ -146,6 +166,8 @@ class Recording(TorchFunctionMode):
         if composite(func):
             with self:
                 return opened(func)(*args, **kwargs)
+        if self._resumed is not None and torch.is_grad_enabled():
+            args, kwargs = mapped(self._resume, args), mapped(self._resume, kwargs)
         given = tensors_in((args, kwargs))
         if args and _writes(name):
             for tensor in given if name == "batch_norm" else args[:1]:
@@ -193,7 +215,7 @@ class Recording(TorchFunctionMode):
                         calls[replaced.grad_fn] = call
                     return replaced
             elif (depends or blocked) and not tensor.requires_grad:
-                self._cut_off[tensor] = True
+                self._cut_off[tensor] = self._inside[-1]
             elif parameters and not tensor.requires_grad:
                 self._derived[tensor] = parameters
         return None
@@ -310,12 +332,25 @@ class Recording(TorchFunctionMode):
         whole = isinstance(output, Tensor) and not output.is_floating_point() and not output.is_complex()
         return whole and output.dtype != torch.bool and any(map(self._is_token, given))
 
-    def _source(self, output: Tensor) -> Tensor:
+    def _source(self, output: Tensor, function: str = "embedding") -> Tensor:
         leaf = output.detach().requires_grad_()
         self.record.sources.append(leaf)
         value = leaf.clone()  # the model may add to it in place
-        replaced = self._note("embedding", [leaf], value)
+        replaced = self._note(function, [leaf], value)
         return value if replaced is None else replaced
+
+    def _resume(self, tensor: Tensor) -> Tensor:
+        """A source in place of a floating value that no gradient passes, the same for all that take it."""
+        if self._resumed is None or tensor not in self._cut_off or not tensor.is_floating_point() or tensor.ndim == 0:
+            return tensor
+        if tensor not in self._resumed:
+            inside, self._inside = self._inside, [self._cut_off[tensor]]
+            with torch._C.DisableTorchFunction():
+                self._resumed[tensor] = self._source(tensor.clone(), RESUMED)  # one of inference mode cannot be a leaf
+            self._inside = inside
+            self.record.resumed.append(self._resumed[tensor].grad_fn)
+        resumed: Tensor = self._resumed[tensor]
+        return resumed
 
     def where(self) -> str:
         """Name of the module in which the model failed, empty when it did not."""
