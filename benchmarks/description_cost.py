@@ -27,6 +27,14 @@ from criticality.models import model_spec
 model_spec({name!r}, **{changes!r}).read()
 """
 
+_BUILD = """
+import json, torch
+from transformers import AutoModel, LlamaConfig
+config = LlamaConfig(**json.load(open({path!r})))
+with torch.device("meta"):
+    AutoModel.from_config(config)
+"""
+
 _PREDICT = """
 from criticality.cli.main import main
 main(["predict", {name!r}, "--way", "exact", "--tokens", "16"], standalone_mode=False)
@@ -47,6 +55,7 @@ def main() -> None:
                     for size, name in sizes.items()
                 },
                 "import LlamaModel": "import torch; from transformers.models.llama.modeling_llama import LlamaModel",
+                "build Llama-70B on meta": _BUILD.format(path=str(config)),
                 "describe Llama-70B": _DESCRIBE.format(name=llama, changes={"tokens": 16}),
                 "predict Llama-70B": _PREDICT.format(name=llama),
             }
@@ -58,8 +67,8 @@ def main() -> None:
     for described, imported in (
         ("describe ViT-L", "import torch, timm"),
         ("describe ViT-H", "import torch, timm"),
-        ("describe Llama-70B", "import LlamaModel"),
-        ("predict Llama-70B", "import LlamaModel"),
+        ("describe Llama-70B", "build Llama-70B on meta"),
+        ("predict Llama-70B", "describe Llama-70B"),
     ):
         more = [a - b for a, b in zip(costs[described], costs[imported], strict=True)]
         print(f"{described} beyond {imported}: {more[0]:.2f} s, {more[1]:.0f} MB")

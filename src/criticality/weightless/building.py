@@ -27,6 +27,11 @@ LARGEST_CONSTANT = 2**22
 class _Allocations(TorchDispatchMode):
     """Large floating tensors that are allocated inside are random weights."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Without it torch wraps each call of the mode, so that the first one imports the whole compiler."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ CREATIONS: dict[str, Contents] = {
 _PLACING = ("device", "generator", "pin_memory")
 
 
+@cache
 def contents_of(func: Any) -> Contents | None:
     """The entry of ``CREATIONS`` for an operation, if it allocates."""
     return CREATIONS.get(func.overloadpacket.__name__) or CREATIONS.get(str(func).removeprefix("aten."))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from criticality.weightless.entries import Origins, in_order
 
@@ -40,18 +42,18 @@ class Law:
     @property
     def mean(self) -> float:
         """``E W``."""
-        return float(self.values.mean()) if self.moments is None else self.moments[0]
+        return _summary(self.values).mean if self.moments is None else self.moments[0]
 
     @property
     def second_moment(self) -> float:
         """``E W^2``."""
-        return float(self.values.square().mean()) if self.moments is None else self.moments[1]
+        return _summary(self.values).second_moment if self.moments is None else self.moments[1]
 
     @property
     def variance(self) -> float:
         """``E W^2 - (E W)^2``."""
         if self.moments is None:
-            return float(self.values.var(correction=0))
+            return _summary(self.values).variance
         return max(0.0, self.moments[1] - self.moments[0] ** 2)
 
     def scaled(self, factor: float) -> Law:
@@ -62,4 +64,27 @@ class Law:
     @property
     def known(self) -> bool:
         """Whether the sample is finite: ``nan`` stands for an entry that was never written."""
-        return bool(torch.isfinite(self.values).all())
+        return _summary(self.values).finite
+
+
+class _Summary(NamedTuple):
+    mean: float
+    second_moment: float
+    variance: float
+    finite: bool
+
+
+_SUMMARIES = WeakIdKeyDictionary()
+
+
+def _summary(values: Tensor) -> _Summary:
+    """Of a sample, which many weights share and nothing changes: computed once as long as it lives."""
+    if values not in _SUMMARIES:
+        _SUMMARIES[values] = _Summary(
+            float(values.mean()),
+            float(values.square().mean()),
+            float(values.var(correction=0)),
+            bool(torch.isfinite(values).all()),
+        )
+    found: _Summary = _SUMMARIES[values]
+    return found
