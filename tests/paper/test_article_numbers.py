@@ -38,6 +38,7 @@ from criticality.theory import (
     transformer,
 )
 from explorer import block_explorer, window_explorer
+from pictures import kept_pictures
 from plane import kept_panels
 from stored import curves_of
 from vision import network
@@ -317,3 +318,24 @@ def test_where_the_vit_claims_difference_was_from():
     assert abs(mean - limit) < 2 * math.hypot(error, uncertain)
     few, many = (np.std(draw_initial.measured(curves, 192, heads), ddof=1) for heads in (3, 12))
     assert [few, many] == pytest.approx([0.51, 0.33], abs=0.006)
+
+
+def test_where_the_sources_reading_holds():
+    by_title = {picture.asked.title.split(",")[0]: picture for picture in kept_pictures()}
+    weights, warm_up = by_title["factor of the MLPs' weights"], by_title["steps of warm-up"]
+    accuracy = dict(zip(weights.labels, 100 * weights.mean, strict=True))
+    assert accuracy["DyT 0.8"][[0, -1]] == pytest.approx([81.3, 52.2], abs=0.05)
+    assert weights.log_apjn[-1, [0, -1]] == pytest.approx([1.6, 17.6], abs=0.05)
+    layer_norm = accuracy["LayerNorm"]
+    assert [layer_norm.min(), layer_norm.max()] == pytest.approx([81.8, 82.4], abs=0.05)
+    assert weights.log_apjn[0].max() == pytest.approx(7.4, abs=0.05)
+    assert [alpha for _, alpha in weights.best_alphas()] == [0.8, 0.4, 0.4, 0.4, 0.4]
+    assert weights.pairs(lambda a, b: not (a or b)) == (7, 8)
+    assert warm_up.pairs(lambda a, b: a != b) == (0, 9)
+    assert (warm_up.log_apjn.argmax(0) == 0).all()
+    assert warm_up.log_apjn[0] == pytest.approx(2.1, abs=0.05)
+    assert warm_up.pairs(lambda a, b: not (a or b)) == (2, 6)
+    without, longest = (100 * warm_up.mean[:, column] for column in (0, -1))
+    assert [without[1:].min(), without[1:].max()] == pytest.approx([69, 78], abs=0.5)
+    assert [longest[1:].min(), longest[1:].max()] == pytest.approx([78, 79], abs=0.5)
+    assert [without[0], longest[0]] == pytest.approx([79, 80], abs=0.5)
