@@ -62,7 +62,9 @@ def correlation_figure(result: xr.Dataset) -> Figure:
 
 
 def _panels(result: xr.Dataset, quantity: str, label: str, symmetric: bool = False) -> Figure:
-    require_variables(result, "result", "norm", "init", quantity)
+    require_variables(
+        result, "result", "norm", "init", *(f"{quantity}_{part}" for part in ("predicted", "measured", "se"))
+    )
     norms = list(dict.fromkeys(result.norm.values.tolist()))
     inits = list(dict.fromkeys(result.init.values.tolist()))
     alphas = sorted({float(alpha) for alpha in result.alpha.values if np.isfinite(alpha)})
