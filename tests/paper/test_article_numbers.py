@@ -331,6 +331,10 @@ def test_where_the_sources_reading_holds():
     assert weights.log_apjn[0].max() == pytest.approx(7.4, abs=0.05)
     assert [alpha for _, alpha in weights.best_alphas()] == [0.8, 0.4, 0.4, 0.4, 0.4]
     assert weights.pairs(lambda a, b: not (a or b)) == (7, 8)
+    blocks = by_title["blocks"]
+    assert blocks.best_alphas() == [(12, 0.8), (18, 0.6), (24, 0.4)]
+    assert (blocks.mean.argmax(0) == 0).all()
+    assert blocks.pairs(lambda a, b: not (a or b)) == (0, 1)
     assert warm_up.pairs(lambda a, b: a != b) == (0, 9)
     assert (warm_up.log_apjn.argmax(0) == 0).all()
     assert warm_up.log_apjn[0] == pytest.approx(2.1, abs=0.05)
