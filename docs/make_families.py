@@ -79,8 +79,8 @@ def _opening(store: list[dict[str, Any]]) -> Iterator[str]:
         " model run without its weights, 3 other seeds. The residual stream is found in the data flow of each; nothing of a"
         " model's name, class or parameters is known to the library. A model agrees when |predicted − measured| ≤ 0.05 + 3"
         " combined standard errors at every boundary of blocks; one that does not is tried again with 8 + 8 seeds, and at twice"
-        " the width. Where a value goes around many blocks, J is the partial derivative with it held fixed. Where no gradient passes"
-        " from the inputs to the output, as behind the codes of audio codecs, the stream begins behind them."
+        " the width. Where a value goes around many blocks, J is the partial derivative with it held fixed. Where no gradient"
+        " passes from the inputs to the output, as behind the codes of audio codecs, the stream begins behind them."
     )
     yield ""
     yield f"Made by `benchmarks/families` ({versions}) and `docs/make_families.py`."
