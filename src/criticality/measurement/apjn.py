@@ -224,11 +224,6 @@ def _dataset(profiles: list[Profile], log_apjn: np.ndarray, error: np.ndarray, *
         )
     if first.resumed:
         about["resumed"] = list(first.resumed)
-        warnings.warn(
-            "no gradient passes from the inputs to the output: the stream begins with values that are detached, made without"
-            f" gradients or looked up by computed numbers, at {', '.join(map(repr, first.resumed))}",
-            stacklevel=4,
-        )
     return profile_dataset(
         block=[point.position for point in first.points],
         log_apjn=log_apjn,

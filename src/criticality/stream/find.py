@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -110,7 +111,14 @@ def trace(
     missed: list[str] = []
     output, chains = _deepest(layout, sources, outputs, missed)
     if chains or not required:
-        return Trace(layout, output, tuple(chains))
+        found = Trace(layout, output, tuple(chains))
+        if found.resumed:
+            warnings.warn(
+                "no gradient passes from the inputs to the output: the stream begins with values that are detached, made without"
+                f" gradients or looked up by computed numbers, at {', '.join(map(repr, found.resumed))}",
+                stacklevel=3,
+            )
+        return found
     raise StreamNotFoundError(
         f"model {type(model).__name__} must have a residual stream, values through which the whole data flow goes and"
         f" to which branches are added; {missed[0]}; for a part of it give points=['name of module', ...]"

@@ -273,10 +273,10 @@ class Recording(TorchFunctionMode):
         if self._resumed is None or tensor not in self._cut_off or not tensor.is_floating_point() or tensor.ndim == 0:
             return tensor
         if tensor not in self._resumed:
-            inside, self._inside = self._inside, [self._cut_off[tensor]]
+            self._inside.append(self._cut_off[tensor])
             with torch._C.DisableTorchFunction():
                 self._resumed[tensor] = self._source(tensor.clone(), RESUMED)  # one of inference mode cannot be a leaf
-            self._inside = inside
+            self._inside.pop()
             self.record.resumed.append(self._resumed[tensor].grad_fn)
         resumed: Tensor = self._resumed[tensor]
         return resumed
