@@ -28,6 +28,9 @@ EXACT = 1e-12
 
 _MANY_TERMS = 1000
 
+_MANY_PAIRS = 1000
+"""From here on the series is as cheap as a mixture of twelve terms, and for ``q`` below 25 from a third of these."""
+
 _INFINITE = 1e90
 """A square of a slope: what is written for the infinite one at a singular kink."""
 
@@ -163,9 +166,9 @@ class Pointwise:
         formula = self.phi.formula if self.shift == 0.0 else None
         if formula is not None and formula.terms > _MANY_TERMS and (rho == 1.0).all() and np.array_equal(s_a, s_b):
             formula = None  # one-dimensional quadrature is cheaper
-        # The series costs by the variance, a mixture by the pair.
-        few = points is not None and rho.size > max(64, 20 * len(points[0]))
-        if formula is None or (few and tolerance > EXACT and formula.terms > 1):
+        # A mixture costs by the pair, the series by the variances that its table is made of.
+        many = points is not None and rho.size > max(_MANY_PAIRS, 3 * len(points[0]))
+        if formula is None or (many and tolerance > EXACT and formula.terms > 1):
             value = self._series(s_a.ravel(), s_b.ravel(), rho.ravel(), derivative, tolerance, points)
             return value.reshape(rho.shape)
         value, size = formula.average(s_a, s_b, rho, derivative, tolerance)

@@ -16,7 +16,8 @@ from criticality.measurement.statistics import log_mean
 from criticality.models import ModelSpec
 from criticality.probes import Probe, check_probe, probe_name
 from criticality.schema import profile_dataset
-from criticality.theory import Network, TokenKernel, propagate
+from criticality.theory import Network, TokenKernel
+from criticality.theory.propagation import propagated_each
 from criticality.weightless import predict_sampled
 from criticality.weightless.prepared import Factory, prepared
 
@@ -97,17 +98,15 @@ def exact_profile(
         As ``propagate``, with ``log_apjn_se``, over the runs; without where nothing is sampled.
     """
     each = max(2, 2 * round(samples / (2 * _RUNS)))
-    found = []
-    for number in range(_RUNS):
-        found.append(propagate(network, inputs, samples=each, seed=seed + number * _APART, probe=probe))
-        if number == 1 and np.array_equal(found[0].log_apjn, found[1].log_apjn):
-            return found[0]
-    log_apjn, error = log_mean(np.array([one.log_apjn.values for one in found]))
-    means = {name: np.mean([one[name].values for one in found], axis=0) for name in ("q", "p", "correlation")}
+    seeds = [seed + number * _APART for number in range(_RUNS)]
+    found = propagated_each(network, inputs, seeds[:2], samples=each, probe=probe)
+    if np.array_equal(found[0]["log_apjn"], found[1]["log_apjn"]):
+        return found[0].dataset()
+    found += propagated_each(network, inputs, seeds[2:], samples=each, probe=probe)
+    log_apjn, error = log_mean(np.array([one["log_apjn"] for one in found]))
+    means = {name: np.mean([one[name] for one in found], axis=0) for name in ("q", "p", "correlation")}
     attrs = {**found[0].attrs, "samples": _RUNS * each}
-    return profile_dataset(
-        found[0].block.values.tolist(), log_apjn, attrs.pop("source"), attrs, log_apjn_se=error, **means
-    )
+    return profile_dataset(found[0]["block"].tolist(), log_apjn, attrs.pop("source"), attrs, log_apjn_se=error, **means)
 
 
 def _sent_back(description: ModelSpec, seeds: int, seed: int) -> np.ndarray:

@@ -11,8 +11,8 @@ QK-norm come between (docs/theory, section 4).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
@@ -21,9 +21,11 @@ from criticality.arguments import Finite, NotNegative, Samples, Seed, Size, chec
 from criticality.errors import ArgumentError
 from criticality.theory.kernels import Numbers
 
-Matrix = Float[np.ndarray, "tokens tokens"]
+Matrix = Float[np.ndarray, "... tokens tokens"]
+"""Of several inputs along axes in front, which see the same heads."""
+
 Channels = Float[np.ndarray, "... tokens head_dim"]
-OfHeads = Float[np.ndarray, "pairs signs tokens tokens"]
+OfHeads = Float[np.ndarray, "... pairs signs tokens tokens"]
 
 _CHUNK = 1 << 16
 """Entries of attention matrices that are computed at once: they stay in the cache."""
@@ -33,22 +35,30 @@ _CHUNK = 1 << 16
 class ScoreSampling:
     """How attention averages are sampled: ``samples`` heads per layer, in antithetic pairs, from ``seed``.
 
-    Forward and backward of one layer draw the same heads.
+    Forward and backward of one layer draw the same heads. With ``repeats``, further seeds, kernels have two axes in front of
+    their tokens, seeds and inputs: each seed draws heads of its own.
     """
 
     samples: Samples = 8
     seed: Seed = 0
     layer: int = 0
+    repeats: tuple[Seed, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
 
     def at(self, layer: int) -> ScoreSampling:
         """The stream of random numbers of one layer."""
-        return ScoreSampling(self.samples, self.seed, layer)
+        return replace(self, layer=layer)
 
-    def generator(self, purpose: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, self.layer, purpose])
+    def normals(self, purpose: int) -> Callable[[tuple[int, ...]], np.ndarray]:
+        """Draws the next normal numbers of a shape; with ``repeats``, those of each seed along an axis in front, before one of
+        length 1 for the inputs."""
+        seeds = (self.seed, *self.repeats)
+        generators = [np.random.default_rng([seed, self.layer, purpose]) for seed in seeds]
+        if not self.repeats:
+            return generators[0].standard_normal
+        return lambda shape: np.stack([one.standard_normal(shape) for one in generators])[:, None]
 
 
 @dataclass(frozen=True)
@@ -99,10 +109,13 @@ class Rotary:
 
 def rotate(x: Channels, cosine: Float[np.ndarray, "tokens pairs"], sine: Float[np.ndarray, "tokens pairs"]) -> Channels:
     """Turn the first channel pairs of each token; with the sine negated, back."""
-    pairs = cosine.shape[1]
-    left, right = x[..., :pairs], x[..., pairs : 2 * pairs]
-    turned = [left * cosine - right * sine, right * cosine + left * sine, x[..., 2 * pairs :]]
-    return np.concatenate(turned, axis=-1)
+    pairs, turned = cosine.shape[1], x.copy()
+    left, right = turned[..., :pairs], turned[..., pairs : 2 * pairs]
+    left *= cosine
+    left -= x[..., pairs : 2 * pairs] * sine
+    right *= cosine
+    right += x[..., :pairs] * sine
+    return turned
 
 
 @dataclass(frozen=True)
@@ -139,7 +152,7 @@ class Drawn:
     """Queries or keys of a chunk of heads, as they enter the scores.
 
     Attributes:
-        channels: ``(pairs, tokens, channels)``, divided by ``sqrt(head_dim)`` where that is known; their products are kernels.
+        channels: ``(..., pairs, tokens, channels)``, divided by ``sqrt(head_dim)`` where that is known; their products are kernels.
         unit, size: what ``HeadNorm.apply`` returned, with an axis for both signs of the scores; ``None`` without QK-norm.
     """
 
@@ -162,15 +175,15 @@ class Side:
 
     def __init__(self, kernel: Matrix, norm: HeadNorm | None, rotary: Rotary | None):
         self.factor, self.norm = factor(kernel), norm
-        angles = None if rotary is None else rotary.angles(len(kernel))
+        angles = None if rotary is None else rotary.angles(kernel.shape[-1])
         self.turn = None if angles is None else (np.cos(angles), np.sin(angles))
 
     def draw(self, normals: Channels) -> Drawn:
-        """From independent channels, ``(pairs, tokens, head_dim)``."""
-        x, unit, size = self.factor @ normals, None, None
+        """From independent channels, ``(..., pairs, tokens, head_dim)``."""
+        x, unit, size = _each(self.factor) @ normals, None, None
         if self.norm is not None:
             unit, size = self.norm.apply(x)
-            x, unit, size = self.norm.gamma * unit, unit[:, None], size[:, None]
+            x, unit, size = self.norm.gamma * unit, _each(unit), _each(size)
         turned = x if self.turn is None else rotate(x, *self.turn)
         return Drawn(turned / math.sqrt(normals.shape[-1]), unit, size)
 
@@ -201,29 +214,31 @@ class Heads:
     ):
         self.queries, self.keys, self.head_dim = queries, keys, head_dim
         self.allowed, self.scale, self.sampling = allowed, scale, sampling
-        self.tokens = len(queries.factor)
+        self.tokens = queries.factor.shape[-1]
 
     def chunks(self) -> Iterator[int]:
         """Numbers of antithetic pairs that are computed at once."""
-        step, left = max(1, _CHUNK // self.tokens**2), self.sampling.samples // 2
+        step, left = max(1, _CHUNK // self.queries.factor.size), self.sampling.samples // 2
         while left > 0:
             yield min(step, left)
             left -= step
 
     def drawn(self, precision: type[np.floating] = np.float64) -> Iterator[DrawnHeads]:
         """All sampled heads in chunks."""
-        generator = self.sampling.generator(0)
+        normals = self.sampling.normals(0)
         for pairs in self.chunks():
             if self.head_dim is None:
-                query, key = Drawn(self.queries.factor[None]), Drawn(self.keys.factor[None])
-                normals, weight = generator.standard_normal((pairs, self.tokens, self.tokens)), self.scale
-                scores = query.channels @ normals @ key.channels.mT
+                query, key = Drawn(_each(self.queries.factor)), Drawn(_each(self.keys.factor))
+                scores, weight = (
+                    query.channels @ normals((pairs, self.tokens, self.tokens)) @ key.channels.mT,
+                    self.scale,
+                )
             else:
-                normals = generator.standard_normal((pairs, 2, self.tokens, self.head_dim))
-                query, key = self.queries.draw(normals[:, 0]), self.keys.draw(normals[:, 1])
+                both = normals((pairs, 2, self.tokens, self.head_dim))
+                query, key = self.queries.draw(both[..., 0, :, :]), self.keys.draw(both[..., 1, :, :])
                 scores, weight = query.channels @ key.channels.mT, math.sqrt(self.head_dim) * self.scale
             scores *= weight
-            yield DrawnHeads(softmax(np.stack([scores, -scores], axis=1), self.allowed, precision), query, key)
+            yield DrawnHeads(softmax(np.stack([scores, -scores], axis=-3), self.allowed, precision), query, key)
 
     @property
     def plain(self) -> bool:
@@ -236,6 +251,8 @@ def factor(matrix: Matrix) -> Matrix:
     try:
         return np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:
+        if matrix.ndim > 2:
+            return np.stack([factor(one) for one in matrix])
         values, vectors = np.linalg.eigh(matrix)
         return vectors * np.sqrt(np.maximum(values, 0.0))
 
@@ -259,8 +276,8 @@ def sampled_forward(heads: Heads, values: Matrix) -> Matrix:
     value_factor = factor(values)
     total = np.zeros_like(values)
     for chunk in heads.drawn():
-        mixed = np.moveaxis(chunk.attention @ value_factor, -2, 0).reshape(heads.tokens, -1)
-        total += mixed @ mixed.T
+        mixed = np.moveaxis(chunk.attention @ _each(_each(value_factor)), -2, -4).reshape(*values.shape[:-1], -1)
+        total += mixed @ mixed.mT
     return total / heads.sampling.samples
 
 
@@ -278,10 +295,11 @@ def sampled_backward(heads: Heads, values: Matrix, gradient: Matrix, weights: tu
     return paths(heads, values, gradient, weights) / heads.sampling.samples
 
 
-def unit(array: np.ndarray) -> tuple[Float32[np.ndarray, "..."], float]:
-    """The array at largest entry 1, in single precision, and that entry."""
-    size = float(np.abs(array).max()) or 1.0
-    return (array / size).astype(np.float32), size
+def unit(array: np.ndarray, axes: int = 2) -> tuple[Float32[np.ndarray, "..."], Float[np.ndarray, "... one one"]]:
+    """The array with the largest entry 1 over the last axes, in single precision, and that entry."""
+    size = np.abs(array).max(axis=tuple(range(-axes, 0)), keepdims=True)
+    size[size == 0.0] = 1.0
+    return (array / size).astype(np.float32), size.reshape(*size.shape[:-axes], 1, 1)
 
 
 def _exact_paths(heads: Heads, values: Matrix, gradient: Matrix, weights: tuple[float, float, float]) -> Matrix:
@@ -292,48 +310,55 @@ def _exact_paths(heads: Heads, values: Matrix, gradient: Matrix, weights: tuple[
     products of matrices over tokens (docs/theory, section 4).  The second and ``A^T G A`` are ``Y + Y^T`` of one ``Y``.
     """
     by_query, by_key = np.zeros((2, *values.shape))
-    values, value_size = unit(_centred(_centred(values).T))
+    values, value_size = unit(_centred(_centred(values).mT))
     gradient, gradient_size = unit(gradient)
+    of_values = _each(_each(values))
     for chunk in heads.drawn(np.float32):
         a = chunk.attention
-        query, query_size = unit(chunk.query.channels)
-        key, key_size = unit(_centred(chunk.key.channels))
+        query, query_size = unit(chunk.query.channels, 3)
+        key, key_size = unit(_centred(chunk.key.channels), 3)
         strength = heads.scale**2 * value_size * np.array([key_size**2 * weights[1], query_size**2 * weights[2]])
-        largest = max(weights[0], strength[1]) or 1.0
-        through_values, through_keys = np.float32(weights[0] / largest), np.float32(strength[1] / largest)
-        at_keys = (through_keys * (query @ query.mT) * gradient)[:, None]
-        keys, key = (values * (key @ key.mT))[:, None], key[:, None]
-        av, ak, aw = a @ values, a @ key, at_keys @ a
+        largest = np.maximum(weights[0], strength[1])
+        largest[largest == 0.0] = 1.0
+        through_values = _each(_each((weights[0] / largest).astype(np.float32) * gradient))
+        at_keys = _each((query @ query.mT) * _each((strength[1] / largest).astype(np.float32) * gradient))
+        keys, key = _each((key @ key.mT) * _each(values)), _each(key)
+        av, ak, aw = a @ of_values, a @ key, at_keys @ a
         mixed = av @ a.mT
         half = (a @ keys / 2 - av * (ak @ key.mT)) @ a.mT
         by_query += strength[0] * _sum(half + half.mT + mixed * (ak @ ak.mT))
-        half = a.mT @ ((at_keys * mixed + through_values * gradient) @ a / 2 - av * aw)
-        by_key += largest * _sum(half + half.mT + values * (a.mT @ aw))
+        half = a.mT @ ((at_keys * mixed + through_values) @ a / 2 - av * aw)
+        by_key += largest * _sum(half + half.mT + of_values * (a.mT @ aw))
     return gradient_size * (by_query * gradient + by_key)
 
 
 def _drawn_paths(heads: Heads, values: Matrix, gradient: Matrix, weights: tuple[float, float, float]) -> Matrix:
     """Sums over heads, ``g`` drawn once for each pair: rotations and QK-norm come between scores and channels."""
     total = np.zeros(values.shape)
-    generator = heads.sampling.generator(1)
+    normals = heads.sampling.normals(1)
     gradient_factor, left_size = unit(factor(gradient))
     value_factor, right_size = unit(_centred(factor(values)))
     gradient, gradient_size = unit(gradient)
     for chunk in heads.drawn(np.float32):
         a = chunk.attention
-        normals = generator.standard_normal((len(a), *values.shape)).astype(np.float32)
-        at_attention = (gradient_factor @ normals @ value_factor.T)[:, None]
+        drawn = normals((a.shape[-4], heads.tokens, heads.tokens)).astype(np.float32)
+        at_attention = _each(_each(gradient_factor) @ drawn @ _each(value_factor.mT))
         at_scores = a * (at_attention - np.sum(a * at_attention, axis=-1, keepdims=True))
-        total += weights[0] * gradient_size * _sum(a.mT @ gradient @ a)
-        for side, drawn, at_side, other, weight in (
+        total += weights[0] * gradient_size * _sum(a.mT @ _each(_each(gradient)) @ a)
+        for side, own, at_side, other, weight in (
             (heads.queries, chunk.query, at_scores, _centred(chunk.key.channels), weights[1]),
             (heads.keys, chunk.key, at_scores.mT, chunk.query.channels, weights[2]),
         ):
-            channels, size = unit(other[:, None])
-            at_channels = side.backward(at_side @ channels, drawn)
+            channels, size = unit(other, 3)
+            at_channels = side.backward(at_side @ _each(channels), own)
             strength = weight * (left_size * right_size * heads.scale * size) ** 2
             total += strength * _sum(at_channels @ at_channels.mT)
     return total
+
+
+def _each(array: np.ndarray) -> np.ndarray:
+    """With an axis in front of the last two: the same for each pair, or for both signs."""
+    return array[..., None, :, :]
 
 
 def _centred(array: Float[np.ndarray, "... tokens n"]) -> Float[np.ndarray, "... tokens n"]:
@@ -342,7 +367,7 @@ def _centred(array: Float[np.ndarray, "... tokens n"]) -> Float[np.ndarray, "...
 
 
 def _sum(heads: OfHeads) -> Matrix:
-    return heads.sum(axis=(0, 1), dtype=float)
+    return heads.sum(axis=(-4, -3), dtype=float)
 
 
 def symmetric_overlap(exponent: Numbers, tokens: int) -> Numbers:

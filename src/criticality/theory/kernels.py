@@ -187,11 +187,12 @@ def _upper(tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 class TokenKernel(Kernel):
-    """The full symmetric matrix, ``entries`` of shape ``(tokens, tokens)``."""
+    """The full symmetric matrix, ``entries`` of shape ``(tokens, tokens)``; inside the engine those of several inputs along axes
+    in front, which all maps keep."""
 
     __slots__ = ("entries",)
 
-    def __init__(self, entries: Float[np.ndarray, "tokens tokens"]):
+    def __init__(self, entries: Float[np.ndarray, "... tokens tokens"]):
         self.entries = entries
 
     @classmethod
@@ -218,23 +219,23 @@ class TokenKernel(Kernel):
 
     @property
     def tokens(self) -> int:
-        return len(self.entries)
+        return int(self.entries.shape[-1])
 
     def map_pairs(self, function: PairMap) -> TokenKernel:
         rows, columns, diagonal = _upper(self.tokens)
-        q = np.diagonal(self.entries)
+        q = self._diagonal()
         inverse = np.divide(1.0, np.sqrt(q), out=np.zeros_like(q), where=q > 0)
-        rho = np.clip((self.entries * inverse[:, None] * inverse)[rows, columns], -1.0, 1.0)
-        rho[diagonal] = 1.0
-        values = function.pairs(q, rows, columns, rho)
+        rho = np.clip((self.entries * inverse[..., None] * inverse[..., None, :])[..., rows, columns], -1.0, 1.0)
+        rho[..., diagonal] = 1.0
+        first = np.arange(0, q.size, self.tokens)[:, None]  # of each input, all tokens being numbered through
+        values = function.pairs(q.ravel(), (first + rows).ravel(), (first + columns).ravel(), rho.ravel())
         mapped = np.empty_like(self.entries)
-        mapped[rows, columns] = values
-        mapped[columns, rows] = values
+        mapped[..., rows, columns] = mapped[..., columns, rows] = values.reshape(rho.shape)
         return TokenKernel(mapped)
 
     def map_variances(self, function: Callable[[Any], Any]) -> TokenKernel:
-        root = np.sqrt(function(np.diagonal(self.entries)))
-        return TokenKernel(np.outer(root, root))
+        root = np.sqrt(function(self._diagonal()))
+        return TokenKernel(root[..., None] * root[..., None, :])
 
     def affine(self, scale: float, shift: float = 0.0) -> TokenKernel:
         return TokenKernel(self.entries * scale + shift)
@@ -245,23 +246,31 @@ class TokenKernel(Kernel):
     def __mul__(self, other: TokenKernel) -> TokenKernel:
         return TokenKernel(self.entries * other.entries)
 
-    def mean_diagonal(self) -> float:
-        return float(np.mean(np.diagonal(self.entries)))
+    def mean_diagonal(self) -> Numbers:
+        return _numbers(np.mean(self._diagonal(), axis=-1))
 
-    def mean_off_diagonal(self) -> float:
+    def mean_off_diagonal(self) -> Numbers:
         return _off_diagonal_mean(self.entries)
 
-    def mean_correlation(self) -> float:
-        root = np.sqrt(np.diagonal(self.entries))
+    def mean_correlation(self) -> Numbers:
+        root = np.sqrt(self._diagonal())
         with np.errstate(invalid="ignore", divide="ignore"):
-            return _off_diagonal_mean(self.entries / root[:, None] / root)
+            return _off_diagonal_mean(self.entries / root[..., None] / root[..., None, :])
 
     def ones(self) -> TokenKernel:
         return TokenKernel(np.ones_like(self.entries))
 
+    def _diagonal(self) -> Float[np.ndarray, "... tokens"]:
+        return np.diagonal(self.entries, axis1=-2, axis2=-1)
 
-def _off_diagonal_mean(matrix: Float[np.ndarray, "tokens tokens"]) -> float:
-    tokens = len(matrix)
+
+def _off_diagonal_mean(matrix: Float[np.ndarray, "... tokens tokens"]) -> Numbers:
+    tokens = matrix.shape[-1]
     if tokens == 1:
-        return math.nan
-    return float((matrix.sum() - np.trace(matrix)) / (tokens * (tokens - 1)))
+        return _numbers(np.full(matrix.shape[:-2], math.nan))
+    both = matrix.sum(axis=(-2, -1)) - np.trace(matrix, axis1=-2, axis2=-1)
+    return _numbers(both / (tokens * (tokens - 1)))
+
+
+def _numbers(values: Any) -> Numbers:
+    return values if np.ndim(values) else float(values)

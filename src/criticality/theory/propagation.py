@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -16,7 +15,7 @@ from criticality.probes import Probe, probe_kernel, probe_name
 from criticality.schema import SCHEMA, ProfileArrays
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.collapse import collapse_exponents
-from criticality.theory.kernels import Kernel, SymmetricKernel, TokenKernel
+from criticality.theory.kernels import Kernel, Numbers, SymmetricKernel, TokenKernel
 from criticality.theory.network import Network, Sublayer
 from criticality.theory.norms import K
 
@@ -69,49 +68,100 @@ def propagated(
     probe: Probe = "normal",
 ) -> ProfileArrays:
     """What ``propagate`` returns, as arrays."""
+    return propagated_each(network, inputs, [seed], samples=samples, keep_kernels=keep_kernels, probe=probe)[0]
+
+
+def propagated_each(
+    network: Network,
+    inputs: Kernel | Sequence[Kernel],
+    seeds: Sequence[int],
+    *,
+    samples: int = 8,
+    keep_kernels: bool = False,
+    probe: Probe = "normal",
+) -> list[ProfileArrays]:
+    """``propagated`` from each of several seeds, in one pass where kernels are small."""
     kernels = [inputs] if isinstance(inputs, Kernel) else list(inputs)
     if not kernels or len({(type(kernel), kernel.tokens) for kernel in kernels}) != 1:
         raise ArgumentError("inputs must be one kernel or several of one kind and number of tokens")
-    sampling = ScoreSampling(samples, seed)
-    forwards: list[list[Kernel]] = []
-    profiles: list[np.ndarray] = []
-    backwards: list[list[TokenKernel]] = []
+    sampling = ScoreSampling(samples, seeds[0], repeats=tuple(seeds[1:]))
     starts, shares = _starts(probe, len(kernels))
-    for kernel, start in zip(kernels, starts, strict=True):
-        if isinstance(kernel, SymmetricKernel):
-            symmetric, kept_symmetric = _forward(network, kernel, sampling)
-            forwards.append([*symmetric])
-            maps = _symmetric_matrices(network, symmetric, kept_symmetric, sampling)
-            profiles.append(_symmetric_log_apjn(maps, _equivalent_start(start, kernel.tokens)))
-        elif isinstance(kernel, TokenKernel):
-            tokens, kept = _forward(network, kernel, sampling)
-            forwards.append([*tokens])
-            back = _token_backward(network, tokens, kept, start, sampling)
-            steps = [(log_j, gradient if keep_kernels else None) for log_j, gradient in back][::-1]
-            profiles.append(np.array([log_j for log_j, _ in steps]))
-            backwards.append([gradient for _, gradient in steps if gradient is not None])
-    q, p, correlation = (
-        np.mean([[getattr(kernel, f"mean_{part}")() for kernel in run] for run in forwards], axis=0)
-        for part in ("diagonal", "off_diagonal", "correlation")
-    )
-    log_apjn = np.array(profiles)
+    symmetric = [kernel for kernel in kernels if isinstance(kernel, SymmetricKernel)]
+    matrices = [kernel for kernel in kernels if isinstance(kernel, TokenKernel)]
+    passes = [_symmetric_pass(network, *one, sampling) for one in zip(symmetric, starts, strict=False)]
+    together = max(1, _TOGETHER // (len(seeds) * kernels[0].tokens ** 2))
+    for first in range(0, len(matrices), together):
+        group = slice(first, first + together)
+        passes.append(_token_pass(network, matrices[group], starts[group], sampling, keep_kernels))
+    arrays = {name: np.concatenate([one[name] for one in passes], axis=1) for name in passes[0]}
+    about = {"network": network.name, "tokens": kernels[0].tokens, "inputs": len(kernels)}
+    start = {"probe": probe_name(probe) if isinstance(probe, str) else "kernel"}
+    return [
+        _profile(
+            network,
+            {name: of[number % len(of)] for name, of in arrays.items()},
+            shares,
+            {**about, "seed": seed, **start},
+        )
+        for number, seed in enumerate(seeds)
+    ]
+
+
+_TOGETHER = 1 << 12
+"""Entries of the kernels, of several inputs and seeds, that go through a network at once: small matrices cost by the call."""
+
+
+def _profile(
+    network: Network, arrays: dict[str, np.ndarray], shares: np.ndarray, about: dict[str, Any]
+) -> ProfileArrays:
+    """The mean over inputs, the first axis of the arrays."""
+    log_apjn = arrays.pop("log_apjn")
     peak = log_apjn.max(axis=0)
     averaged = peak + np.log(np.average(np.exp(log_apjn - peak), axis=0, weights=shares))
-    stored = bool(keep_kernels and backwards)
-    matrices = {"kernel": _mean_entries(forwards), "backward_kernel": _mean_entries(backwards)} if stored else {}
-    about = {
-        "source": "theory",
-        "schema": SCHEMA,
-        "network": network.name,
-        "tokens": kernels[0].tokens,
-        "inputs": len(kernels),
-        "seed": seed,
-        "probe": probe_name(probe) if isinstance(probe, str) else "kernel",
-        **_collapse(network, float(q[-1 - network.sublayers_per_block]), kernels[0].tokens),
-    }
-    return ProfileArrays(
-        about, block=network.block_of_boundary, log_apjn=averaged, q=q, p=p, correlation=correlation, **matrices
-    )
+    means = {name: values.mean(axis=0) for name, values in arrays.items()}
+    collapse = _collapse(network, float(means["q"][-1 - network.sublayers_per_block]), about["tokens"])
+    attrs = {"source": "theory", "schema": SCHEMA, **about, **collapse}
+    return ProfileArrays(attrs, block=network.block_of_boundary, log_apjn=averaged, **means)
+
+
+def _symmetric_pass(
+    network: Network, kernel: SymmetricKernel, start: Probe, sampling: ScoreSampling
+) -> dict[str, np.ndarray]:
+    """Forward and back, ``(seeds, inputs, boundaries)``: nothing is sampled."""
+    forward, kept = _forward(network, kernel, sampling)
+    maps = _symmetric_matrices(network, forward, kept, sampling)
+    log_apjn = _symmetric_log_apjn(maps, _equivalent_start(start, kernel.tokens))
+    arrays = {"log_apjn": log_apjn, **_means(forward)}
+    return {name: values[None, None] for name, values in arrays.items()}
+
+
+def _token_pass(
+    network: Network,
+    kernels: Sequence[TokenKernel],
+    starts: Sequence[Probe],
+    sampling: ScoreSampling,
+    keep_kernels: bool,
+) -> dict[str, np.ndarray]:
+    """Forward and back, ``(seeds, inputs, boundaries)``, with the kernels on request."""
+    shape = (1 + len(sampling.repeats), len(kernels), *kernels[0].entries.shape)
+    start = TokenKernel(np.broadcast_to(np.stack([kernel.entries for kernel in kernels]), shape))
+    end = TokenKernel(np.broadcast_to(np.stack([probe_kernel(one, start.tokens) for one in starts]), shape))
+    forward, kept = _forward(network, start, sampling)
+    log_apjn, gradients = [], []
+    for log_j, gradient in _token_backward(network, forward, kept, end, sampling):
+        log_apjn.append(log_j)
+        gradients += [gradient.entries] if keep_kernels else []
+    arrays = {"log_apjn": np.stack(log_apjn[::-1], axis=2), **_means(forward)}
+    if keep_kernels:
+        arrays["kernel"] = np.stack([kernel.entries for kernel in forward], axis=2)
+        arrays["backward_kernel"] = np.stack(gradients[::-1], axis=2)
+    return arrays
+
+
+def _means(forward: Sequence[Kernel]) -> dict[str, np.ndarray]:
+    """Of the kernels at all boundaries, along the last axis."""
+    parts = {"q": "mean_diagonal", "p": "mean_off_diagonal", "correlation": "mean_correlation"}
+    return {name: np.stack([getattr(kernel, part)() for kernel in forward], axis=-1) for name, part in parts.items()}
 
 
 def _collapse(network: Network, q: float, tokens: int) -> dict[str, list[float]]:
@@ -182,8 +232,9 @@ def _profiles_between(
             yield _symmetric_log_apjn(matrices[first:target])
     elif isinstance(kernel, TokenKernel):
         forward, kept = _forward(network, kernel, sampling)
+        end = TokenKernel(probe_kernel("normal", kernel.tokens))
         for target in targets:
-            backward = _token_backward(network, forward[: target + 1], kept, "normal", sampling, first)
+            backward = _token_backward(network, forward[: target + 1], kept, end, sampling, first)
             yield np.array([log_apjn for log_apjn, _ in backward][::-1])
 
 
@@ -209,10 +260,6 @@ def _equivalent_start(probe: Probe, tokens: int) -> float:
     return float((kernel.sum() - tokens) / (tokens * (tokens - 1))) if tokens > 1 else 0.0
 
 
-def _mean_entries(runs: Sequence[Sequence[Kernel]]) -> Float[np.ndarray, "boundaries tokens tokens"]:
-    return np.mean([[kernel.entries for kernel in run if isinstance(kernel, TokenKernel)] for run in runs], axis=0)
-
-
 Kept = list[tuple[K, K | None]]
 """Kernels of the input of every branch, and of its output where the way back asks for it."""
 
@@ -223,7 +270,7 @@ def _forward(network: Network, kernel: K, sampling: ScoreSampling) -> tuple[list
     for layer, sublayer in enumerate(network.sublayers):
         entered, output = sublayer.passed(kernel, sampling.at(layer))
         kernel = sublayer.joined(kernel, output)
-        if not kernel.mean_diagonal() <= LARGEST_VARIANCE:
+        if not np.all(kernel.mean_diagonal() <= LARGEST_VARIANCE):
             raise NotFiniteError(
                 f"network {network.name!r} must keep a finite kernel, but its variance overflows in sub-layer {layer}"
             )
@@ -236,19 +283,19 @@ def _token_backward(
     network: Network,
     forward: list[TokenKernel],
     kept: Kept[TokenKernel],
-    start: Probe,
+    gradient: TokenKernel,
     sampling: ScoreSampling,
     first: int = 0,
-) -> Iterator[tuple[float, TokenKernel]]:
-    """From the last of ``forward`` to the boundary ``first``, the log APJN to the end, and the backward kernel at unit mean
-    diagonal."""
-    log_apjn, gradient = 0.0, TokenKernel(probe_kernel(start, forward[-1].tokens))
+) -> Iterator[tuple[Numbers, TokenKernel]]:
+    """From the last of ``forward``, where the backward kernel is given, to the boundary ``first``: the log APJN to the end, and the
+    backward kernel at unit mean diagonal."""
+    log_apjn = 0 * gradient.mean_diagonal()
     yield log_apjn, gradient
     for layer in reversed(range(first, len(forward) - 1)):
         gradient = network.sublayers[layer].backward(forward[layer], gradient, sampling.at(layer), *kept[layer])
-        trace = gradient.mean_diagonal()
-        log_apjn += math.log(trace)
-        gradient = gradient.affine(1 / trace)
+        trace = np.asarray(gradient.mean_diagonal())
+        log_apjn = log_apjn + np.log(trace)
+        gradient = TokenKernel(gradient.entries / trace[..., None, None])
         yield log_apjn, gradient
 
 
