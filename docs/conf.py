@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import jaxtyping  # noqa: F401  (signatures with the shapes of arrays)
 import plotly
 
 from criticality import __version__

@@ -13,7 +13,8 @@ from criticality.lazy import lazy_module
 
 if TYPE_CHECKING:
     import numpy as np
-    from jaxtyping import Float
+
+    from criticality.shapes import Float
 
     Probe: TypeAlias = str | np.ndarray
 else:

@@ -77,7 +77,7 @@ def test_what_is_in_no_room_imports_none():
 
 @pytest.mark.parametrize("package", ["pointwise", "theory", "phases"])
 def test_theory_knows_no_torch(package: str):
-    known = {"criticality", "numpy", "scipy", "jaxtyping", "xarray"}
+    known = {"criticality", "numpy", "scipy", "xarray"}
     for path in (SOURCE / package).rglob("*.py"):
         for module, line in imports_of(path):
             name = module.split(".")[0]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import nn
 
 from criticality.arguments import Seed, Size, check, checked
@@ -20,6 +19,7 @@ from criticality.measurement.statistics import log_mean, standard_error
 from criticality.probes import Probe, check_probe, probe_name
 from criticality.randomness import forked, seed_everything
 from criticality.schema import profile_dataset
+from criticality.shapes import Float
 from criticality.stream.untouched import placed, untouched
 
 if TYPE_CHECKING:

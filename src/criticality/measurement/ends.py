@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
@@ -17,6 +16,7 @@ from criticality.measurement.profile import Under
 from criticality.measurement.seen import Seen
 from criticality.measurement.starts import loss_gradient
 from criticality.measurement.statistics import token_kernels
+from criticality.shapes import Float
 from criticality.stream import Call, trace
 from criticality.stream.find import watch
 from criticality.stream.untouched import placed, untouched

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, Node
 
@@ -21,6 +20,7 @@ from criticality.measurement.seen import Seen
 from criticality.measurement.starts import loss_gradient, token_probe
 from criticality.measurement.statistics import Axes, token_kernels
 from criticality.probes import Probe
+from criticality.shapes import Float
 from criticality.stream import Call, Point, Trace, trace
 from criticality.stream.find import watch
 from criticality.stream.points import OPAQUE

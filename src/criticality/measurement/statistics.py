@@ -6,11 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from criticality.arguments import checked
 from criticality.errors import ArgumentError
+from criticality.shapes import Float
 
 
 class Axes(NamedTuple):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
 
 from criticality.errors import InputsError
 from criticality.extras import require
 from criticality.models.images import photographs
+from criticality.shapes import Int
 
 
 def transformers_inputs(config: Any, text: Int[Tensor, "sequences tokens"], seed: int = 0) -> dict[str, Tensor]:

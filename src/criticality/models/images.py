@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import numpy as np
-from jaxtyping import Float
 
 from criticality.arguments import Whole, checked
 from criticality.errors import ArgumentError
 from criticality.extras import folder_of, require
 from criticality.memory import require_memory
+from criticality.shapes import Float
 
 Pixels = Annotated[int, Whole(high=16384)]
 

@@ -7,10 +7,10 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
 
 from criticality.arguments import Seed, Size, checked
 from criticality.errors import ArgumentError
+from criticality.shapes import Int
 
 
 @cache

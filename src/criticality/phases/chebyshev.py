@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache
 
 import numpy as np
-from jaxtyping import Float
+
+from criticality.shapes import Float
 
 
 class Chebyshev:

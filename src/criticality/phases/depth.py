@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from criticality.arguments import Correlation, Count, Scale, Start, check_fields, checked, shown
 from criticality.errors import ArgumentError, NotFiniteError, UnreachableError
 from criticality.lazy import lazy_module
+from criticality.shapes import Float
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.kernels import Numbers, SymmetricKernel
 from criticality.theory.layer import Layer

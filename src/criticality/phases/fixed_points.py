@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 
 from criticality.arguments import Number, Positive, Scale, checked, numbers_within
 from criticality.errors import ArgumentError, NotFiniteError
 from criticality.lazy import lazy_module
 from criticality.pointwise import Pointwise, PointwiseFunction
+from criticality.shapes import Float
 from criticality.theory.layer import Layer
 from criticality.theory.norms import PointwiseNorm
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from criticality.arguments import (
@@ -22,6 +21,7 @@ from criticality.errors import ArgumentError
 from criticality.phases.chebyshev import Chebyshev
 from criticality.phases.depth import BlockStep
 from criticality.pointwise import Pointwise, PointwiseFunction
+from criticality.shapes import Float
 from criticality.theory.network import Network, scale_weights
 from criticality.theory.norms import PointwiseNorm
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 
 from criticality.errors import ArgumentError
 from criticality.lazy import lazy_module
 from criticality.phases.classification import DEPTHS, Class, Classification
+from criticality.shapes import Float
 
 optimize = lazy_module("scipy.optimize")
 special = lazy_module("scipy.special")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from jaxtyping import Float
 
 from criticality.errors import ArgumentError
 from criticality.pointwise import Pointwise, PointwiseFunction
+from criticality.shapes import Float
 from criticality.theory.norms import LayerNorm
 
 _STEP = 1 / 24

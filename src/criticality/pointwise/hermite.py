@@ -12,9 +12,9 @@ import math
 from functools import cache
 
 import numpy as np
-from jaxtyping import Float
 
 from criticality.pointwise.quadrature import ArrayFunction, centres_of, gaussian_panels
+from criticality.shapes import Float
 
 ORDERS = (64, 256, 1024)
 """Orders that are tried in turn; the highest converges for every ``|rho| < 0.98``."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
 from criticality.arguments import CORRELATION, VARIANCE, Finite, Positive, check_fields, numbers_within
@@ -22,6 +21,7 @@ from criticality.pointwise.quadrature import (
     gaussian_pair_average,
     unresolved,
 )
+from criticality.shapes import Float, Int
 
 EXACT = 1e-12
 """Tolerance (relative) at which every average is computed unless the caller accepts less."""

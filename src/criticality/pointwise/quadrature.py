@@ -16,7 +16,8 @@ from collections.abc import Callable
 from functools import cache, lru_cache
 
 import numpy as np
-from jaxtyping import Float
+
+from criticality.shapes import Float
 
 ArrayFunction = Callable[[np.ndarray], np.ndarray]
 

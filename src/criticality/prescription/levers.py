@@ -6,13 +6,13 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from criticality.errors import ArgumentError
 from criticality.models.patterns import check_patterns, matches
 from criticality.prescription.handles import Handles
 from criticality.prescription.scaling import Scaled, parameter_of, put_back, saved_values, write
+from criticality.shapes import Float
 from criticality.stream.sharded import at_rest, gathered
 
 Layers = Callable[[nn.Module], list[tuple[str, nn.Module]]] | Sequence[str] | None

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-from jaxtyping import Float
 from torch import nn
 
 from criticality.arguments import Depth, Positive, Size, Whole, checked
@@ -21,6 +20,7 @@ from criticality.measurement import measure
 from criticality.measurement.points import Points, points_asked_for
 from criticality.prescription.handles import Handles
 from criticality.prescription.levers import Layers, Levers
+from criticality.shapes import Float
 from criticality.stream.sharded import mean_over_processes
 from criticality.theory.edits import BranchGain
 

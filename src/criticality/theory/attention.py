@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
 
 from criticality.arguments import Finite, NotNegative, Samples, Seed, Size, check_fields, checked
 from criticality.errors import ArgumentError
+from criticality.shapes import Bool, Float, Float32
 from criticality.theory.kernels import Numbers
 
 Matrix = Float[np.ndarray, "... tokens tokens"]

@@ -14,11 +14,11 @@ from functools import lru_cache
 from typing import Any, Protocol, Self
 
 import numpy as np
-from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from criticality.arguments import Covariance, Size, Variance, checked
 from criticality.errors import ArgumentError, NotFiniteError
+from criticality.shapes import Float
 
 Numbers = float | np.ndarray
 """One number, or one for each of several layers."""

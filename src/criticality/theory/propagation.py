@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
 
 from criticality.arguments import LARGEST_VARIANCE, Samples, Seed, checked
 from criticality.errors import ArgumentError, CriticalityError, NotFiniteError
 from criticality.lazy import lazy_module
 from criticality.probes import Probe, probe_kernel, probe_name
 from criticality.schema import SCHEMA, ProfileArrays
+from criticality.shapes import Float
 from criticality.theory.attention import ScoreSampling
 from criticality.theory.collapse import collapse_exponents
 from criticality.theory.kernels import Kernel, Numbers, SymmetricKernel, TokenKernel

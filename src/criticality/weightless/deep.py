@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -18,6 +17,7 @@ from criticality.errors import InputsError, NotFiniteError, UnknownLawError
 from criticality.measurement.points import chain_named
 from criticality.measurement.profile import squared_norm
 from criticality.measurement.starts import normal_probe
+from criticality.shapes import Float
 from criticality.stream import trace
 from criticality.stream.blocks import BlockCall, Run, repeated_blocks
 from criticality.stream.find import eager

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from criticality.shapes import Float, Shaped
 from criticality.weightless.entries import Entries
 
 LARGEST_QR = 2048

@@ -13,8 +13,9 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from jaxtyping import Float64, Shaped
 from torch import Tensor
+
+from criticality.shapes import Float64, Shaped
 
 SAMPLE = 16_384
 """Entries in the sample of a random weight."""

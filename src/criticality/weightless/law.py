@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float64
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from criticality.shapes import Float64
 from criticality.weightless.entries import Origins, in_order
 
 

@@ -8,9 +8,9 @@ from math import prod, sqrt
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
 from torch import Tensor
 
+from criticality.shapes import Shaped
 from criticality.weightless.entries import SAMPLE, standard_normal
 from criticality.weightless.law import Law
 

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from math import sqrt
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
+from criticality.shapes import Float, Int
 from criticality.weightless.law import Law
 from criticality.weightless.numbers import entries, normal, significant_mean
 from criticality.weightless.span import EQUAL, Span, root_of, triangle_times

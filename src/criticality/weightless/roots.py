@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from criticality.errors import UnknownLawError
+from criticality.shapes import Float, Int
 from criticality.weightless.law import Law
 from criticality.weightless.numbers import entries, generator
 from criticality.weightless.regions import Dims, Region, disjoint, merged

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Tensor
+
+from criticality.shapes import Bool, Float
 
 RIDGE = 1e-12
 """Added to the diagonal of the Gram matrix of unit rows: makes the root a smooth function of any rows, equal ones too."""

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from criticality.errors import UnknownLawError
+from criticality.shapes import Float, Int
 from criticality.weightless.drawing import draw_entries
 from criticality.weightless.entries import Entries, player
 from criticality.weightless.law import Law
