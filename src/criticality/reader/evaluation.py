@@ -12,7 +12,7 @@ from criticality.errors import UndescribedError
 from criticality.reader.rules import RULES
 from criticality.reader.shadow import Shadow
 from criticality.reader.tape import Operation, Value
-from criticality.reader.terms import Given, Part, Scores, Seen, Table
+from criticality.reader.terms import Given, Part, Scores, Seen, Table, counted
 from criticality.stream.inputs import mapped
 from criticality.weightless.weight import RandomWeight
 
@@ -102,7 +102,7 @@ class Evaluation:
             width = tensor.shape[-1] if tensor.ndim else 1
             rows = tensor.numel() // width
             base = Table(rows, width, tensor, torch.arange(rows))
-            return Seen(base, (Part(torch.arange(tensor.numel()).reshape(tensor.shape)),))
+            return Seen(base, (Part(counted(tensor.numel()).reshape(tensor.shape)),))
         inputs = list(operation.given()) if operation is not None else []
         if operation is not None and inputs and operation.name in _KEEPING and _of_parameters(value):
             args, kwargs = mapped(
@@ -169,7 +169,7 @@ def _field(tensor: Tensor) -> Seen:
     width = tensor.shape[-1] if tensor.ndim else 1
     rows = tensor.numel() // max(1, width)
     base = Given(rows, width, tensor.double().reshape(rows, width))
-    return Seen(base, (Part(torch.arange(tensor.numel()).reshape(tensor.shape)),))
+    return Seen(base, (Part(counted(tensor.numel()).reshape(tensor.shape)),))
 
 
 def _inputs(value: Value) -> list[Value]:

@@ -195,7 +195,23 @@ def whole(term: Term, shape: tuple[int, ...] | torch.Size | None = None) -> Seen
     shape = (term.rows, term.channels) if shape is None else tuple(shape)
     if prod(shape) != term.rows * term.channels:
         raise UndescribedError(f"a value of shape {tuple(shape)} is no field of {term.rows} tokens of {term.channels}")
-    return Seen(term, (Part(torch.arange(term.rows * term.channels).reshape(shape)),))
+    return Seen(term, (Part(counted(term.rows * term.channels).reshape(shape)),))
+
+
+def counted(entries: int) -> Tensor:
+    """Their numbers from 0 on, in four bytes each where these hold them."""
+    return torch.arange(entries, dtype=whole_numbers(entries))
+
+
+def channels_of(tokens: Tensor, rows: int, channels: int) -> Tensor:
+    """Entries ``(..., channels)`` of the tokens ``(...)`` of a field."""
+    numbers = whole_numbers(rows * channels)
+    return tokens.to(numbers)[..., None] * channels + torch.arange(channels, dtype=numbers)
+
+
+def whole_numbers(entries: int) -> torch.dtype:
+    """That hold the numbers of as many entries."""
+    return torch.int32 if entries < 2**31 else torch.int64
 
 
 def is_plain(seen: Seen) -> bool:
@@ -204,7 +220,7 @@ def is_plain(seen: Seen) -> bool:
         return False
     index = seen.parts[0].index
     size = seen.base.rows * seen.base.channels
-    return index.numel() == size and torch.equal(index.reshape(-1), torch.arange(size))
+    return index.numel() == size and bool((index.reshape(-1) == counted(size)).all())
 
 
 def same_entries(one: Seen, other: Seen) -> bool:
@@ -212,7 +228,7 @@ def same_entries(one: Seen, other: Seen) -> bool:
     if len(one.parts) != 1 or len(other.parts) != 1:
         return False
     a, b = one.parts[0].index, other.parts[0].index
-    return a is b or torch.equal(a, b)
+    return a is b or (a.shape == b.shape and bool((a == b).all()))
 
 
 def gain_of(coefficient: float | Tensor) -> float:
@@ -272,7 +288,7 @@ def rows_of(seen: Seen) -> tuple[Tensor, Tensor]:
     index = seen.parts[0].index
     count = seen.base.channels
     tokens, channels = index[..., 0] // count, index.reshape(-1, index.shape[-1])[0] % count
-    if not torch.equal(index, tokens[..., None] * count + channels):
+    if not bool((index == tokens[..., None] * count + channels).all()):
         raise UndescribedError("the last axis of a value must be channels of one token, and is not")
     return tokens, channels
 

@@ -26,8 +26,10 @@ from criticality.reader.terms import (
     Sum,
     Term,
     applied,
+    channels_of,
     closed,
     composed,
+    counted,
     is_plain,
     root_of,
     rows_of,
@@ -150,7 +152,7 @@ def _product(first: Seen, second: Seen) -> Seen:
         raise UndescribedError("values that are multiplied must be of the same tokens, and are not")
     width = first.shape[-1]
     term = Gated(first.base.rows, width, first, second)
-    return Seen(term, (Part(tokens[..., None] * width + torch.arange(width)),))
+    return Seen(term, (Part(channels_of(tokens, first.base.rows, width)),))
 
 
 def _of_one_field(first: Seen, second: Seen, how: Any) -> Seen | None:
@@ -186,7 +188,7 @@ def _sum(first: Seen, second: Seen) -> Seen:
         index, fields = one.parts[0].index, [(factor, part.base) for factor, part in closings]
     else:
         fields = [(factor, _renumbered(part)) for factor, part in closings]
-        index = torch.arange(shape.numel()).reshape(shape)
+        index = counted(shape.numel()).reshape(shape)
     parts: list[tuple[float, Term]] = []
     for factor, base in fields:
         inner = base.parts if isinstance(base, Sum) else ((1.0, base),)

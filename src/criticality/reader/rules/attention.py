@@ -13,7 +13,7 @@ from criticality.errors import UndescribedError
 from criticality.reader.rules.arithmetic import masked_by, only
 from criticality.reader.rules.table import number_of, numbers_of, rule
 from criticality.reader.tape import Operation, Value
-from criticality.reader.terms import Mixed, Part, Scores, Seen
+from criticality.reader.terms import Mixed, Part, Scores, Seen, channels_of
 
 
 def product(first: Any, second: Any) -> Any:
@@ -57,7 +57,8 @@ def _mixed(scores: Scores, value: Seen) -> Seen:
         raise UndescribedError("every sample must have the same number of heads of attention, and some have others")
     count = max(heads) + 1
     term = Mixed(query.base.rows, count * width, replace(scores, query=query, key=key), value)
-    index = tokens[..., None] * term.channels + (torch.tensor(heads) * width)[:, None, None] + torch.arange(width)
+    of_head = tokens * count + torch.tensor(heads)[:, None]
+    index = channels_of(of_head, term.rows * count, width)
     return Seen(term, (Part(index.reshape(*lead, length, width)),))
 
 

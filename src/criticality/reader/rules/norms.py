@@ -25,6 +25,7 @@ from criticality.reader.terms import (
     applied,
     closed,
     composed,
+    counted,
     is_plain,
     root_of,
     same_entries,
@@ -117,7 +118,7 @@ def _number(of: Seen, power: int, factor: float, keepdim: bool) -> Seen:
     tokens_of(of)
     groups = of.shape[:-1].numel()
     term = Moment(groups, 1, of, power, factor, of.shape[-1])
-    return Seen(term, (Part(torch.arange(groups).reshape(*of.shape[:-1], *((1,) if keepdim else ()))),))
+    return Seen(term, (Part(counted(groups).reshape(*of.shape[:-1], *((1,) if keepdim else ()))),))
 
 
 @rule("norm", "vector_norm", "linalg_norm", "linalg_vector_norm")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from criticality.errors import UndescribedError
@@ -13,7 +12,7 @@ from criticality.reader.rules.arithmetic import add
 from criticality.reader.rules.attention import product
 from criticality.reader.rules.table import rule
 from criticality.reader.tape import Operation, Value
-from criticality.reader.terms import Given, Part, Projected, Scores, Seen, Table, closed, rows_of
+from criticality.reader.terms import Given, Part, Projected, Scores, Seen, Table, channels_of, closed, counted, rows_of
 
 
 def projected(x: Seen, weight: Tensor, outputs: int, biases: tuple[Tensor, ...] = (), factor: float = 1.0) -> Seen:
@@ -31,7 +30,7 @@ def projected(x: Seen, weight: Tensor, outputs: int, biases: tuple[Tensor, ...] 
         Weight(weight, outputs % weight.ndim, fan_in, gain * factor),
         tuple(Bias(bias.reshape(-1).expand(width)) for bias in biases),
     )
-    return Seen(made, (Part(tokens[..., None] * width + torch.arange(width)),))
+    return Seen(made, (Part(channels_of(tokens, base.rows, width)),))
 
 
 @rule("linear")
@@ -108,7 +107,7 @@ def convolution(
         numbers = numbers * rows.parts[0].coefficient if isinstance(rows.parts[0].coefficient, float) else numbers
         rows = Seen(
             Given(len(numbers), numbers.shape[1], numbers),
-            (Part(torch.arange(numbers.numel()).reshape(rows.shape)),),
+            (Part(counted(numbers.numel()).reshape(rows.shape)),),
         )
     found = projected(rows, weight.tensor, 0, () if bias is None else (bias.tensor,))
     return found.viewed(lambda tensor: tensor.movedim(-1, 1))
@@ -134,7 +133,7 @@ def embedding(
         labels[labels == padding_idx % len(table)] = -1
     width = table.shape[-1]
     term = Table(labels.numel(), width, table, labels)
-    return Seen(term, (Part(torch.arange(labels.numel() * width).reshape(*ids.shape, width)),))
+    return Seen(term, (Part(counted(labels.numel() * width).reshape(*ids.shape, width)),))
 
 
 @rule("einsum")

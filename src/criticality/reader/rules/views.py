@@ -11,7 +11,7 @@ from torch import Tensor
 from criticality.errors import UndescribedError
 from criticality.reader.rules.table import plain_number, rule
 from criticality.reader.tape import Operation, Value
-from criticality.reader.terms import Joined, Part, Scores, Seen, closed
+from criticality.reader.terms import Joined, Part, Scores, Seen, closed, whole_numbers
 from criticality.stream.inputs import mapped
 
 
@@ -136,4 +136,7 @@ def _joined(seen: list[Seen]) -> list[Seen]:
     for key, (_, base) in bases.items():
         starts[key], total = total, total + base.rows
     joined = Joined(total, width, tuple(bases.values()))
-    return [Seen(joined, (Part(one.parts[0].index + starts[id(one.base)] * width),)) for _, one in closings]
+    return [
+        Seen(joined, (Part(one.parts[0].index.to(whole_numbers(total * width)) + starts[id(one.base)] * width),))
+        for _, one in closings
+    ]
