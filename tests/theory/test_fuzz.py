@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 
 from criticality.pointwise import Pointwise
 from criticality.theory import (
@@ -25,6 +26,7 @@ from criticality.theory import (
     TokenKernel,
     propagate,
 )
+from criticality.theory.propagation import propagated_each
 
 FUNCTIONS = ["tanh", "erf", "arctan", "isru", "gelu", "silu", "relu", "identity"]
 TOKENS = 6
@@ -136,6 +138,18 @@ def test_valid_architectures_are_finite_and_consistent(seed):
     ]
     linear = _sampled_linearly(network.sublayers[0].branch)
     assert back[2] == pytest.approx(back[0] + 2 * back[1], rel=0.8 if not linear else 1e-9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_inputs_and_seeds_that_go_together_are_what_each_is_alone(seed):
+    network, rng = architecture(seed, symmetric=False)
+    kernels, seeds = [random_kernel(rng) for _ in range(3)], [seed, 50 + seed]
+    for number, together in zip(seeds, propagated_each(network, kernels, seeds, samples=4), strict=True):
+        alone = [propagate(network, kernel, samples=4, seed=number) for kernel in kernels]
+        mean = logsumexp([one.log_apjn for one in alone], axis=0) - math.log(3)
+        assert together["log_apjn"] == pytest.approx(mean, abs=1e-6)
+        for name in ("q", "p", "correlation"):
+            assert together[name] == pytest.approx(np.mean([one[name] for one in alone], axis=0), rel=1e-7, abs=1e-8)
 
 
 def _sampled_linearly(b):
