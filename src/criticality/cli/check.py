@@ -62,7 +62,8 @@ def _text(found: CheckUp) -> str:
         f"log J(0->L)   {found.log_apjn:.2f}"
         + (f" ± {found.log_apjn_se:.2f}" if found.log_apjn_se else "")
         + f" ({found.source})",
-        f"LayerNorm     {found.log_apjn_layer_norm:.2f} in its place, all tokens alike"
+        f"LayerNorm     {found.log_apjn_layer_norm:.2f} in its place"
+        + (", all tokens alike" if found.source == "theory" else "")
         if found.log_apjn_layer_norm
         else "",
         f"budget        {found.budget:.2f}: {'within' if found.within_budget else 'EXCEEDED'} ({found.budget_of})",
