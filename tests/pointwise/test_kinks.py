@@ -219,6 +219,6 @@ def test_what_would_take_minutes_is_refused_in_a_sentence():
     kernel = TokenKernel.of(nearly + np.diag(np.linspace(0.0002, 0.002, tokens)))
     with pytest.raises(UndescribedError, match="'bent' has 2 kinks, too many for averages over the 1"):
         PointwiseNorm(Pointwise(bent)).factor(kernel)
-    network = Network((Sublayer(PointwiseNorm(Pointwise(bent)), Linear()),), 1)
+    network = Network((Sublayer(Linear(), PointwiseNorm(Pointwise(bent))),), 1)
     with pytest.raises(UndescribedError, match="2 kinks; the sampled way"):
         classify(network, tokens=4)
