@@ -44,9 +44,9 @@ def check(
     Exits with 1 when log J(0->L) exceeds the budget, so that it can run in a CI. A model that the theory does not read is
     measured; where LayerNorm cannot take the place of its norms, the budget is that of x + W LN(x) of as many blocks.
     """
-    from criticality.studies.check import check_up
-
     with working("check"):
+        from criticality.studies.check import check_up  # which takes seconds, too
+
         found = check_up(model, changes, budget=budget, seeds=seeds, samples=samples, seed=seed)
     save_json(found.record(), out)
     emit(found.record(), as_json, _text(found))

@@ -89,8 +89,9 @@ def predict(
             raise ArgumentError(f"probe={probe!r} must be 'normal' for resnet, whose inputs do not mix")
         found: xr.Dataset | ProfileArrays = _resnet(**options)
     else:
-        from criticality.models import model_spec
-        from criticality.studies.predict import predict_description
+        with working("load torch"):
+            from criticality.models import model_spec
+            from criticality.studies.predict import predict_description
 
         left_out("predict MODEL")
         if way != "auto":

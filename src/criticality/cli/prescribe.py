@@ -100,7 +100,8 @@ def prescribe(
     prescription as JSON).
     """
 
-    from criticality.models import model_spec, write_weights
+    with working("load torch"):
+        from criticality.models import model_spec, write_weights
 
     if from_data and kind != "schedule":
         raise ArgumentError(f"kind={kind!r} must be 'schedule' with --from-data")
