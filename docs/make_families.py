@@ -129,7 +129,7 @@ def _against_goals(library: str, of: list[dict[str, Any]]) -> Iterator[str]:
         f" {_percent(number['predicted'], number['ran'])};"
         f" agreeing 90 % / {_percent(number['agree'], number['predicted'])} of those predicted. A model took"
         f" {_quantile(seconds, 0.5):.0f} s in the median and {_quantile(seconds, 0.9):.0f} s at the 90th percentile, with"
-        " building, finding its stream, 3 measurements and 3 predictions, on a part of one core."
+        " building, finding its stream, 3 measurements and 3 predictions: processor time of one core."
     )
     yield ""
 
@@ -205,7 +205,7 @@ def _table(source: str, of: list[dict[str, Any]]) -> Iterator[str]:
     yield ""
     yield "log J from the first point of the stream to the last, with standard errors; *largest difference* over all points."
     yield ""
-    yield "| model | stream | log J predicted | log J measured | largest difference | seconds, predicted and measured | |"
+    yield "| model | stream | log J predicted | log J measured | largest difference | processor seconds, predicted and measured | |"
     yield "|---|---|---|---|---|---|---|"
     for row in of:
         if "excess" not in row:

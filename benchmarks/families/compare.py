@@ -28,20 +28,20 @@ def compare(ready: Ready, say: Callable[..., None], seeds: int = SEEDS) -> bool:
         Exception: whatever the library, or the model, raises.
     """
     say(stage="stream")
-    start = time.perf_counter()
+    start = time.process_time()
     model = ready.build()
     found = stream(model, ready.inputs).record()["chains"]
-    say(chains=[_summary(chain) for chain in found], time_stream=round(time.perf_counter() - start, 2))
+    say(chains=[_summary(chain) for chain in found], time_stream=round(time.process_time() - start, 2))
     del model
     say(stage="measured")
-    start = time.perf_counter()
+    start = time.process_time()
     measured = measure_ensemble(lambda seed: ready.build(), ready.inputs, range(seeds))
-    say(time_measured=round((time.perf_counter() - start) / seeds, 2), points=measured.points, chain=measured.chain)
+    say(time_measured=round((time.process_time() - start) / seeds, 2), points=measured.points, chain=measured.chain)
     say(measured=_rounded(measured.log_apjn), measured_se=_rounded(measured.log_apjn_se))
     say(stage="predicted")
-    start = time.perf_counter()
+    start = time.process_time()
     predicted = predict_sampled(ready.build, ready.inputs, range(1000, 1000 + seeds))
-    say(time_predicted=round((time.perf_counter() - start) / seeds, 2), seeds=seeds)
+    say(time_predicted=round((time.process_time() - start) / seeds, 2), seeds=seeds)
     say(predicted=_rounded(predicted.log_apjn), predicted_se=_rounded(predicted.log_apjn_se))
     say(stage="compared")
     if list(measured.points) != list(predicted.points):

@@ -331,6 +331,10 @@ def test_where_the_sources_reading_holds():
     assert weights.log_apjn[0].max() == pytest.approx(7.4, abs=0.05)
     assert [alpha for _, alpha in weights.best_alphas()] == [0.8, 0.4, 0.4, 0.4, 0.4]
     assert weights.pairs(lambda a, b: not (a or b)) == (7, 8)
+    rates = next(picture for picture in kept_pictures() if "no warm-up" in picture.asked.title)
+    assert rates.pairs(lambda a, b: a != b) == (0, 5)
+    assert 100 * rates.mean[:, -1] == pytest.approx([48, 29, 22], abs=0.5)
+    assert [rates.asked.columns[0], rates.asked.columns[-1]] == [3e-4, 1e-2]
     blocks = by_title["blocks"]
     assert blocks.best_alphas() == [(12, 0.8), (18, 0.6), (24, 0.4)]
     assert (blocks.mean.argmax(0) == 0).all()
