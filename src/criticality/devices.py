@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from criticality.arguments import shown
-from criticality.errors import ArgumentError
+from criticality.errors import ArgumentError, first_sentence
 
 
 def torch_device(device: str | torch.device) -> torch.device:
@@ -18,7 +18,7 @@ def torch_device(device: str | torch.device) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError, TypeError, ImportError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
+        said = first_sentence(str(error)) or type(error).__name__
         raise ArgumentError(
             f"device={shown(device)} must be a device that torch has here, such as 'cpu': {said}"
         ) from None

@@ -14,10 +14,26 @@ class CriticalityError(ValueError):
         super().__init__(" ".join(str(said).split()))
 
 
+def first_sentence(text: str, longest: int = 200) -> str:
+    """The first line, what follows its colon included; of one that is long its first sentence, cut between words if at all."""
+    said = ""
+    for line in text.splitlines():
+        said = " ".join((*said.split(), *line.split()))
+        if said and not said.endswith(":"):
+            break
+    if len(said) > longest and (whole := re.match(r".{20,}?[.;!?](?=\s)", said)):
+        said = whole[0]
+    return whole_words(said, 2 * longest)
+
+
+def whole_words(text: str, longest: int) -> str:
+    """No longer than that, and cut between words."""
+    return text if len(text) <= longest else f"{text[: longest - 4].rpartition(' ')[0] or text[: longest - 4]} ..."
+
+
 def raised(error: BaseException) -> str:
-    """What code that is not the library's said when it raised: the kind of error, its first line, and where, ``FILE.py:LINE``."""
-    said = next((" ".join(line.split()) for line in str(error).splitlines() if line.strip()), "without a message")
-    said = said if len(said) <= 120 else f"{said[:117]}..."
+    """What code that is not the library's said when it raised: kind of error, first sentence, and where, ``FILE.py:LINE``."""
+    said = first_sentence(str(error)) or "without a message"
     places = [
         (frame.filename, frame.lineno)
         for frame in reversed(traceback.extract_tb(error.__traceback__))

@@ -30,6 +30,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,6 +94,25 @@ def profile_dataset(
     return ProfileArrays(about, block=block, log_apjn=log_apjn, **variables).dataset()
 
 
+def check_can_be_made(path: str | os.PathLike[str]) -> None:
+    """Whether a file or folder can be made or written at a path, for those who would work for minutes first; leaves nothing there.
+
+    Raises:
+        FileError: a file where a folder should be, or a place where nothing can be made.
+    """
+    target = Path(path)
+    near = target if target.is_dir() else next(parent for parent in target.parents if parent.exists())
+    if not near.is_dir():
+        raise FileError(
+            f"{str(target)!r} must be a place that can be written, but {str(near)!r} is a file and no folder"
+        )
+    try:
+        with TemporaryFile(dir=near):
+            pass
+    except OSError as error:
+        raise FileError(f"{str(target)!r} must be a place that can be written: {error.strerror or error}") from error
+
+
 @contextmanager
 def whole_or_absent(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A neighbour of ``path`` to write to, renamed over it when all went well and removed otherwise.
@@ -103,9 +123,9 @@ def whole_or_absent(path: str | os.PathLike[str]) -> Iterator[Path]:
     target = Path(path)
     if target.is_dir():
         raise FileError(f"file {str(target)!r} must be one that can be written, and is a folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
     neighbour = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         neighbour.touch()
     except OSError as error:
         raise FileError(f"file {str(target)!r} must be one that can be written: {error.strerror or error}") from error
@@ -139,7 +159,11 @@ def require_variables(dataset: xr.Dataset, argument: str, *names: str) -> None:
     """
     missing = [name for name in names if name not in dataset.variables]
     if missing:
-        raise ArgumentError(f"{argument} must be a dataset with {', '.join(names)}, and has no {missing[0]!r}")
+        source = dataset.attrs.get("source")
+        kind = f" of {source}" if source else ""
+        raise ArgumentError(
+            f"{argument} must be a dataset with {', '.join(names)}, and this one{kind} has no {missing[0]!r}"
+        )
 
 
 def plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Bad calls of every verb, made from the verbs' own parameters: one sentence, exit code 2, nothing else."""
 
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -202,10 +203,33 @@ def test_what_is_no_config_and_no_file(tmp_path):
         (["predict", "resnet", "--from", "1", "--way", "exact"], "--way='exact' must be left out of predict resnet"),
         (["moments", "--function", "tanh", "--out", str(tmp_path)], "is a folder"),
         (["moments", "--function", f"{tmp_path}/own.py:turned"], "must be real, and is complex"),
+        (["zoo", "--out", f"{tmp_path}/own.py/zoo"], "own.py' is a file and no folder"),
+        (["compare", *TINY, "--out", f"{tmp_path}/own.py"], "must be a folder, and is a file"),
+        (
+            ["measure", *TINY, "--device", "nosuch"],
+            "at start of device string: nosuch\n",
+        ),  # the whole sentence of torch
     ):
         refused = CliRunner().invoke(main, arguments)
         assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
         assert said in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("vocab_size", 0), ("vocab_size", -3), ("num_hidden_layers", 0), ("hidden_size", 0)]
+)
+def test_sizes_of_a_config_that_are_none(key, value, tmp_path):
+    """A vocabulary of 0 gave numbers."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", key: value}))
+    refused = CliRunner().invoke(main, ["predict", f"hf:{tmp_path}/config.json"])
+    assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)
+    assert f"{key}={value} in the config" in refused.stderr
+
+
+def test_one_seed_has_no_error_and_says_so():
+    shown = CliRunner().invoke(main, ["measure", *TINY, "--seeds", "1"])
+    assert "(one seed: no standard error)" in shown.stdout
+    assert "nan" not in shown.output
 
 
 def test_nothing_and_a_word_too_near():

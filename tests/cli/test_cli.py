@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from click.testing import CliRunner
 
 from criticality import Pointwise
 from criticality.cli.main import main
+from criticality.cli.progress import bar, working
 from criticality.schema import read_dataset
 
 TINY = ["--depth", "2", "--width", "64", "--image-size", "64", "--seeds", "2"]
@@ -252,3 +254,20 @@ def test_a_verb_without_its_package_work_is_quick():
 def test_help_and_version():
     assert "compare" in run("--help").stdout
     assert re.match(r"criticality, version \d", run("--version").stdout)
+
+
+@pytest.mark.parametrize("columns", [0, 100])
+def test_a_terminal_sees_what_is_being_done(columns, monkeypatch):
+    """Some terminals say that they have no columns."""
+    termios = pytest.importorskip("termios")
+    master, slave = os.openpty()
+    termios.tcsetwinsize(slave, (0, columns))
+    with open(slave, "w") as terminal, monkeypatch.context() as patched:
+        patched.setattr(sys, "stderr", terminal)
+        with working("check"), bar(3, "seeds") as advance:
+            advance("seed 0", 1)
+        shown = os.read(master, 10_000).decode()
+    os.close(master)
+    assert "check: 00:00" in shown
+    assert "seeds: " in shown
+    assert "/3" in shown

@@ -9,13 +9,16 @@ from click.testing import CliRunner
 from scipy import special
 from torch import nn
 
-from criticality import Pointwise, get_function, make_norm, pointwise_function
+from criticality import Pointwise, classify, get_function, make_norm, pointwise_function
 from criticality.cli.main import main
+from criticality.errors import UndescribedError
 from criticality.models.functions import torch_function
 from criticality.models.normalizers import DynamicPointwise
 from criticality.pointwise import FUNCTIONS, ZOO
 from criticality.pointwise.kinks import find_kinks
-from criticality.pointwise.quadrature import Singular
+from criticality.pointwise.quadrature import Singular, gaussian_pair_average
+from criticality.theory import Linear, Network, Sublayer, TokenKernel
+from criticality.theory.norms import PointwiseNorm
 
 SMOOTH = {
     "tanh(20x)": lambda x: np.tanh(20 * x),
@@ -176,3 +179,46 @@ def test_zoo_in_a_model(name):
     assert model[1].function == name
     assert torch.isfinite(model(torch.randn(2, 6))).all()
     assert make_norm(name, 0.5).pointwise.phi.name == name
+
+
+def _zigzag(x):
+    x = np.clip(x, -1.5, 1.5)
+    return x + 0.5 * np.abs(x - np.round(x)) + 0.2
+
+
+LINEAR = {name: KINKED[name][0] for name in ("leaky", "clip", "softshrink", "bend")} | {"zigzag": _zigzag}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_functions_that_are_linear_between_kinks_have_a_formula(name):
+    """Owen's functions against nested panels, the derivative given apart."""
+    phi = pointwise_function(LINEAR[name])
+    right = lambda x: phi.value(x + 1e-3) - phi.value(x)  # noqa: E731
+    for a, b, rho in [(1.0, 0.3, 0.99), (3.0, 2.0, -0.7), (0.05, 0.05, 0.4), (2.0, 2.0, 1.0), (1.0, 4.0, -1.0)]:
+        arguments = np.array([a * a]), np.array([b * b]), np.array([rho])
+        value, size = phi.formula.average(*arguments, False, 1e-12)
+        exact = gaussian_pair_average(phi.value, a, b, rho, 0.0, phi.kinks)
+        assert abs(value[0] - exact) <= 1e-14 * size[0] + 1e-12 * abs(exact)
+    q = np.array([0.3, 2.0])
+    slope, _ = phi.formula.average(q, q, np.ones(2), True, 1e-12)
+    np.testing.assert_allclose(slope, Pointwise(phi).D(q), rtol=1e-12)
+    mixed, _ = phi.formula.average(q, 1.5 * q, np.array([0.6, -0.6]), True, 1e-12)
+    stepped = [
+        gaussian_pair_average(
+            right, *np.sqrt([one, 1.5 * one]).tolist(), rho, 0.0, (*phi.kinks, *(k - 1e-3 for k in phi.kinks))
+        )
+        for one, rho in zip(q, (0.6, -0.6), strict=True)
+    ]
+    np.testing.assert_allclose(mixed, np.array(stepped) * 1e6, rtol=3e-3)
+    assert pointwise_function(lambda x: LINEAR[name](x) + 1e-9 * np.sin(x)).formula is None
+
+
+def test_what_would_take_minutes_is_refused_in_a_sentence():
+    bent = pointwise_function(lambda x: np.sin(np.clip(x, -1, 1)), name="bent")
+    tokens, nearly = 60, np.full((60, 60), 0.9999)
+    kernel = TokenKernel.of(nearly + np.diag(np.linspace(0.0002, 0.002, tokens)))
+    with pytest.raises(UndescribedError, match="'bent' has 2 kinks, too many for averages over the 1"):
+        PointwiseNorm(Pointwise(bent)).factor(kernel)
+    network = Network((Sublayer(Linear(), PointwiseNorm(Pointwise(bent))),), 1)
+    with pytest.raises(UndescribedError, match="2 kinks; the sampled way"):
+        classify(network, tokens=4)

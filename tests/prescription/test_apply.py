@@ -144,6 +144,16 @@ def test_tuning_hits_its_target():
     assert found.gains.min() > 1  # it was too calm before
 
 
+def test_tuning_names_weights_that_blocks_share():
+    model, inputs = mixers(depth=3, width=16), gaussian_inputs(4, 16, 0)
+    model.blocks[2].proj.weight = model.blocks[0].proj.weight
+    shared = "'blocks.0.proj.weight' is one tensor for blocks 0, 2"
+    with pytest.raises(ValueError, match=shared):
+        tune(model, inputs, 2.0)
+    with pytest.raises(ValueError, match=shared):
+        tune(model, inputs, 2.0, layers=["proj"])
+
+
 def test_tuning_stops_honestly():
     model = mixers(depth=3)
     found = tune(model, gaussian_inputs(32, 128, 0), [0.001, 3.0, 0.001], tolerance=0.001, max_passes=2, probes=8)

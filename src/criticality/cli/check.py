@@ -44,9 +44,9 @@ def check(
     Exits with 1 when log J(0->L) exceeds the budget, so that it can run in a CI. A model that the theory does not read is
     measured; where LayerNorm cannot take the place of its norms, the budget is that of x + W LN(x) of as many blocks.
     """
-    from criticality.studies.check import check_up
-
     with working("check"):
+        from criticality.studies.check import check_up  # which takes seconds, too
+
         found = check_up(model, changes, budget=budget, seeds=seeds, samples=samples, seed=seed)
     save_json(found.record(), out)
     emit(found.record(), as_json, _text(found))
@@ -62,7 +62,8 @@ def _text(found: CheckUp) -> str:
         f"log J(0->L)   {found.log_apjn:.2f}"
         + (f" ± {found.log_apjn_se:.2f}" if found.log_apjn_se else "")
         + f" ({found.source})",
-        f"LayerNorm     {found.log_apjn_layer_norm:.2f} in its place, all tokens alike"
+        f"LayerNorm     {found.log_apjn_layer_norm:.2f} in its place"
+        + (", all tokens alike" if found.source == "theory" else "")
         if found.log_apjn_layer_norm
         else "",
         f"budget        {found.budget:.2f}: {'within' if found.within_budget else 'EXCEEDED'} ({found.budget_of})",

@@ -115,11 +115,12 @@ def _classify_function(name: str, alpha: float | None, sigma_w: float, sigma_b: 
 def _classify_model(
     model: str, q0: float | None, seed: int, way: Way, seeds: int, to_depth: int, **changes: Any
 ) -> dict[str, Any]:
-    from criticality.models import model_spec
-    from criticality.phases import Classification
-    from criticality.studies.classify import classify_description
+    with working("load torch"):
+        from criticality.models import model_spec
+        from criticality.phases import Classification
+        from criticality.studies.classify import classify_description
 
-    description = model_spec(model, **changes)
+        description = model_spec(model, **changes)
     with working(f"classify {model}"), bar(seeds * to_depth, "blocks") as advance:
         found, start = classify_description(
             description,

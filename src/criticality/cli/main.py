@@ -13,7 +13,7 @@ import click
 
 from criticality.arguments import meant, shown
 from criticality.cli.output import prints_aside, say
-from criticality.errors import CriticalityError, out_of_memory, raised
+from criticality.errors import CriticalityError, out_of_memory, raised, whole_words
 from criticality.initialized import heard
 
 T = TypeVar("T")
@@ -109,10 +109,9 @@ def _refusing(call: Callable[[], T]) -> T:
         raise Refusal(f"file {os.fspath(name)!r} must be readable or writable: {error.strerror or error}") from error
 
 
-def sentence(text: str, longest: int = 290) -> str:
+def sentence(text: str, longest: int = 500) -> str:
     """On one line, and not longer than that."""
-    text = " ".join(text.split())
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+    return whole_words(" ".join(text.split()), longest)
 
 
 def _usage(error: click.UsageError) -> str:

@@ -20,7 +20,7 @@ from criticality.cli.options import (
     model_changes,
     model_norm,
 )
-from criticality.cli.output import emit, forward_record, forward_text, profile_record, profile_text, save
+from criticality.cli.output import emit, forward_record, forward_text, profile_record, profile_text, save, with_error
 from criticality.cli.progress import bar
 from criticality.errors import ArgumentError
 from criticality.randomness import seed_everything
@@ -142,7 +142,7 @@ def _from(
     forward = _over_seeds(measure_forward_ensemble, description, inputs, seeds, {"start": source, **settings})
     record = {"model": model, "from": source, "seeds": len(seeds), **forward_record(forward)}
     save(forward, out)
-    title = f"{model}: log J({source}->L) = {record['log_apjn']:.4f} +- {record['log_apjn_se']:.4f}"
+    title = f"{model}: log J({source}->L) = {record['log_apjn']:.4f}{with_error(record['log_apjn_se'])}"
     return record, forward_text(record, title)
 
 
@@ -163,5 +163,5 @@ def _backward(
     record |= {"probe": settings["probe"], "mode": dataset.attrs["mode"], **profile_record(dataset)}
     save(dataset, out)
     shown = "" if dataset.attrs["mode"] == "evaluation" else f" ({dataset.attrs['mode']})"
-    title = f"{model}: log J(0->L) = {record['log_apjn']:.4f} +- {record['log_apjn_se']:.4f}{shown}"
+    title = f"{model}: log J(0->L) = {record['log_apjn']:.4f}{with_error(record['log_apjn_se'])}{shown}"
     return record, profile_text(record, title)

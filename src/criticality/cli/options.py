@@ -91,15 +91,21 @@ class CommaSeparated(click.ParamType):
 
 
 class Outside(click.Path):
-    """A path; an empty one is refused."""
+    """A path; an empty one is refused, and one to be written where nothing can be made."""
 
-    def __init__(self) -> None:
+    def __init__(self, written: bool = False) -> None:
         super().__init__(path_type=Path)
+        self.written = written
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not str(value).strip() or "\0" in str(value):
             raise ArgumentError(f"{flag(param)}={shown(value)} must be a path")
-        return super().convert(value, param, ctx)
+        path: Path = super().convert(value, param, ctx)
+        if self.written:
+            from criticality.schema import check_can_be_made
+
+            check_can_be_made(path)
+        return path
 
 
 DEPTH, SIZE, COUNT, SAMPLE_COUNT, SEED, THREADS = (
@@ -112,7 +118,7 @@ SEEDS, VERIFICATIONS, AT_LEAST_TWO, POINTS, WORKERS = (
 )
 REPEATS = NumberOf(Annotated[int, Whole(24, DEEPEST)])
 NAMES = CommaSeparated()
-FILE = Outside()
+FILE, WRITTEN = Outside(), Outside(written=True)
 WAY = OneOf(("auto", "exact", "sampled"))
 Way = Literal["auto", "exact", "sampled"]
 Mode = Literal["evaluation", "training"]
@@ -123,7 +129,7 @@ def common(function: F) -> F:
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout, nothing else there."),
         click.option("--seed", type=SEED, default=0, show_default=True, help="Of all that is random."),
-        click.option("--out", type=FILE, help="Where to write the result."),
+        click.option("--out", type=WRITTEN, help="Where to write the result."),
     ):
         function = option(function)
     return function

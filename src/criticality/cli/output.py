@@ -62,6 +62,13 @@ def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
     return tabulate(rows, headers=headers, floatfmt=".6g", missingval="-")
 
 
+def with_error(error: float | None, digits: str = ".4f") -> str:
+    """A standard error after its number; of one seed, or one run that did not end, there is none."""
+    if error is None:
+        return ""
+    return f" +- {error:{digits}}" if np.isfinite(error) else " (one seed: no standard error)"
+
+
 def save(result: xr.Dataset | schema.ProfileArrays, out: Path | None) -> None:
     """Write a result where ``--out`` says, and say so."""
     if out is not None:

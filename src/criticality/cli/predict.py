@@ -22,7 +22,7 @@ from criticality.cli.options import (
     model_changes,
     model_norm,
 )
-from criticality.cli.output import emit, forward_record, forward_text, profile_record, profile_text, save
+from criticality.cli.output import emit, forward_record, forward_text, profile_record, profile_text, save, with_error
 from criticality.cli.progress import bar, working
 from criticality.errors import ArgumentError
 
@@ -89,8 +89,9 @@ def predict(
             raise ArgumentError(f"probe={probe!r} must be 'normal' for resnet, whose inputs do not mix")
         found: xr.Dataset | ProfileArrays = _resnet(**options)
     else:
-        from criticality.models import model_spec
-        from criticality.studies.predict import predict_description
+        with working("load torch"):
+            from criticality.models import model_spec
+            from criticality.studies.predict import predict_description
 
         left_out("predict MODEL")
         if way != "auto":
@@ -112,7 +113,7 @@ def predict(
         record |= dict(zip(("angle_exponent", "gradient_exponent"), map(float, collapse), strict=True))
     record |= {"way": found.attrs.get("way", "exact"), "probe": probe}
     save(found, out)
-    error = f" +- {record['log_apjn_se']:.2g}" if "log_apjn_se" in record else ""
+    error = with_error(record.get("log_apjn_se"), ".2g")
     text = profile_text(record, f"{model}: log J(0->L) = {record['log_apjn']:.4f}{error} ({record['way']})")
     if collapse is not None:
         text += "\n\nlast block, tokens nearly alike: lambda_a = {:.6g} (angles), lambda_g = {:.6g} (gradients)".format(

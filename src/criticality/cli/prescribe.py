@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from criticality.cli.options import (
-    FILE,
     NAMES,
     SAMPLES,
     SEEDS,
     VERIFICATIONS,
     WAY,
+    WRITTEN,
     OneOf,
     Way,
     common,
@@ -22,7 +22,7 @@ from criticality.cli.options import (
     model_changes,
     model_norm,
 )
-from criticality.cli.output import emit, save_json, table
+from criticality.cli.output import emit, save_json, table, with_error
 from criticality.cli.progress import bar, working
 from criticality.errors import ArgumentError, UndescribedError
 from criticality.prescription.kinds import KINDS, Kind
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 )
 @click.option("--only", type=NAMES, default=(), help="Patterns of those that are set. With either the way is sampled.")
 @click.option("--strict", is_flag=True, help="Refuse a model of which something else would be left as it is.")
-@click.option("--apply", "weights", type=FILE, help="Write the model's weights, prescription set.")
+@click.option("--apply", "weights", type=WRITTEN, help="Write the model's weights, prescription set.")
 @click.option(
     "--verify",
     type=VERIFICATIONS,
@@ -100,7 +100,8 @@ def prescribe(
     prescription as JSON).
     """
 
-    from criticality.models import model_spec, write_weights
+    with working("load torch"):
+        from criticality.models import model_spec, write_weights
 
     if from_data and kind != "schedule":
         raise ArgumentError(f"kind={kind!r} must be 'schedule' with --from-data")
@@ -255,7 +256,7 @@ def _text(
     shown = (
         rows if len(rows) <= 12 else [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, 12).round().astype(int))]
     )
-    error = f" +- {found.log_apjn_se:.3f} on fresh seeds" if isinstance(found, SampledPrescription) else ""
+    error = f"{with_error(found.log_apjn_se, '.3f')} on fresh seeds" if isinstance(found, SampledPrescription) else ""
     parts = [
         f"{found.kind}: {found.value:.4f}. {found.why}.",
         f"log J(0->L) = {found.log_apjn:.3f}{error} (before: {found.log_apjn_before:.3f}), branch share {found.branch_share:.3f}",
@@ -268,5 +269,7 @@ def _text(
         ),
     ]
     if measured:
-        parts.insert(2, "measured: {log_apjn_measured:.3f} ± {log_apjn_measured_se:.3f}".format(**measured))
+        parts.insert(
+            2, f"measured: {measured['log_apjn_measured']:.3f}{with_error(measured['log_apjn_measured_se'], '.3f')}"
+        )
     return "\n\n".join(parts)

@@ -7,7 +7,19 @@ from typing import Any
 
 import click
 
-from criticality.cli.options import COUNT, DEPTH, FILE, NOT_NEGATIVE, POSITIVE, SEED, SIZE, OneOf, common, left_out
+from criticality.cli.options import (
+    COUNT,
+    DEPTH,
+    FILE,
+    NOT_NEGATIVE,
+    POSITIVE,
+    SEED,
+    SIZE,
+    WRITTEN,
+    OneOf,
+    common,
+    left_out,
+)
 from criticality.cli.output import emit, save, table
 from criticality.cli.progress import bar
 from criticality.laboratory.names import TASKS
@@ -35,7 +47,7 @@ from criticality.prescription.kinds import KINDS
 @click.option("--clip", type=NOT_NEGATIVE, default=0.0, show_default=True, help="Largest gradient norm, 0 for none.")
 @click.option("--dtype", type=OneOf(["float32", "bfloat16"]), default="float32", show_default=True)
 @click.option("--every", type=COUNT, default=50, show_default=True, help="Steps between records of the monitor.")
-@click.option("--checkpoint", type=FILE, help="File to resume from, written every 100 steps.")
+@click.option("--checkpoint", type=WRITTEN, help="File to resume from, written every 100 steps.")
 @click.option("--data-root", type=FILE, help="Folder with FashionMNIST's four idx files.")
 @click.option("--device", default="cpu", show_default=True)
 @common

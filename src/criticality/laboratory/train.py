@@ -28,7 +28,7 @@ from criticality.models.normalizers import DynamicPointwise
 from criticality.prescription.apply import apply_prescription
 from criticality.prescription.monitor import Monitor
 from criticality.prescription.solve import Kind, prescribe
-from criticality.schema import SCHEMA, whole_or_absent
+from criticality.schema import SCHEMA, check_can_be_made, whole_or_absent
 
 DIVERGED_FACTOR = 1.5
 """A run has diverged when its loss stops being finite, or when the mean of the last ten losses exceeds the first loss by this
@@ -157,6 +157,8 @@ def train(
     diagnostics = Diagnostics(model, monitor.inputs, run.steps)
     series: Series = {name: [] for name in _SERIES}
     path = None if checkpoint is None else Path(checkpoint)
+    if path is not None:
+        check_can_be_made(path)
     if path is not None and path.exists():
         state = _load(path, run)
         model.load_state_dict(state["model"])

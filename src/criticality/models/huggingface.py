@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,12 +162,30 @@ def _load_config(name: str) -> Any:
         raise UnknownNameError(
             f"model 'hf:{name}' must be a path of a config.json or a model type, such as 'hf:llama'{near}"
         )
+    _check_sizes(name, content)
     try:
         return AutoConfig.for_model(kind, **content)
     except Exception as error:
         raise ArgumentError(
             f"model 'hf:{name}' must have a valid config, and transformers says: {raised(error)}"
         ) from error
+
+
+_SIZES = re.compile(
+    "(vocab|hidden|image|patch|intermediate)_size|n_embd|d_model|d_ff|dim|head_dim|num_channels|(num|n)_(hidden_)?layers?"
+    "|(num|n)_(attention_|key_value_)?heads?"
+)
+
+
+def _check_sizes(name: str, content: Mapping[str, Any]) -> None:
+    """Some models of transformers take a vocabulary of 0, or as many layers, without a word."""
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            _check_sizes(name, value)
+        elif _SIZES.fullmatch(key) and isinstance(value, int) and value < 1:
+            raise ArgumentError(
+                f"{key}={value!r} in the config of model 'hf:{name}' must be a whole number, 1 or above"
+            )
 
 
 def _size(config: Any, name: str) -> int:

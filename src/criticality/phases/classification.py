@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from criticality.arguments import Correlation, Size, Start, checked
+from criticality.errors import UndescribedError
 from criticality.phases.asymptotics import ExponentialLaw, Law, PowerLaw, StretchedLaw, law_of
 from criticality.phases.depth import BlockStep, ResidualStep, amplification
 from criticality.phases.tails import slope_diverges, tail_of
@@ -22,6 +23,7 @@ DEPTHS = (12, 48, 192, 1000)
 
 _DECADES = np.logspace(0, 9, 109)
 _SETTLED = 0.03
+_MOST_KINKS = 4
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,16 @@ def classify(
         rho0, tokens: of a network with attention: correlation at the input and number of equivalent tokens.
 
     Raises:
+        UndescribedError: a network of several tokens with a function of one's own that is neither smooth nor linear between
+            few kinks.
         ValueError: as ``amplification`` and ``tail_of``; a network that tells tokens apart.
     """
     step = BlockStep(network, tokens, rho0) if isinstance(network, Network) else network
     if any(slope_diverges(norm.pointwise.phi) for norm in _norms(network) if isinstance(norm, PointwiseNorm)):
         nan, infinite = math.nan, dict.fromkeys(DEPTHS, math.inf)
         return Classification("divergent", nan, nan, (nan, nan), nan, ("divergent", nan, nan), True, None, infinite)
+    if isinstance(step, BlockStep) and step.tokens > 1:
+        _refuse_slow(step)
     law = law_of(step, q0)
     depths = np.unique(_DECADES.round())
     log_j = amplification(step, [*depths, *DEPTHS], q0)
@@ -113,6 +119,19 @@ def _norms(network: ResidualStep | Network) -> list[Norm]:
     if isinstance(network, Network):
         return [sublayer.norm for sublayer in network.last_block]
     return [network.norm]
+
+
+def _refuse_slow(step: BlockStep) -> None:
+    """Thousands of averages over two tokens, at variances where only nested panels resolve a function: minutes."""
+    for norm in _norms(step.network):
+        phi = norm.pointwise.phi if isinstance(norm, PointwiseNorm) else None
+        if phi is None or phi.verified:
+            continue
+        if len(phi.kinks) > _MOST_KINKS or (phi.kinks and phi.formula is None):
+            raise UndescribedError(
+                f"function {phi.name!r} must be smooth, or linear between at most {_MOST_KINKS} kinks, for the class of a network"
+                f" of several tokens to be computed, and has {len(phi.kinks)} kinks; the sampled way does without"
+            )
 
 
 def _read(

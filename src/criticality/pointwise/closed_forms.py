@@ -31,6 +31,9 @@ class KernelFormula(Protocol):
     terms: int
     """How many elementary evaluations one average costs at full accuracy."""
 
+    cancels: bool
+    """Whether terms may cancel at equal variances, so that ``equal`` does not do."""
+
     def average(
         self, q_a: Array, q_b: Array, rho: Array, derivative: bool, tolerance: float
     ) -> tuple[Array, Array]: ...
@@ -42,6 +45,7 @@ class LinearFormula:
     """``f(x) = x``."""
 
     terms = 1
+    cancels = False
 
     def average(self, q_a: Array, q_b: Array, rho: Array, derivative: bool, tolerance: float) -> tuple[Array, Array]:
         value = np.ones_like(rho) if derivative else rho * np.sqrt(q_a) * np.sqrt(q_b)
@@ -55,6 +59,7 @@ class SineFormula:
     """``f(x) = sin x``: ``E sin x sin y = exp(-(q_a + q_b) / 2) sinh p`` and ``E cos x cos y`` with ``cosh p``."""
 
     terms = 1
+    cancels = False
 
     def average(self, q_a: Array, q_b: Array, rho: Array, derivative: bool, tolerance: float) -> tuple[Array, Array]:
         p = rho * np.where(q_a == q_b, q_a, np.sqrt(q_a) * np.sqrt(q_b))
@@ -74,6 +79,7 @@ class ReluFormula:
     """``f(x) = max(x, 0)``: the arc-cosine kernels (Cho and Saul 2009), ``psi = pi - arccos(rho)``."""
 
     terms = 1
+    cancels = False
 
     def average(self, q_a: Array, q_b: Array, rho: Array, derivative: bool, tolerance: float) -> tuple[Array, Array]:
         psi = 2 * np.arcsin(np.sqrt((1 + rho) / 2))

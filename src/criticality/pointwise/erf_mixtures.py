@@ -53,7 +53,7 @@ def _gated_slope(left: Any, right: Any, root: Any, rho: Any, delta: Any) -> Any:
 _CHUNK = 1 << 16  # array elements in flight while a mixture is summed: they stay in the second-level cache
 
 
-def _by_chunks(
+def by_chunks(
     average: Callable[[Array, Array, Array], tuple[Array, Array]], terms: int, q_a: Array, q_b: Array, rho: Array
 ) -> tuple[Array, Array]:
     """Apply ``average`` to flat chunks of the (equally shaped) arguments."""
@@ -116,6 +116,8 @@ class Mixture:
 class _MixtureFormula(ABC):
     """Averages at equal variances: of one term by numbers, of several by arrays."""
 
+    cancels = False
+
     def __init__(self, mixture: Mixture):
         self.mixture = mixture
         self.terms = mixture.terms
@@ -149,7 +151,7 @@ class ErfMixtureFormula(_MixtureFormula):
                 value = _erf_erf(np, root, rho[:, None], delta) @ weights
             return value, np.abs(value)
 
-        return _by_chunks(chunk, mixture.terms, q_a, q_b, rho)
+        return by_chunks(chunk, mixture.terms, q_a, q_b, rho)
 
     def _equal_terms(self, mixture: Mixture, q: float, rho: float, derivative: bool) -> tuple[float, float]:
         both, _, delta = mixture.equal_deltas(q, rho)
@@ -190,7 +192,7 @@ class GatedErfMixtureFormula(_MixtureFormula):
             outer = _gated_outer(left, right, root, q[:, None], r, (1 - r) * (1 + r), delta)
             return (p + (outer + p[:, None] * erfs) @ weights) / 4, (np.abs(p) + outer @ weights) / 2
 
-        return _by_chunks(chunk, mixture.terms, q_a, q_b, rho)
+        return by_chunks(chunk, mixture.terms, q_a, q_b, rho)
 
     def _equal_terms(self, mixture: Mixture, q: float, rho: float, derivative: bool) -> tuple[float, float]:
         both, spread, delta = mixture.equal_deltas(q, rho)

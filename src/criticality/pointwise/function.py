@@ -12,6 +12,7 @@ from criticality.arguments import check_fields, checked
 from criticality.errors import ArgumentError, NotFiniteError, raised
 from criticality.pointwise.closed_forms import KernelFormula
 from criticality.pointwise.kinks import RoughError, find_kinks, singular_or_not
+from criticality.pointwise.piecewise_linear import piecewise_linear
 from criticality.pointwise.quadrature import ArrayFunction, Singular
 
 _PROBES = np.array([-3.0, -0.4, 0.0, 1e-3, 0.7, 25.0])
@@ -81,7 +82,8 @@ def pointwise_function(
     places = _places(phi, label, kinks)
     slope = _Checked(derivative, label, "derivative") if derivative is not None else _differences(phi, places, label)
     slope(_PROBES)
-    return PointwiseFunction(label, phi, slope, places)
+    linear = piecewise_linear(phi, places)
+    return PointwiseFunction(label, phi, slope, places, linear)
 
 
 def _places(value: ArrayFunction, label: str, declared: tuple[float, ...] | None) -> tuple[float, ...]:

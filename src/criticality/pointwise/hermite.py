@@ -47,7 +47,7 @@ def _polynomials(z: np.ndarray, order: int) -> np.ndarray:
 
 
 def grid_resolves(q: Float[np.ndarray, " points"], kinks: tuple[float, ...]) -> bool:
-    """Whether orders above the first may be asked for: no kinks, and no deviation so large that features are steep."""
+    """Whether one grid does for all: no kinks, and no deviation so large that features are steep."""
     return not kinks and float(q.max(initial=0.0)) <= _GRID_SIGMA**2
 
 
@@ -58,16 +58,22 @@ def hermite_coefficients(
     kinks: tuple[float, ...] = (),
     order: int = ORDERS[0],
 ) -> tuple[Float[np.ndarray, "points orders"], Float[np.ndarray, " points"]]:
-    """Coefficients ``c_0..c_order`` for each variance ``q > 0`` and the remainders ``t(q)`` (see the module).
-
-    Orders above ``ORDERS[0]`` only where ``grid_resolves`` says so.
-    """
+    """Coefficients ``c_0..c_order`` for each variance ``q > 0`` and the remainders ``t(q)`` (see the module)."""
     sigma = np.sqrt(q)
-    if order > ORDERS[0] or (len(q) > 8 and grid_resolves(q, kinks)):
+    if (order > ORDERS[0] or len(q) > 8) and grid_resolves(q, kinks):
         z, table = _grid(order)
         values = function(mean + sigma[:, None] * z)
         coefficients = values @ table
         total = (values * values) @ table[:, 0]
+    elif order > ORDERS[0]:  # panels as narrow as these polynomials oscillate; one table at a time is large enough
+        coefficients, total = np.empty((len(q), order + 1)), np.empty(len(q))
+        for i, deviation in enumerate(sigma.tolist()):
+            edges = mean + deviation * np.arange(-12.0, 12.25, 0.5)[None]
+            one = np.array([mean]), np.array([deviation])
+            nodes, weights = gaussian_panels(*one, edges, centres=centres_of(kinks))
+            values = function(nodes)
+            coefficients[i] = _polynomials((nodes[0] - mean) / deviation, order) @ (weights * values)[0]
+            total[i] = np.sum(weights * values * values)
     else:
         nodes, weights = gaussian_panels(np.full_like(q, mean), sigma, centres=centres_of(kinks))
         values = function(nodes)

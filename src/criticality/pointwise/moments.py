@@ -31,6 +31,9 @@ _MANY_TERMS = 1000
 _MANY_PAIRS = 1000
 """From here on the series is as cheap as a mixture of twelve terms, and for ``q`` below 25 from a third of these."""
 
+_SLOW_PANELS, _SLOW_TERMS = 2000, 500_000
+"""Nested panels, and terms of a formula, for pairs of kinks and of tokens at one layer: from there on it takes seconds."""
+
 _INFINITE = 1e90
 """A square of a slope: what is written for the infinite one at a singular kink."""
 
@@ -140,7 +143,8 @@ class Pointwise:
     def equal(self, q: float, rho: float, derivative: bool, tolerance: float = EXACT) -> tuple[float, float]:
         """``(V, C)`` of two arguments of one variance, or ``(D, Cd)``: floats, unchecked, for recursions over depth."""
         formula = self.phi.formula
-        if formula is None or self.shift or self.beta or (rho == 1.0 and formula.terms > _MANY_TERMS):
+        costly = formula is None or formula.cancels or (rho == 1.0 and formula.terms > _MANY_TERMS)
+        if formula is None or costly or self.shift or self.beta:
             average = self.Cd if derivative else self.C
             if rho == 1.0:
                 value = float(average(q, q, 1.0, tolerance))
@@ -172,7 +176,7 @@ class Pointwise:
             value = self._series(s_a.ravel(), s_b.ravel(), rho.ravel(), derivative, tolerance, points)
             return value.reshape(rho.shape)
         value, size = formula.average(s_a, s_b, rho, derivative, tolerance)
-        cancelled = np.abs(value) < 1e-3 * size if tolerance <= EXACT else np.False_
+        cancelled = _cancelled(value, size, tolerance) if formula.cancels or tolerance <= EXACT else np.False_
         if cancelled.any():
             value[cancelled] = self._series(s_a[cancelled], s_b[cancelled], rho[cancelled], derivative, tolerance)
         return value
@@ -202,7 +206,8 @@ class Pointwise:
         hard = np.arange(len(rho))
         loose = tolerance > EXACT
         formula = self.phi.formula if self.shift == 0.0 else None
-        orders = (ORDERS if formula is None else ORDERS[:2]) if loose and grid_resolves(distinct, kinks) else ORDERS[:1]
+        higher = loose and (grid_resolves(distinct, kinks) or (formula is None and bool(kinks)))
+        orders = (ORDERS if formula is None else ORDERS[:2]) if higher else ORDERS[:1]
         # Interpolation, orders that are dropped and the remainder share what is allowed.
         shared = tolerance / 4 if loose else 0.0
         for order in orders:
@@ -226,21 +231,38 @@ class Pointwise:
             if len(hard) <= (4 * len(distinct) if formula is not None and loose else 0):
                 break
         if formula is not None and loose:
-            value[hard] = formula.average(s_a[hard], s_b[hard], rho[hard], derivative, tolerance)[0]
-            return value
+            if formula.cancels and len(hard) * formula.terms > _SLOW_TERMS:
+                self._refuse_slow(len(hard))
+            value[hard], size = formula.average(s_a[hard], s_b[hard], rho[hard], derivative, tolerance)
+            if not formula.cancels:
+                return value
+            hard = hard[_cancelled(value[hard], size, tolerance)]
         equal = hard[alone[hard]]  # one dimension is enough
         value[equal] = self._one_point(lambda u: function(u) ** 2, s_a[equal], (function,))
         hard = hard[~alone[hard]]
-        if loose and len(hard) and any(isinstance(kink, Singular) for kink in kinks):
-            raise UndescribedError(
-                f"function {self.phi.name!r} must have a finite slope for averages over two inputs, which take seconds each"
-                " where it is infinite; the sampled way does without them"
-            )
+        if loose and len(hard) * (1 + len(kinks)) ** 2 > (0 if self._steep else _SLOW_PANELS):
+            self._refuse_slow(len(hard))
         for i in hard.tolist():
             value[i] = gaussian_pair_average(
                 function, float(np.sqrt(s_a[i])), float(np.sqrt(s_b[i])), float(rho[i]), self.shift, kinks
             )
         return value
+
+    @property
+    def _steep(self) -> bool:
+        return any(isinstance(kink, Singular) for kink in self.phi.kinks)
+
+    def _refuse_slow(self, pairs: int) -> None:
+        """A network asks for as many averages at every layer, of every input."""
+        if self._steep:
+            raise UndescribedError(
+                f"function {self.phi.name!r} must have a finite slope for averages over two inputs, which take seconds each"
+                " where it is infinite; the sampled way does without them"
+            )
+        raise UndescribedError(
+            f"function {self.phi.name!r} has {len(self.phi.kinks)} kinks, too many for averages over the {pairs} pairs of tokens of"
+            " an input that are nearly alike, which would take minutes; the sampled way does without them"
+        )
 
     def _check_resolved(self, function: ArrayFunction, s: np.ndarray) -> None:
         if self.phi.verified:
@@ -282,6 +304,12 @@ def _not_square_integrable(function: ArrayFunction, kink: float) -> bool:
     distance = np.array([1e-12, 1e-6])
     near, far = distance * np.maximum(function(kink - distance) ** 2, function(kink + distance) ** 2)
     return bool(near > 0.5 * far > 0.0)
+
+
+def _cancelled(value: np.ndarray, size: np.ndarray, tolerance: float) -> np.ndarray:
+    """Where rounding of the largest term is above the tolerance of the sum."""
+    cancelled: np.ndarray = np.abs(value) < 1e-15 / tolerance * size
+    return cancelled
 
 
 def _variance(q: ArrayLike, name: str = "q") -> np.ndarray:

@@ -62,7 +62,21 @@ def gaussian_panels(
     edges, one row per point, for features at other places; ``order`` nodes to a panel.  The density is cut at twelve
     standard deviations (mass 4e-33).
     """
-    mean, sigma = mean[:, None], sigma[:, None]
+    half, middle = _panels(mean[:, None], sigma[:, None], edges, centres)
+    used = np.any(half > 0, axis=0)
+    half, middle = half[:, used], middle[:, used]
+    u, w = _on_panels(half[:, :, None], middle[:, :, None], mean[:, None, None], sigma[:, None, None], order)
+    shape = half.shape[0], half.shape[1] * order
+    return u.reshape(shape), w.reshape(shape)
+
+
+def _panels(
+    mean: Float[np.ndarray, "points 1"],
+    sigma: Float[np.ndarray, "points 1"],
+    edges: Float[np.ndarray, "points edges"] | None,
+    centres: tuple[float, ...],
+) -> tuple[Float[np.ndarray, "points panels"], Float[np.ndarray, "points panels"]]:
+    """Half the width, 0 of some, and the middle of each panel."""
     reach = float(np.max(np.abs(mean) + _RANGE * sigma, initial=0.0))
     dyadic = 2.0 ** np.arange(-1, max(0, int(np.ceil(np.log2(max(reach, 1e-300))))) + 1)
     parts = [mean + sigma * _GAUSSIAN_EDGES, mean - sigma * _GAUSSIAN_EDGES[1:]]
@@ -80,13 +94,16 @@ def gaussian_panels(
     cuts = np.concatenate(parts, axis=1)
     cuts = np.maximum(mean - _RANGE * sigma, np.minimum(mean + _RANGE * sigma, cuts))
     cuts.sort(axis=1)
-    half = (cuts[:, 1:] - cuts[:, :-1]) / 2
-    used = np.any(half > 0, axis=0)
-    half, middle = half[:, used], ((cuts[:, 1:] + cuts[:, :-1]) / 2)[:, used]
+    return (cuts[:, 1:] - cuts[:, :-1]) / 2, (cuts[:, 1:] + cuts[:, :-1]) / 2
+
+
+def _on_panels(
+    half: np.ndarray, middle: np.ndarray, mean: np.ndarray, sigma: np.ndarray, order: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes along the last axis, and weights with the density in them."""
     nodes, weights = _legendre(order)
-    shape = half.shape[0], half.shape[1] * order
-    u = (middle[:, :, None] + half[:, :, None] * nodes).reshape(shape)
-    w = (half[:, :, None] * weights).reshape(shape)
+    u = middle + half * nodes
+    w = half * weights
     with np.errstate(under="ignore"):
         density = np.exp(-0.5 * ((u - mean) / sigma) ** 2) / (np.sqrt(2 * np.pi) * sigma)
     return u, w * density
@@ -152,8 +169,11 @@ def _smoothed(
     if sigma <= _SMALL_SIGMA and not kinks:
         nodes, weights = _hermite()
         return function(mean[:, None] + sigma * nodes) @ weights
-    nodes, weights = gaussian_panels(mean, np.full_like(mean, sigma), centres=centres_of(kinks))
-    return np.einsum("pn,pn->p", weights, function(nodes))
+    half, middle = _panels(mean[:, None], np.full((len(mean), 1), sigma), None, centres_of(kinks))
+    points, panels = np.nonzero(half)  # most panels are empty at most points
+    half, middle = half[points, panels][:, None], middle[points, panels][:, None]
+    nodes, weights = _on_panels(half, middle, mean[points][:, None], np.full((1, 1), sigma), _PANEL_ORDER)
+    return np.bincount(points, np.einsum("pn,pn->p", weights, function(nodes)), len(mean))
 
 
 def gaussian_pair_average(

@@ -16,6 +16,7 @@ import numpy as np
 from criticality.pointwise.closed_forms import SineFormula
 from criticality.pointwise.function import PointwiseFunction
 from criticality.pointwise.library import FUNCTIONS
+from criticality.pointwise.piecewise_linear import PiecewiseLinearFormula
 from criticality.pointwise.quadrature import ArrayFunction, Singular
 
 
@@ -71,7 +72,11 @@ _ENTRIES = (
         (Singular(0.0),),
     ),
     _odd("saturlog", lambda x: np.log1p(x) / (1 + np.log1p(x)), lambda x: 1 / ((1 + x) * (1 + np.log1p(x)) ** 2)),
-    _clipped("linear_clip", lambda x: x, np.ones_like, 1.0),
+    replace(
+        _clipped("linear_clip", lambda x: x, np.ones_like, 1.0),
+        kinks=(-1.0, 1.0),
+        formula=PiecewiseLinearFormula(-1.0, 0.0, np.array([-1.0, 1.0]), np.array([1.0, -1.0])),
+    ),
     _clipped("logsign_clip", np.log1p, lambda x: 1 / (1 + x), math.e - 1),
     _clipped("logquad_clip", lambda x: np.log1p(x * x), lambda x: 2 * x / (1 + x * x), math.sqrt(math.e - 1)),
     replace(

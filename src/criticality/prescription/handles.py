@@ -104,10 +104,14 @@ class Handles:
     def branches(self) -> tuple[BranchHandle, ...]:
         """What scales each branch of each stream, in order, as the numbers say; each set of parameters once."""
         found: dict[tuple[str, ...], BranchHandle] = {}
-        for number in range(len(self.readers)):
-            for handle in self._branches_of(number):
-                found.setdefault(handle.parameters or (handle.name, str(handle.end)), handle)
+        for handle in self.uses:
+            found.setdefault(handle.parameters or (handle.name, str(handle.end)), handle)
         return tuple(found.values())
+
+    @cached_property
+    def uses(self) -> tuple[BranchHandle, ...]:
+        """As ``branches``, a set of parameters as often as it is used."""
+        return tuple(handle for number in range(len(self.readers)) for handle in self._branches_of(number))
 
     def scalings(self, handles: tuple[BranchHandle, ...]) -> dict[str, Scaled]:
         """How each parameter of the handles is written for the branch to be scaled, tried on the model; see ``decide``."""

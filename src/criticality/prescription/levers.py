@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from criticality.errors import ArgumentError
 from criticality.models.patterns import check_patterns, matches
-from criticality.prescription.handles import Handles
+from criticality.prescription.handles import BranchHandle, Handles
 from criticality.prescription.scaling import Scaled, parameter_of, put_back, saved_values, write
 from criticality.shapes import Float
 from criticality.stream.sharded import at_rest, gathered
@@ -80,9 +80,19 @@ class Levers:
         reasons: list[list[str]] = [[] for _ in nodes[1:]]
         tried = handles.scalings(handles.branches)
         blocks: dict[int, int] = {}
+        shared = _shared(handles, nodes)
+        first = set(handles.branches)
+        for branch in handles.uses:
+            block = _block_of(branch, nodes)
+            if block is not None and branch not in first:
+                reasons[block] += [f"{branch.name}: {shared[name]}" for name in branch.parameters if name in shared][:1]
         for number, branch in enumerate(handles.branches):
-            block = bisect_left(nodes, branch.end) - 1
-            if branch.chain or branch.start < nodes[0] or not 0 <= block < len(rules):
+            block = _block_of(branch, nodes)
+            if block is None:
+                continue
+            tied = [shared[name] for name in branch.parameters if name in shared]
+            if tied:
+                reasons[block].append(f"{branch.name}: {tied[0]}")
                 continue
             kept = [name for name in branch.parameters if tried[name].offset is None]
             if kept or branch.reason:
@@ -117,7 +127,32 @@ class Levers:
                 raise ArgumentError(f"block {number} must have a layer with a weight among {layers!r}, and has none")
         if len(rules) != len(names):
             raise ArgumentError(f"blocks must be {len(names)}, one between any two points, and are {len(rules)}")
+        for name in {name for block in rules for name in block}:
+            having = [number for number, block in enumerate(rules) if name in block]
+            if len(having) > 1:
+                raise ArgumentError(f"layers={layers!r} must name weights of one block each, and {_tied(name, having)}")
         return cls(model, rules)
+
+
+def _block_of(branch: BranchHandle, nodes: Sequence[int]) -> int | None:
+    """Number of the block between two points that a branch of the first stream is in."""
+    block = bisect_left(nodes, branch.end) - 1
+    return None if branch.chain or branch.start < nodes[0] or not 0 <= block < len(nodes) - 1 else block
+
+
+def _shared(handles: Handles, nodes: Sequence[int]) -> dict[str, str]:
+    """Parameters that scale branches of several blocks, so that no block has a gain of its own by them; in words."""
+    used: dict[str, dict[int, None]] = {}
+    for branch in handles.uses:
+        block = _block_of(branch, nodes)
+        for name in branch.parameters if block is not None else ():
+            used.setdefault(name, {})[block] = None  # type: ignore[index]
+    return {name: _tied(name, list(by)) for name, by in used.items() if len(by) > 1}
+
+
+def _tied(name: str, blocks: Sequence[int]) -> str:
+    some = ", ".join(map(str, blocks[:6])) + (", ..." if len(blocks) > 6 else "")
+    return f"{name!r} is one tensor for blocks {some}, of which none can have a gain of its own"
 
 
 def _modules(model: nn.Module, names: Sequence[str]) -> list[nn.Module]:

@@ -18,7 +18,7 @@ from criticality.measurement import measure
 from criticality.measurement.points import Points
 from criticality.prescription.watching import Seen, Watcher, unwrapped
 from criticality.probes import Probe, check_probe
-from criticality.schema import SCHEMA, profile_dataset, write_dataset
+from criticality.schema import SCHEMA, check_can_be_made, profile_dataset, write_dataset
 
 Log = Callable[[dict[str, float], int], None]
 """Called with the scalars of a record and its step."""
@@ -59,7 +59,7 @@ class Monitor:
         probe: where the backward pass starts, as for ``measure``; ``loss`` sees what a gradient of the training does.
 
     Raises:
-        ValueError: ``every`` below 1, a budget that is not finite, or no probe.
+        ValueError: ``every`` below 1, a budget that is not finite, no probe, or a ``path`` that cannot be written.
     """
 
     @checked
@@ -79,6 +79,8 @@ class Monitor:
         self.model, self.inputs, self.every, self.budget = model, inputs, int(every), budget
         self.log, self.path, self.points, self.seed = log, path, points, seed
         check_probe(probe)
+        if path is not None:
+            check_can_be_made(path)
         self.probe = probe
         self.alarms: list[tuple[int, str]] = []
         self._watcher = Watcher(unwrapped(model))

@@ -18,7 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from criticality.arguments import checked
+from criticality.arguments import checked, shown
+from criticality.errors import ArgumentError
 from criticality.schema import require_variables
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -41,6 +42,9 @@ STYLE: Any = {
     "svg.fonttype": "path",
     "svg.hashsalt": "criticality",
 }
+
+
+_ROW = {"function", "alpha", "log_apjn", "class", "exponent"}
 
 
 @checked
@@ -136,8 +140,17 @@ def zoo_figure(rows: Sequence[Mapping[str, Any]], depth: int = 1000) -> Figure:
     """``log J(0 -> depth)`` of every function, a row each, ordered at alpha = 1; colour and marker say alpha.
 
     ``rows`` as ``criticality.phases.zoo_table`` gives them; each function's class stands beside its name.
+
+    Raises:
+        ArgumentError: rows of another kind, or none with a finite ``log J`` at that depth.
     """
-    rows = [row for row in rows if np.isfinite(row["log_apjn"][depth])]
+    if isinstance(rows, (str, xr.Dataset)) or not all(isinstance(row, Mapping) and row.keys() >= _ROW for row in rows):
+        raise ArgumentError(
+            f"rows must be those of zoo_table, each with {', '.join(sorted(_ROW))}, and are {shown(rows)}"
+        )
+    rows = [row for row in rows if np.isfinite(row["log_apjn"].get(depth, np.nan))]
+    if not rows:
+        raise ArgumentError(f"rows must hold a finite log J at depth={depth!r}, and none does")
     alphas = sorted({row["alpha"] for row in rows})
     middle = min(alphas, key=lambda alpha: abs(np.log(alpha)))
     ranked = sorted((row for row in rows if row["alpha"] == middle), key=lambda row: -row["log_apjn"][depth])
@@ -184,7 +197,15 @@ def map_figure(
     """A map over two parameters; with ``line``, the ``x`` of the critical line at each ``y``, colours part at zero there.
 
     ``contours`` draws lines of equal value, labelled.
+
+    Raises:
+        ArgumentError: values of another shape than ``(y, x)``, or none that is finite.
     """
+    x, y, values = (np.asarray(array, dtype=float) for array in (x, y, values))
+    if values.shape != (len(y), len(x)) or not np.isfinite(values).any():
+        raise ArgumentError(
+            f"values of shape {values.shape} must be a map of shape {(len(y), len(x))}, over y and x, with numbers that are finite"
+        )
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(5.2, 4.0), layout="constrained")
         axes = figure.subplots()

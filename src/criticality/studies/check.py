@@ -91,9 +91,9 @@ def check_up(
     description = model_spec(model, **changes)
     try:
         network, inputs = description.read(seed)
+        profile = propagate(network, inputs, samples=samples, seed=seed)
     except UndescribedError:
         return _measured(model, description, budget, seeds, seed)
-    profile = propagate(network, inputs, samples=samples, seed=seed)
     blocks = profile.sel(block=np.arange(network.depth + 1.0))
     log_apjn = float(blocks.log_apjn[0])
     layer_norm = log_apjn_of_target(network, inputs, PRE_LAYER_NORM)

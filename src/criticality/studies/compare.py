@@ -24,6 +24,7 @@ from criticality.devices import torch_device
 from criticality.errors import (
     ArgumentError,
     CriticalityError,
+    FileError,
     TokensNotEquivalentError,
     UndescribedError,
 )
@@ -31,7 +32,16 @@ from criticality.initialized import Initialized, heard, tell
 from criticality.measurement import ensemble_dataset, ensemble_profiles, output_kernels
 from criticality.models import ModelSpec, model_spec
 from criticality.probes import Probe, check_probe
-from criticality.schema import SCHEMA, plain, read_dataset, source_digest, write_dataset, write_text
+from criticality.schema import (
+    SCHEMA,
+    check_can_be_made,
+    plain,
+    read_dataset,
+    require_variables,
+    source_digest,
+    write_dataset,
+    write_text,
+)
 from criticality.studies.agreement import fold_errors, standard_errors, tolerance_of, verdict
 from criticality.studies.apart import results_apart
 from criticality.studies.predict import predict_description
@@ -124,10 +134,13 @@ def compare(
         Dataset over ``case`` and ``block`` (``0 .. depth``), see ``gather``.
 
     Raises:
-        ValueError: a case file of this comparison that is corrupt.
+        ValueError: a case file of this comparison that is corrupt; an ``out`` that cannot be made or written.
         UnreachableError: a process of ``workers`` that was ended from outside.
     """
     folder = Path(out)
+    if folder.is_file():
+        raise FileError(f"out={str(folder)!r} must be a folder, and is a file")
+    check_can_be_made(folder / "cases")
     paths = {case: folder / "cases" / _file_name(comparison, case) for case in comparison.cases()}
     computed = _computed(comparison, [case for case, path in paths.items() if not path.exists()], workers, progress)
     finished: list[xr.Dataset] = []
@@ -346,7 +359,12 @@ def gather(cases: Sequence[xr.Dataset], comparison: Comparison) -> xr.Dataset:
 
 @checked
 def summary(result: xr.Dataset) -> dict[str, Any]:
-    """The comparison as JSON: settings, and for each case its profiles, largest deviation and verdict."""
+    """The comparison as JSON: settings, and for each case its profiles, largest deviation and verdict.
+
+    Raises:
+        ArgumentError: a dataset that is no comparison.
+    """
+    require_variables(result, "result", "log_apjn_predicted", "log_apjn_measured", "deviation", "allowed", "tolerance")
     cases = []
     for index in range(result.sizes["case"]):
         case = result.isel(case=index)

@@ -62,7 +62,7 @@ def compute_cell(compute: str, cell: Cell, memory_gb: float | None) -> Computed:
 def failure(error: BaseException, memory_gb: float | None) -> tuple[str, str]:
     """Status and message of what raised."""
     if not out_of_memory(error):
-        return FAILED, raised(error)[:500]
+        return FAILED, raised(error)
     return OUT_OF_MEMORY, "needed more than " + ("there is" if memory_gb is None else f"memory_gb={memory_gb}")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from criticality.errors import FileError
+from criticality.errors import FileError, first_sentence
 
 CHECKSUM = "checksum"
 """Array of a store, ``(cell,)``: CRC-32 of what was written of each cell, 0 where nothing is known (older stores)."""
@@ -133,4 +133,4 @@ def sentence(where: str, damaged: Mapping[int, str], cells: Sequence[Mapping[str
 
 
 def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    return first_sentence(str(error)) or type(error).__name__
