@@ -100,7 +100,7 @@ class Outside(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not str(value).strip() or "\0" in str(value):
             raise ArgumentError(f"{flag(param)}={shown(value)} must be a path")
-        path: Path = super().convert(value, param, ctx)
+        path: Any = super().convert(value, param, ctx)
         if self.written:
             from criticality.schema import check_can_be_made
 
