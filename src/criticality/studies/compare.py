@@ -48,6 +48,7 @@ from criticality.studies.predict import predict_description
 from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
 from criticality.theory.network import mean_network
 from criticality.theory.norms import takes_alpha
+from criticality.threads import one_thread
 
 OWN_NORM = "own"
 """The norms that a model has."""
@@ -272,7 +273,7 @@ def run_case(comparison: Comparison, case: ModelSpec, progress: Callable[[str, i
     ]
     start: Probe = np.mean(sent_back, axis=0) if sent_back else comparison.probe
     seeds_of_scores = (comparison.seed, comparison.seed + 1_000_003)
-    with ThreadPoolExecutor(2) as pool:
+    with one_thread(), ThreadPoolExecutor(2) as pool:
         predicted, again = pool.map(
             lambda one: propagate(network, inputs, samples=comparison.samples, seed=one, probe=start), seeds_of_scores
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from criticality.theory.collapse import collapse_exponents
 from criticality.theory.kernels import Kernel, Numbers, SymmetricKernel, TokenKernel
 from criticality.theory.network import Network, Sublayer
 from criticality.theory.norms import K
+from criticality.threads import one_thread
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -90,9 +92,10 @@ def propagated_each(
     matrices = [kernel for kernel in kernels if isinstance(kernel, TokenKernel)]
     passes = [_symmetric_pass(network, *one, sampling) for one in zip(symmetric, starts, strict=False)]
     together = max(1, _TOGETHER // (len(seeds) * kernels[0].tokens ** 2))
-    for first in range(0, len(matrices), together):
-        group = slice(first, first + together)
-        passes.append(_token_pass(network, matrices[group], starts[group], sampling, keep_kernels))
+    with one_thread() if matrices and kernels[0].tokens <= _SMALL else nullcontext():
+        for first in range(0, len(matrices), together):
+            group = slice(first, first + together)
+            passes.append(_token_pass(network, matrices[group], starts[group], sampling, keep_kernels))
     arrays = {name: np.concatenate([one[name] for one in passes], axis=1) for name in passes[0]}
     about = {"network": network.name, "tokens": kernels[0].tokens, "inputs": len(kernels)}
     start = {"probe": probe_name(probe) if isinstance(probe, str) else "kernel"}
@@ -109,6 +112,9 @@ def propagated_each(
 
 _TOGETHER = 1 << 12
 """Entries of the kernels, of several inputs and seeds, that go through a network at once: small matrices cost by the call."""
+
+_SMALL = 512
+"""Tokens up to which threads gain less on a quiet machine than they wait for each other on a busy one."""
 
 
 def _profile(
