@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -256,16 +257,17 @@ def test_help_and_version():
     assert re.match(r"criticality, version \d", run("--version").stdout)
 
 
-@pytest.mark.parametrize("columns", [0, 100])
-def test_a_terminal_sees_what_is_being_done(columns, monkeypatch):
-    """Some terminals say that they have no columns."""
+@pytest.mark.parametrize("size", [(0, 0), (24, 0), (0, 80), (24, 100)])
+def test_a_terminal_sees_what_is_being_done(size, monkeypatch):
+    """Some terminals say that they have no rows or columns."""
     termios = pytest.importorskip("termios")
     master, slave = os.openpty()
-    termios.tcsetwinsize(slave, (0, columns))
+    termios.tcsetwinsize(slave, size)
     with open(slave, "w") as terminal, monkeypatch.context() as patched:
         patched.setattr(sys, "stderr", terminal)
         with working("check"), bar(3, "seeds") as advance:
             advance("seed 0", 1)
+        assert select.select([master], [], [], 10)[0]
         shown = os.read(master, 10_000).decode()
     os.close(master)
     assert "check: 00:00" in shown

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event, Thread
+from typing import Any
 
 
-def _columns() -> int:
-    """Of the terminal; one that says 0, as in some containers, would be shown nothing."""
-    try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
-    except (AttributeError, OSError, ValueError):  # no terminal
-        return 80
+def _shape() -> dict[str, Any]:
+    """For tqdm: as the terminal is, or usual where it says that it has no rows or columns, as in some containers, and tqdm would
+    show nothing."""
+    with suppress(AttributeError, OSError, ValueError):  # no terminal
+        size = os.get_terminal_size(sys.stderr.fileno())
+        if size.lines and size.columns:
+            return {"dynamic_ncols": True}
+    return {"ncols": 79, "nrows": 24}
 
 
 @contextmanager
@@ -23,9 +26,8 @@ def working(label: str) -> Iterator[None]:
     from tqdm import tqdm
 
     done = Event()
-    with tqdm(
-        desc=label, file=sys.stderr, leave=False, disable=None, ncols=_columns(), bar_format="{desc}: {elapsed}"
-    ) as clock:
+    form = "{desc}: {elapsed}"
+    with tqdm(desc=label, file=sys.stderr, leave=False, disable=None, bar_format=form, **_shape()) as clock:
 
         def tick() -> None:
             while not done.wait(0.5):
@@ -45,7 +47,7 @@ def bar(total: int, label: str) -> Iterator[Callable[[str, int], None]]:
     """A progress bar of ``total`` steps, shown where stderr is a terminal; yields ``advance(what, steps)``."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=label, file=sys.stderr, ncols=_columns(), leave=False, disable=None) as progress:
+    with tqdm(total=total, desc=label, file=sys.stderr, leave=False, disable=None, **_shape()) as progress:
 
         def advance(what: str, steps: int) -> None:
             progress.set_postfix_str(what)
