@@ -335,6 +335,9 @@ def test_where_the_sources_reading_holds():
     assert rates.pairs(lambda a, b: a != b) == (0, 5)
     assert 100 * rates.mean[:, -1] == pytest.approx([48, 29, 22], abs=0.5)
     assert [rates.asked.columns[0], rates.asked.columns[-1]] == [3e-4, 1e-2]
+    long = next(picture for picture in kept_pictures() if "twice the steps" in picture.asked.title)
+    assert 100 * long.mean[:, 0] == pytest.approx([83.7, 68.2, 74.2, 80.6, 83.0, 83.4], abs=0.05)
+    assert (np.argsort(long.mean[:, 0]) == np.argsort(long.log_apjn[:, 0])).all()
     blocks = by_title["blocks"]
     assert blocks.best_alphas() == [(12, 0.8), (18, 0.6), (24, 0.4)]
     assert (blocks.mean.argmax(0) == 0).all()
