@@ -205,10 +205,7 @@ def test_what_is_no_config_and_no_file(tmp_path):
         (["moments", "--function", f"{tmp_path}/own.py:turned"], "must be real, and is complex"),
         (["zoo", "--out", f"{tmp_path}/own.py/zoo"], "own.py' is a file and no folder"),
         (["compare", *TINY, "--out", f"{tmp_path}/own.py"], "must be a folder, and is a file"),
-        (
-            ["measure", *TINY, "--device", "nosuch"],
-            "at start of device string: nosuch\n",
-        ),  # the whole sentence of torch
+        (["measure", *TINY, "--device", "nosuch"], "at start of device string: nosuch\n"),  # all of torch's sentence
     ):
         refused = CliRunner().invoke(main, arguments)
         assert (refused.exit_code, refused.stderr.count("\n")) == (2, 1)

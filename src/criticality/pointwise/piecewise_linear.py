@@ -93,13 +93,11 @@ def piecewise_linear(value: Callable[[Array], Array], kinks: tuple[float, ...]) 
     intercepts = heights[0] - slopes * (edges[:-1] + 0.1 * width)
     jumps, slope, intercept = np.diff(slopes), float(slopes[0]), float(intercepts[0])
     bent = np.abs(jumps) > _LINEAR * np.abs(slopes).max()  # of declared places some are no kinks
-    jumps, meet = (
-        jumps[bent],
-        -np.diff(intercepts)[bent] / jumps[bent],
-    )  # where lines meet is known better than where kinks are found
-    if not bent.any() or np.abs(meet - places[bent]).max() > 1e-6 * np.abs(places).max() + 1e-6:
+    jumps, declared = jumps[bent], places[bent]
+    meet = -np.diff(intercepts)[bent] / jumps  # where lines meet is known better than where kinks are found
+    if not bent.any() or np.abs(meet - declared).max() > 1e-6 * np.abs(places).max() + 1e-6:
         return None
-    places = np.where(np.abs(meet - places[bent]) < 1e-13, places[bent], meet)
+    places = np.where(np.abs(meet - declared) < 1e-13, declared, meet)
 
     outside = np.logspace(-1.0, 9.0, 61)
     between = (edges[:-1, None] + width[:, None] * np.linspace(0.013, 0.987, 17)).ravel()

@@ -229,10 +229,8 @@ class Heads:
         for pairs in self.chunks():
             if self.head_dim is None:
                 query, key = Drawn(_each(self.queries.factor)), Drawn(_each(self.keys.factor))
-                scores, weight = (
-                    query.channels @ normals((pairs, self.tokens, self.tokens)) @ key.channels.mT,
-                    self.scale,
-                )
+                between = normals((pairs, self.tokens, self.tokens))
+                scores, weight = query.channels @ between @ key.channels.mT, self.scale
             else:
                 both = normals((pairs, 2, self.tokens, self.head_dim))
                 query, key = self.queries.draw(both[..., 0, :, :]), self.keys.draw(both[..., 1, :, :])
