@@ -351,7 +351,7 @@ def plane() -> list[str]:
         span = f"{panel.log_chi.min():+.3f} to {panel.log_chi.max():+.3f}"
         name = f"{panel.activation}, {'LayerNorm' if panel.norm == 'ln' else 'no norm'}, μ = {panel.mu:g}"
         lines.append(f"| {name} | {if_enough(panel.correlation)} | {span} |")
-    words = "χ* of the last layer by theory, and test accuracy at the best of the rates so far, over (σ_w², σ_b²)"
+    words = "χ* of the last layer by theory, and test accuracy at the best of three rates, over (σ_w², σ_b²)"
     return ["## Doshi's plane", f"{done} cells.", "\n".join(lines), f"![{words}](plane.png)"]
 
 

@@ -289,6 +289,26 @@ def test_plain_networks_train_where_they_are_critical():
     assert panel.accuracy[distance > 0.3].max() < 0.26
     found = panel.correlation()
     assert [found.value, found.low, found.high] == pytest.approx([-0.86, -0.90, -0.80], abs=0.006)
+    with_skips = {(one.norm, one.mu): one for one in kept_panels()[0] if one.mu and np.isfinite(one.accuracy).all()}
+    assert len(with_skips) == 4
+    assert all(one.accuracy.shape == (5, 5) and one.rates.min() == 3 for one in with_skips.values())
+    assert min(one.accuracy.min() for one in with_skips.values()) > 0.57
+    full = with_skips["none", 1.0]
+    assert [full.log_chi.min(), full.log_chi.max()] == pytest.approx([0.03, 0.19], abs=0.005)
+    assert [full.accuracy.max(), full.accuracy.min()] == pytest.approx([0.83, 0.67], abs=0.005)
+    for key, expected in {
+        ("none", 1.0): (-0.93, -0.97, -0.81),
+        ("none", 0.9): (-0.74, -0.92, -0.45),
+        ("ln", 0.9): (-0.34, -0.72, 0.16),
+    }.items():
+        found = with_skips[key].correlation()
+        assert [found.value, found.low, found.high] == pytest.approx(expected, abs=0.006)
+    critical, other = with_skips["ln", 1.0], with_skips["ln", 0.9]
+    assert np.abs(critical.log_chi).max() < 0.03
+    assert critical.accuracy.min() > 0.83
+    assert critical.accuracy.max() < 0.86
+    lowest = np.argsort(other.accuracy, axis=None)[:5]
+    assert set(lowest) == set(np.argsort(other.log_chi, axis=None)[:5])
 
 
 def test_input_by_input():
