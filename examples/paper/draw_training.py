@@ -124,7 +124,7 @@ def draw_plane(panels: Sequence[Panel]) -> Figure:
     """chi* by theory and test accuracy, the critical line on both: one above the other, or side by side for one kind of network."""
     alone = len(panels) == 1
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(7.6, 3.3) if alone else (2.5 * len(panels) + 1.2, 4.8), layout="constrained")
+        figure = Figure(figsize=(7.6, 3.3) if alone else (1.7 * len(panels) + 1.1, 3.9), layout="constrained")
         shape = (1, 2) if alone else (2, len(panels))
         rows = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False).reshape(2, len(panels))
         for panel, (above, below) in zip(panels, rows.T, strict=True):
