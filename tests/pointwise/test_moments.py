@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from criticality.pointwise import FUNCTIONS as BUILT_IN
-from criticality.pointwise import Pointwise, get_function, pointwise_function
+from criticality.pointwise import Pointwise, get_function, moments, pointwise_function
+from criticality.pointwise.hermite import tabulated_coefficients
 from mpmath_reference import FUNCTIONS, one_point, two_point
 
 TABLE = json.loads((Path(__file__).parents[1] / "data" / "two_point.json").read_text())["rows"]
@@ -156,6 +157,23 @@ def test_kinked_pairs_are_good_to_a_millionth():
     rho = np.array([-0.9, -0.3, 0.5, 0.99])
     np.testing.assert_allclose(Pointwise(relu).C(1.0, 4.0, rho), Pointwise("relu").C(1.0, 4.0, rho), rtol=1e-6)
     np.testing.assert_allclose(Pointwise(relu).Cd(1.0, 4.0, rho), Pointwise("relu").Cd(1.0, 4.0, rho), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("rho", "orders"), [(0.3, {64}), (0.9, {64, 256}), (1 - 1e-6, {64})])
+def test_equal_variances_of_a_kinked_function_ask_for_no_more_than_their_pair_needs(monkeypatch, rho, orders):
+    """The second moments converge at no order, and of nearly alike inputs nested panels are the cheapest."""
+    asked = set()
+
+    def recorded(function, q, mean, kinks, order, tolerance):
+        asked.add(order)
+        return tabulated_coefficients(function, q, mean, kinks, order, tolerance)
+
+    monkeypatch.setattr(moments, "tabulated_coefficients", recorded)
+    softsign, q, same = Pointwise("softsign"), np.array([0.5, 0.7]), np.array([0, 1, 0, 1])
+    for derivative, average in ((False, softsign.C), (True, softsign.Cd)):
+        found = softsign.pairs(q, same, same, np.array([1.0, 1.0, rho, rho]), derivative, 1e-8)
+        np.testing.assert_allclose(found, np.append(average(q, q, 1.0), average(q, q, rho)), rtol=1e-8)
+    assert asked == orders
 
 
 def test_what_the_quadrature_does_not_resolve_is_refused():

@@ -15,6 +15,7 @@ from criticality.pointwise.hermite import ORDERS, grid_resolves, hermite_series,
 from criticality.pointwise.kinks import REACH
 from criticality.pointwise.named import get_function
 from criticality.pointwise.quadrature import (
+    SMALL_SIGMA,
     ArrayFunction,
     Singular,
     gaussian_average,
@@ -208,6 +209,9 @@ class Pointwise:
         formula = self.phi.formula if self.shift == 0.0 else None
         higher = loose and (grid_resolves(distinct, kinks) or (formula is None and bool(kinks)))
         orders = (ORDERS if formula is None else ORDERS[:2]) if higher else ORDERS[:1]
+        alike = (np.minimum(s_a, s_b) * (1 - rho**2) <= SMALL_SIGMA**2).all()
+        if kinks and alike and not self._steep and np.count_nonzero(~alone) <= len(distinct):
+            orders = orders[:1]  # nested panels take a fifth of the highest order
         # Interpolation, orders that are dropped and the remainder share what is allowed.
         shared = tolerance / 4 if loose else 0.0
         for order in orders:
@@ -215,6 +219,10 @@ class Pointwise:
                 function, np.maximum(distinct, 1e-300), self.shift, kinks, order, shared
             )
             total = np.sum(coefficients**2, axis=1) + remainder
+            if loose and order == orders[0]:  # the second moment itself, of which the series would want every order
+                same = alone & (s_a > 0)
+                value[same] = total[left[same]]
+                hard = hard[~same]
             if loose and np.all(remainder <= 2 * shared * total):
                 value[hard] = hermite_series(coefficients, left[hard], right[hard], rho[hard], shared)
                 return value

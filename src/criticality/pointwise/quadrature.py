@@ -35,7 +35,7 @@ _PANEL_ORDER = 16
 _HERMITE_ORDER = 40
 # Below this standard deviation a Gauss-Hermite rule of _HERMITE_ORDER nodes integrates functions that are analytic
 # in |Im u| < pi/2 to rounding; above it panels are needed.
-_SMALL_SIGMA = 0.35
+SMALL_SIGMA = 0.35
 
 
 @cache
@@ -166,9 +166,19 @@ def _smoothed(
     """``E f(mean + sigma z)`` for many means and one ``sigma``."""
     if sigma == 0.0:
         return function(mean)
-    if sigma <= _SMALL_SIGMA and not kinks:
-        nodes, weights = _hermite()
-        return function(mean[:, None] + sigma * nodes) @ weights
+    if sigma > SMALL_SIGMA:
+        return _smoothed_on_panels(function, mean, sigma, kinks)
+    nodes, weights = _hermite()
+    kinked = np.any(np.abs(mean[:, None] - np.asarray(kinks)) <= _RANGE * sigma, axis=1)
+    value = np.empty_like(mean)
+    value[~kinked] = function(mean[~kinked, None] + sigma * nodes) @ weights
+    value[kinked] = _smoothed_on_panels(function, mean[kinked], sigma, kinks)
+    return value
+
+
+def _smoothed_on_panels(
+    function: ArrayFunction, mean: np.ndarray, sigma: float, kinks: tuple[float, ...]
+) -> np.ndarray:
     half, middle = _panels(mean[:, None], np.full((len(mean), 1), sigma), None, centres_of(kinks))
     points, panels = np.nonzero(half)  # most panels are empty at most points
     half, middle = half[points, panels][:, None], middle[points, panels][:, None]
