@@ -1,8 +1,10 @@
 """Grids of networks against networks one by one, and critical lines against what is known of them."""
 
+import io
 import json
 import math
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -19,6 +21,7 @@ from criticality.phases import (
 )
 from criticality.phases.tables import MomentTable
 from criticality.pointwise import FUNCTIONS, Pointwise
+from criticality.reports.figures import STYLE, map_figure
 from criticality.theory import MLP, Attention, LayerNorm, Linear, SymmetricKernel, make_norm, propagate, transformer
 from criticality.theory.network import scale_weights
 
@@ -146,8 +149,6 @@ def test_command_line(network, value, tmp_path):
         "erf",
         "--points",
         "12",
-        "--depth",
-        "30",
         "--json",
         "--out",
         str(tmp_path),
@@ -162,6 +163,15 @@ def test_command_line(network, value, tmp_path):
     assert (tmp_path / "phases.png").stat().st_size > 5000
     refused = CliRunner().invoke(main, ["phases", network, "--depth", "0"])
     assert refused.exit_code == 2
+    deeper = CliRunner().invoke(main, [*arguments, "--depth", "30"])
+    assert deeper.exit_code == (2 if network == "block" else 0)  # whose exponents are per block
+
+
+def test_a_long_title_of_a_map_stays_on_the_page():
+    figure = map_figure(np.arange(3), np.arange(3), np.eye(3), "x", "y", "value", title="phases of a function " * 4)
+    with mpl.rc_context(STYLE):
+        figure.savefig(io.BytesIO())
+    assert figure.bbox.containsx(figure.axes[0].title.get_window_extent().x0)
 
 
 def vit(alpha=1.0, depth=1):

@@ -219,6 +219,12 @@ def test_what_would_take_minutes_is_refused_in_a_sentence():
     kernel = TokenKernel.of(nearly + np.diag(np.linspace(0.0002, 0.002, tokens)))
     with pytest.raises(UndescribedError, match="'bent' has 2 kinks, too many for averages over the 1"):
         PointwiseNorm(Pointwise(bent)).factor(kernel)
-    network = Network((Sublayer(Linear(), PointwiseNorm(Pointwise(bent))),), 1)
-    with pytest.raises(UndescribedError, match="2 kinks; the sampled way"):
-        classify(network, tokens=4)
+    thrice = pointwise_function(lambda x: np.sin(np.clip(x, -1, 1)) + np.abs(x), name="thrice")
+    with pytest.raises(UndescribedError, match=r"'thrice' must have at most 2 kinks.*and has 3; the sampled way"):
+        classify(Network((Sublayer(Linear(), PointwiseNorm(Pointwise(thrice))),), 1), tokens=4)
+
+
+def test_one_curved_kink_of_ones_own_is_classified_the_exact_way():
+    own = pointwise_function(lambda x: x / (1 + np.abs(x)), name="own")
+    found = classify(Network((Sublayer(Linear(), PointwiseNorm(Pointwise(own))),), 1), tokens=4)
+    assert (found.kind, found.agrees) == ("stretched", True)

@@ -15,6 +15,7 @@ import xarray as xr
 from click.testing import CliRunner
 
 from criticality.cli.main import main
+from criticality.sweeps import run
 from criticality.sweeps.compute import compute_cell
 from criticality.sweeps.run import export_study, run_study
 from criticality.sweeps.store import Store
@@ -23,6 +24,7 @@ from criticality.theory import SymmetricKernel, make_norm, propagate, resnet
 
 CELLS = '''
 import os
+import signal
 import time
 
 
@@ -41,6 +43,8 @@ def troubled(cell):
         return float("nan")
     if cell["x"] == 3:
         return float(len(bytearray(4 << 30)))
+    if cell["x"] == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
     return float(cell["x"])
 
 
@@ -110,16 +114,19 @@ def test_every_way_to_run_out_of_memory_is_told_apart(tmp_path):
     }
 
 
-def test_cells_that_fail_do_not_stop_the_rest(tmp_path, cells):
-    study = Study("trouble", f"module:{cells}:troubled", {"x": [0, 1, 2, 3, 4]}, memory_gb=1.0)
+def test_cells_that_fail_do_not_stop_the_rest(tmp_path, cells, monkeypatch):
+    """One of them kills its process, and with it those that wait there: they are computed all the same."""
+    monkeypatch.setattr(run, "_DEATHS", 1)
+    study = Study("trouble", f"module:{cells}:troubled", {"x": [4, 1, 2, 3, 0, 5]}, memory_gb=1.0)
     report = run_study(study, tmp_path / "s.zarr", workers=1)
-    assert report.counts == {"open": 0, "done": 2, "failed": 1, "nan": 1, "memory": 1}
+    assert report.counts == {"open": 0, "done": 2, "failed": 2, "nan": 1, "memory": 1}
     messages = Store(tmp_path / "s.zarr").messages()
-    assert messages[1] == f"ZeroDivisionError: no way ({tmp_path / 'cells.py'}:16)"
+    assert messages[0].startswith("its process was killed")
+    assert messages[1] == f"ZeroDivisionError: no way ({tmp_path / 'cells.py'}:17)"
     assert messages[2] == "value is nan"
     assert messages[3] == "needed more than memory_gb=1.0"
     assert run_study(study, tmp_path / "s.zarr", workers=1).computed == 0
-    assert run_study(study, tmp_path / "s.zarr", workers=1, retry=True).computed == 3
+    assert run_study(study, tmp_path / "s.zarr", workers=1, retry=True).computed == 4
 
 
 def test_a_full_disk_loses_only_what_it_cannot_hold(tmp_path, cells, monkeypatch):

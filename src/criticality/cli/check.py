@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from criticality.cli.options import AT_LEAST_TWO, FINITE, SAMPLES, common, model_changes, model_norm
-from criticality.cli.output import emit, save_json
+from criticality.cli.options import FINITE, SAMPLES, SEEDS, common, model_changes, model_norm
+from criticality.cli.output import emit, save_json, with_error
 from criticality.cli.progress import working
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--budget", type=FINITE, help="Largest log J(0->L) [default: the same network with LayerNorm, plus 0.5].")
 @click.option(
     "--seeds",
-    type=AT_LEAST_TWO,
+    type=SEEDS,
     default=2,
     show_default=True,
     help="To measure models that are not read.",
@@ -59,12 +59,10 @@ def _text(found: CheckUp) -> str:
         f"model         {found.model}, {found.depth} blocks",
         f"norms         {found.norms}",
         f"phase         {found.phase}",
-        f"log J(0->L)   {found.log_apjn:.2f}"
-        + (f" ± {found.log_apjn_se:.2f}" if found.log_apjn_se else "")
-        + f" ({found.source})",
+        f"log J(0->L)   {found.log_apjn:.2f}" + f"{with_error(found.log_apjn_se, '.2f')}, {found.source}",
         f"LayerNorm     {found.log_apjn_layer_norm:.2f} in its place"
         + (", all tokens alike" if found.source == "theory" else "")
-        if found.log_apjn_layer_norm
+        if found.log_apjn_layer_norm is not None
         else "",
         f"budget        {found.budget:.2f}: {'within' if found.within_budget else 'EXCEEDED'} ({found.budget_of})",
         "worst blocks  " + ", ".join(f"{block}: x{factor:.2f}" for block, factor in found.worst_blocks),

@@ -112,9 +112,8 @@ DEPTH, SIZE, COUNT, SAMPLE_COUNT, SEED, THREADS = (
     NumberOf(kind) for kind in (Depth, Size, Count, Samples, Seed, Threads)
 )
 FINITE, POSITIVE, NOT_NEGATIVE = (NumberOf(kind) for kind in (Finite, Positive, NotNegative))
-SEEDS, VERIFICATIONS, AT_LEAST_TWO, POINTS, WORKERS = (
-    NumberOf(Annotated[int, Whole(low, high)])
-    for low, high in ((1, 100_000), (0, 100_000), (2, 100_000), (2, 2048), (0, 4096))
+SEEDS, VERIFICATIONS, POINTS, WORKERS = (
+    NumberOf(Annotated[int, Whole(low, high)]) for low, high in ((1, 100_000), (0, 100_000), (2, 2048), (0, 4096))
 )
 REPEATS = NumberOf(Annotated[int, Whole(24, DEEPEST)])
 NAMES = CommaSeparated()
@@ -213,6 +212,7 @@ DOES_NOT_APPLY: dict[str, tuple[str, ...]] = {
     "classify MODEL": ("sigma_w", "sigma_b"),
     "measure --between": ("seeds", "probes", "source", "mode"),
     "measure --from": ("mode",),
+    "phases block": ("depth",),
     "train without --prescription": ("target",),
     "train on a task with data of its own": ("data_root",),
     "--way exact": ("seeds", "to_depth"),

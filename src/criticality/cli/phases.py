@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from criticality.arguments import check_choice
-from criticality.cli.options import DEPTH, POINTS, OneOf, common
+from criticality.cli.options import DEPTH, POINTS, OneOf, common, left_out
 from criticality.cli.output import emit, save_json, table
 from criticality.errors import ArgumentError
 from criticality.lazy import lazy_module
@@ -154,6 +154,8 @@ def phases(
     tokens that are nearly alike, x <- sqrt(1-a^2) x + a branch(LN x), --function being the MLP's. --out DIR gets phases.json,
     phases.png and phases.svg. Nothing here is random: --seed changes nothing.
     """
+    if network == "block":
+        left_out("phases block")
     kinds = _MAPS[network]
     if over is not None:
         check_choice(f"--over of {network}, --over", over, [*kinds])

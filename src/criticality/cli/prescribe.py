@@ -256,7 +256,7 @@ def _text(
     shown = (
         rows if len(rows) <= 12 else [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, 12).round().astype(int))]
     )
-    error = f"{with_error(found.log_apjn_se, '.3f')} on fresh seeds" if isinstance(found, SampledPrescription) else ""
+    error = f" of fresh seeds{with_error(found.log_apjn_se, '.3f')}" if isinstance(found, SampledPrescription) else ""
     parts = [
         f"{found.kind}: {found.value:.4f}. {found.why}.",
         f"log J(0->L) = {found.log_apjn:.3f}{error} (before: {found.log_apjn_before:.3f}), branch share {found.branch_share:.3f}",

@@ -23,7 +23,8 @@ DEPTHS = (12, 48, 192, 1000)
 
 _DECADES = np.logspace(0, 9, 109)
 _SETTLED = 0.03
-_MOST_KINKS = 4
+_MOST_KINKS, _MOST_CURVED = 4, 2
+"""Of a function of one's own, with straight and with curved pieces between them."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,8 @@ def classify(
         rho0, tokens: of a network with attention: correlation at the input and number of equivalent tokens.
 
     Raises:
-        UndescribedError: a network of several tokens with a function of one's own that is neither smooth nor linear between
-            few kinks.
+        UndescribedError: a network of several tokens with a function of one's own with more than two kinks, or four
+            with straight pieces between them.
         ValueError: as ``amplification`` and ``tail_of``; a network that tells tokens apart.
     """
     step = BlockStep(network, tokens, rho0) if isinstance(network, Network) else network
@@ -127,10 +128,10 @@ def _refuse_slow(step: BlockStep) -> None:
         phi = norm.pointwise.phi if isinstance(norm, PointwiseNorm) else None
         if phi is None or phi.verified:
             continue
-        if len(phi.kinks) > _MOST_KINKS or (phi.kinks and phi.formula is None):
+        if len(phi.kinks) > (_MOST_KINKS if phi.formula is not None else _MOST_CURVED):
             raise UndescribedError(
-                f"function {phi.name!r} must be smooth, or linear between at most {_MOST_KINKS} kinks, for the class of a network"
-                f" of several tokens to be computed, and has {len(phi.kinks)} kinks; the sampled way does without"
+                f"function {phi.name!r} must have at most {_MOST_CURVED} kinks, or {_MOST_KINKS} with straight pieces between, for"
+                f" the class of a network of several tokens to be computed, and has {len(phi.kinks)}; the sampled way does without"
             )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -131,7 +132,7 @@ def heat_map(pairs: xr.Dataset, title: str = "") -> Figure:
         image = axes.imshow(values.T, origin="lower", cmap="cividis", interpolation="nearest")
         axes.set_xlabel("from block $l$")
         axes.set_ylabel("to block $m$")
-        axes.set_title(title, fontsize=10)
+        axes.set_title(fill(title, 46), fontsize=10)
         figure.colorbar(image, ax=axes, label=r"$\log\,J(l \to m)$")
     return figure
 
@@ -209,6 +210,8 @@ def map_figure(
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         figure = Figure(figsize=(5.2, 4.0), layout="constrained")
         axes = figure.subplots()
+        axes.set_xscale("log" if log_x else "linear")  # before contours, whose labels are placed on what is there
+        axes.set_yscale("log" if log_y else "linear")
         reach = float(np.nanmax(np.abs(values[np.isfinite(values)])))
         signed = line is not None or values.min() < 0 < values.max()
         if not signed:
@@ -231,13 +234,9 @@ def map_figure(
             axes.set_xlim(x[0], x[-1])
             axes.text(0.3, 0.92, "ordered", transform=axes.transAxes)
             axes.text(0.95, 0.08, "chaotic", transform=axes.transAxes, ha="right")
-        if log_x:
-            axes.set_xscale("log")
-        if log_y:
-            axes.set_yscale("log")
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        axes.set_title(title, fontsize=10)
+        axes.set_title(fill(title, 46), fontsize=10)
         figure.colorbar(image, ax=axes, label=label)
     return figure
 

@@ -137,7 +137,7 @@ def _measured(model: str, description: ModelSpec, budget: float | None, seeds: i
         _repeated(description, seeds, seed),
         log_apjn,
         float(profile.log_apjn_se[0]),
-        f"measured, {seeds} seeds",
+        f"measured, {seeds} seed{'s' * (seeds > 1)}",
         reference,
         allowed,
         log_apjn <= allowed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -21,17 +22,22 @@ from criticality.arguments import Count, checked
 from criticality.errors import ArgumentError, FileError, UnreachableError
 from criticality.extras import require
 from criticality.interrupts import uninterrupted
-from criticality.sweeps.compute import compute_cells
+from criticality.sweeps.compute import FAILED, Computed, compute_cells
 from criticality.sweeps.integrity import sentence
 from criticality.sweeps.search import next_cell
 from criticality.sweeps.stacks import compute_stack, stacks_of
 from criticality.sweeps.store import REPAIR, Store
-from criticality.sweeps.study import Study
+from criticality.sweeps.study import Cell, Study
 
 _TASK_SECONDS = 0.25
 """Quick cells are sent together, about as many as take this long."""
 
 _MOST_TOGETHER = 64
+
+_DEATHS = 3
+"""Of the worker that has a task, before the task is given up."""
+
+_KILLED = f"its process was killed, {_DEATHS} times of {_DEATHS}, as the system does when memory runs out"
 
 
 @dataclass(frozen=True)
@@ -210,7 +216,7 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
     with dask.config.set(
         {
             "distributed.worker.memory.terminate": False,
-            "distributed.scheduler.allowed-failures": 20,
+            "distributed.scheduler.allowed-failures": _DEATHS - 1,
             "distributed.logging.distributed": "error",
         }
     ):
@@ -251,31 +257,54 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
 def _drive(
     client: Any, study: Study, store: Store, todo: list[int], progress: Callable[[int, str], None] | None
 ) -> tuple[int, int]:
-    """Keep a few tasks on every worker; write what comes back."""
+    """Keep a few tasks on every worker; write what comes back.
+
+    Of the tasks of a worker that died again and again one killed it: their cells are computed at the end, each alone.
+    """
     from distributed import as_completed
+    from distributed.scheduler import KilledWorker
 
     together, computed, not_written = 1, 0, 0
-    waiting = iter(todo)
-    running = as_completed([])
+    waiting, suspects = iter(todo), list[int]()
+    running, batches = as_completed([]), dict[str, dict[int, Cell]]()
 
-    def submit() -> None:
+    def submit(batch: dict[int, Cell]) -> Any:
+        return client.submit(compute_cells, study.compute, batch, study.memory_gb, pure=False)
+
+    def submit_next() -> None:
         batch = {index: store.cells[index] for index in islice(waiting, together)}
         if batch:
-            running.add(client.submit(compute_cells, study.compute, batch, study.memory_gb, pure=False))
+            future = submit(batch)
+            batches[future.key] = batch
+            running.add(future)
 
-    for _ in range(3 * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))):
-        submit()
-    for future in running:
-        results = future.result()
+    def write(results: dict[int, Computed]) -> None:
+        nonlocal computed, not_written
         with _finished_first():
             lost = store.write(results)
         computed, not_written = computed + len(results) - lost, not_written + lost
-        slowest = max(one.seconds for one in results.values())
-        together = max(1, min(_MOST_TOGETHER, int(_TASK_SECONDS / max(slowest, 1e-6)), 2 * together))
         if progress is not None:
             progress(len(results), list(results.values())[-1].status)
+
+    for _ in range(3 * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))):
+        submit_next()
+    for future in running:
+        batch = batches.pop(future.key)
+        try:
+            results = future.result()
+        except KilledWorker:
+            suspects += batch
+        else:
+            write(results)
+            slowest = max(one.seconds for one in results.values())
+            together = max(1, min(_MOST_TOGETHER, int(_TASK_SECONDS / max(slowest, 1e-6)), 2 * together))
         future.release()
-        submit()
+        submit_next()
+    for index in suspects:
+        try:
+            write(submit({index: store.cells[index]}).result())
+        except KilledWorker:
+            write({index: Computed(FAILED, {}, _KILLED, math.nan)})
     return computed, not_written
 
 
