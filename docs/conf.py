@@ -1,5 +1,6 @@
 """Sphinx: ``make docs``. Offline; warnings are errors."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -46,6 +47,8 @@ myst_dmath_double_inline = True
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 120
+# Each page takes a process of its own: the tests run the code of most of them in theirs.
+nb_execution_excludepatterns = os.environ.get("CRITICALITY_NOT_EXECUTED", "").split()
 nb_merge_streams = True
 nb_output_stderr = "remove"
 
@@ -56,7 +59,10 @@ bibtex_reference_style = "author_year"
 autodoc_member_order = "bysource"
 autodoc_typehints = "both"  # signatures with the shapes of arrays
 autodoc_typehints_description_target = "documented"
-suppress_warnings = ["ref.python"]  # a field that two classes share is linked to one of them
+suppress_warnings = [
+    "ref.python",  # a field that two classes share is linked to one of them
+    "myst-nb.lexer",  # of pages that are not executed
+]
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

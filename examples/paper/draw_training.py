@@ -52,7 +52,7 @@ def draw_overview(studies: dict[str, Trainings]) -> Figure:
     }
     shown = {title: found for title, found in columns.items() if found}
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2.7 * len(shown) + 0.8, 5.6), layout="constrained")
+        figure = Figure(figsize=(1.9 * len(shown) + 0.6, 5.8), layout="constrained")
         rows = figure.subplots(2, len(shown), sharex="col", squeeze=False)
         entries: dict[str, Artist] = {}
         for column, (title, found) in enumerate(shown.items()):
@@ -66,9 +66,9 @@ def draw_overview(studies: dict[str, Trainings]) -> Figure:
                 rows[1][column].plot(x, [beside * 10**result.log_stable], **look)
                 entries.setdefault(label, entry)
             rows[0][column].set_title(f"{title}, {len(pairs)} choices", fontsize=9)
-            rows[1][column].set(xlabel=r"$\log\,J(0 \to L)$ at initialization", yscale="log", ylim=(4e-4, 2))
+            rows[1][column].set(xlabel=r"$\log\,J(0 \to L)$", yscale="log", ylim=(4e-4, 2))
         ordered = sorted(entries)
-        figure.legend([entries[name] for name in ordered], ordered, loc="outside lower center", ncols=5, fontsize=8)
+        figure.legend([entries[name] for name in ordered], ordered, loc="outside lower center", ncols=4, fontsize=9)
         rows[0][0].set_ylabel("test accuracy, best rate")
         rows[1][0].set_ylabel("largest stable rate")
     return figure

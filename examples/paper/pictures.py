@@ -176,6 +176,19 @@ def table_of_readings(pictures: list[Picture]) -> list[str]:
     return lines
 
 
+def table_of_accuracies(pictures: list[Picture]) -> list[str]:
+    """A line for each norm of each picture, its columns in their order."""
+    lines = ["| ViT, constant rates | Norm | log J at initialization | accuracy, per cent |", "|---|---|---|---|"]
+    for picture in pictures:
+        varied, _, held = picture.asked.title.partition(",")
+        first = f"{varied} {', '.join(f'{value:g}' for value in picture.asked.columns)};{held}"
+        for label, log_apjn, mean in zip(picture.labels, picture.log_apjn, 100 * picture.mean, strict=True):
+            cells = [", ".join(f"{one:.1f}" for one in row) for row in (log_apjn, mean)]
+            lines.append(f"| {first} | {label.replace(' ', ', α = ')} | " + " | ".join(cells) + " |")
+            first = ""
+    return lines
+
+
 def draw_pictures(pictures: list[Picture]) -> Figure:
     """A panel for each: mean test accuracy in per cent as number and colour, log J at initialization below it."""
     with mpl.rc_context(STYLE):

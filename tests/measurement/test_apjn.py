@@ -1,6 +1,7 @@
 """Measured partial Jacobian norms against full Jacobians, and what is left behind on the model."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -296,3 +297,30 @@ def test_batch_of_a_convolution_tells_the_batch_axis_in_one_pass():
     usual, wrong = stream_moments(stream, Axes(0, 2)), stream_moments(stream, Axes(1, 2))
     assert float(one.p[0]) == pytest.approx(usual.p, rel=1e-5)
     assert abs(usual.p - wrong.p) > 0.01 * usual.q
+
+
+def test_what_takes_the_shape_of_the_stream_is_no_branch_and_dropout_no_new_value():
+    """Positions expanded to the stream's shape, then dropout, which passes on what is overwritten next."""
+
+    class Padded(Tower):
+        def __init__(self, in_place):
+            super().__init__()
+            self.position, self.norm, self.pad = nn.Parameter(torch.ones(4, 1)), nn.LayerNorm(6), in_place
+
+        def forward(self, x):
+            x = self.embed(x)
+            x = self.blocks[0].drop(self.norm(x + self.position.expand_as(x) + torch.ones_like(x)))
+            mask = torch.ones(4, 1)
+            if self.pad:
+                x *= mask
+            else:
+                x = x * mask
+            return self.head(self.blocks(x)).mean(1)
+
+    model, reference = Padded(True), Padded(False)
+    reference.load_state_dict(model.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found, expected = measure(model, _inputs()), measure(reference, _inputs())
+    np.testing.assert_allclose(found.log_apjn, expected.log_apjn, atol=1e-5)
+    np.testing.assert_allclose(found.q, expected.q, rtol=1e-5)

@@ -117,11 +117,11 @@ def test_bad_input_is_refused(call, message):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("norm", "init", "depth"), [("dyt", "own", 24), ("derf", "fan-in", 24), ("derf", "own", 24), ("dyt", "fan-in", 96)]
+    ("norm", "init", "depth"), [("dyt", "own", 24), ("derf", "fan-in", 24), ("derf", "own", 24), ("dyt", "fan-in", 64)]
 )
 def test_prescribed_vits_measure_what_was_prescribed(norm, init, depth):
     description = ViTSpec(
-        "vit_base_patch16_224", norm=norm, alpha=1.0, depth=depth, width=256, image_size=64, init=init
+        "vit_base_patch16_224", norm=norm, alpha=1.0, depth=depth, width=192, image_size=64, init=init
     )
     found = prescribe(*description.read(0), "preln", "schedule")
 
@@ -130,7 +130,7 @@ def test_prescribed_vits_measure_what_was_prescribed(norm, init, depth):
         apply_prescription(found, model)
         return model
 
-    measured = measure_ensemble(build, description.inputs(), range(4), probes=2)
+    measured = measure_ensemble(build, description.inputs(), range(3), probes=2)
     miss = abs(float(measured.log_apjn[0]) - found.target)
     assert miss < 0.15 + 3 * float(measured.log_apjn_se[0])
     if init == "fan-in":  # there was something to cure

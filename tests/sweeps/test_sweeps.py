@@ -241,7 +241,7 @@ def test_killed_again_and_again(tmp_path, cells):
 
 @pytest.mark.slow
 def test_a_small_training_study_end_to_end(tmp_path):
-    """On a scheduler of its own, with two worker processes."""
+    """On a scheduler of its own, whose worker is in this process, which has torch, and is spoken to as one of another machine."""
     from distributed import LocalCluster
 
     study = Study(
@@ -251,7 +251,8 @@ def test_a_small_training_study_end_to_end(tmp_path):
         {"task": "digits", "width": 32, "depth": 2, "steps": 40, "batch": 32, "every": 20},
         ({"norm": "ln"}, {"norm": "dyt", "prescription": "schedule"}),
     )
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    alike = {"processes": False, "protocol": "tcp://", "dashboard_address": None}
+    with LocalCluster(n_workers=1, threads_per_worker=1, **alike) as cluster:
         report = run_study(study, tmp_path / "s.zarr", scheduler=cluster.scheduler_address)
     assert report.counts["done"] == 4
     data = Store(tmp_path / "s.zarr").dataset()

@@ -46,8 +46,9 @@ class Seen:
     def before_write(self, tensor: Tensor) -> None:
         """Take the moments of all values in the memory of a tensor."""
         for node in self._in_memory.pop(memory_of(tensor), ()) if self._in_memory else ():
-            held, version = self._held.pop(node)
-            if held._version == version:
+            held = self.value(node)
+            self._held.pop(node, None)  # dropout out of training gives what it is given: a value may be seen twice
+            if held is not None:
                 self._taken[node] = moment_of(held)
 
     def value(self, node: Node) -> Tensor | None:

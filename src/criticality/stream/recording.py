@@ -119,8 +119,9 @@ class Recording(TorchFunctionMode):
             if tensor is not output and tensor.grad_fn is not None and tensor.grad_fn not in calls:
                 self._add(tensor, self._passed_on(tensor) or self._call(node_name(tensor.grad_fn), tensor.grad_fn))
         parameters = self._parameters(given)
-        blocked = any(not tensor.requires_grad and tensor in self._cut_off for tensor in given)
-        depends = any(tensor.requires_grad for tensor in given)
+        values = given[: _VALUES_OF.get(name, len(given))]
+        blocked = any(not tensor.requires_grad and tensor in self._cut_off for tensor in values)
+        depends = any(tensor.requires_grad for tensor in values)
         for tensor in tensors_in(output):
             if tensor.grad_fn is not None:
                 call = calls.get(tensor.grad_fn)
@@ -335,6 +336,15 @@ class Recording(TorchFunctionMode):
 
 
 _ABSENT = object()
+
+_VALUES_OF = dict.fromkeys(("expand_as", "reshape_as", "type_as", "view_as"), 1) | dict.fromkeys(
+    (
+        *("empty_like", "full_like", "ones_like", "rand_like", "randint_like", "randn_like", "zeros_like"),
+        *("new_empty", "new_full", "new_ones", "new_tensor", "new_zeros"),
+    ),
+    0,
+)
+"""Calls that take the shape or type of a tensor, and how many of the tensors before it give values."""
 
 
 _QUESTIONS = frozenset(
