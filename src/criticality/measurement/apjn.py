@@ -54,7 +54,8 @@ def measure(
 
     Args:
         model: any module. Parameters' ``requires_grad``, modes, buffers, hooks and random states are as before when the call
-            returns or raises.
+            returns or raises; in between the parameters take no gradient, so that another thread that trains the model meets a
+            ``RuntimeError`` of torch: measure between its steps.
         inputs: a tensor, a tuple of positional or a mapping of keyword arguments, already batched; a dataclass, or a list of
             tensors of one shape.
         points: by default the boundaries of blocks, as found in the data flow (``criticality.stream``); see ``Points``.

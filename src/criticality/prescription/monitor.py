@@ -37,7 +37,8 @@ class Monitor:
     Nothing of the training changes: parameters, their gradients, modes and random states are as before each record, so that
     losses are the same bit for bit (tested on CPU), and nothing is hooked into the model.  A record costs two forward passes
     and one backward pass to activations of the batch given: take a few samples.  A model that ``fully_shard`` shards must be
-    watched by every process, as all of them gather its parameters; of others one process is enough.
+    watched by every process, as all of them gather its parameters; of others one process is enough.  Call it in the thread that
+    trains: during a record the weights take no gradient, and a step that another thread takes then raises a ``RuntimeError``.
 
     ``step`` never raises: a record that fails is warned of once, by its kind, and the training goes on.  A model that has
     diverged is recorded as it is, with nan and inf.
