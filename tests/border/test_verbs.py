@@ -142,6 +142,7 @@ BASE = {
     "classify MODEL": ("classify", TINY),
     "measure --between": ("measure", [*TINY, "--between"]),
     "measure --from": ("measure", [*TINY, "--from", "0"]),
+    "phases block": ("phases", ["block"]),
     "train without --prescription": ("train", ["digits"]),
     "train on a task with data of its own": ("train", ["digits"]),
     "--way exact": ("classify", [*TINY, "--way", "exact"]),
@@ -267,3 +268,8 @@ def test_whose_code_raised_is_said(verb, what, tmp_path):
     assert said in result.stderr
     if said.endswith("("):
         assert "own.py:" in result.stderr
+
+
+def test_a_share_that_cannot_be_is_named_as_it_was_given():
+    refused = CliRunner().invoke(main, ["prescribe", *TINY, "--target", "share=2"])
+    assert (refused.exit_code, "target='share=2'" in refused.output) == (2, True)

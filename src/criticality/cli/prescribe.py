@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,9 +206,12 @@ def _sampled_way(way: Way, target: str) -> Way:
 
 def _share(target: str) -> float:
     try:
-        return float(target.removeprefix("share="))
+        share = float(target.removeprefix("share="))
     except ValueError:
-        raise ArgumentError(f"target={target!r} must be share= and a number between 0 and 1") from None
+        share = math.nan
+    if not 0 < share < 1:
+        raise ArgumentError(f"target={target!r} must be share= and a number between 0 and 1")
+    return share
 
 
 def _sampled(
