@@ -72,6 +72,7 @@ CASES: dict[str, tuple[Run, Tensor, tuple[int, ...]]] = {
     "chunked weight": (_qkv, _numbers(4, 64), (192, 64)),
     "chunked output": (_fused_qkv, _numbers(4, 64), (192, 64)),
     "experts, bmm": (torch.bmm, _numbers(3, 4, 64), (3, 64, 96)),
+    "experts, bmm of a view": (lambda x, w: torch.bmm(x, w.transpose(1, 2)), _numbers(3, 4, 64), (3, 96, 64)),
     "experts, indexed": (
         lambda x, w: torch.stack([functional.linear(x[i], w[i]) for i in (0, 1)]),
         _numbers(3, 4, 64),
@@ -182,6 +183,14 @@ def test_two_uses_on_the_same_rows_agree() -> None:
         both = functional.linear(torch.stack([x[0] + 2 * x[1]]), weight)[0]
     assert torch.allclose(first, second, atol=1e-5)  # float32
     assert torch.allclose(both, first[0] + 2 * first[1], atol=1e-4)
+
+
+def test_a_view_lies_where_it_would_lie() -> None:
+    weight = unread(3, 256, 128)
+    with WeightsIntegratedOut({weight: gaussian(0.1)}):
+        view = weight.transpose(1, 2)[1]
+        assert (view.stride(), view.storage_offset(), view.is_contiguous()) == ((1, 128), 256 * 128, False)
+        assert weight.is_contiguous()
 
 
 def test_the_seed_decides_all_numbers() -> None:

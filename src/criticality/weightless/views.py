@@ -100,17 +100,21 @@ def scaled(run: Any, func: Any, first: Any, factor: Any) -> Any:
 _TIMES = named("mul_", "__imul__")
 
 
+@rule(*named("stride", "storage_offset", "is_contiguous"))
+def place(run: Any, func: Any, first: Any, *args: Any, **kwargs: Any) -> Any:
+    """How the entries of a weight lie in memory: as those of its view on ``meta``."""
+    found = run.find(first)
+    return func(found[1] if found else first, *args, **kwargs)
+
+
 @rule(
     *named(
         "size",
-        "stride",
         "dim",
         "ndimension",
         "numel",
         "nelement",
         "element_size",
-        "storage_offset",
-        "is_contiguous",
         "__len__",
     ),
     *named(
