@@ -115,10 +115,22 @@ def _ids(config: Any) -> list[Make]:
     books = field(config, "num_codebooks", "num_channels", default=None)
     most = min(most if isinstance(most, int) else 128, 96)
     queries, token = field(config, "num_query_tokens"), field(config, "image_token_index", "image_token_id")
-    if isinstance(queries, int) and isinstance(token, int):  # as many places as a picture has
+    if token is None and isinstance(queries, int):
+        queries, token = queries * _frames(config), field(config, "video_token_index", "video_token_id")
+    if isinstance(queries, int) and isinstance(token, int):  # as many places as a picture or a video has
         return [lambda: torch.cat([torch.full((BATCH, queries), token), _whole(8, most, BATCH, TOKENS)()], 1)]
     shapes = [(BATCH, TOKENS)] + ([(BATCH, TOKENS, books), (BATCH, books, TOKENS)] if isinstance(books, int) else [])
     return [_whole(8, most, *shape) for shape in shapes] + [_whole(8, most, BATCH * 4, TOKENS)]
+
+
+def _frames(config: Any) -> int:
+    found = field(config, "num_frames", "frames_per_clip", default=4)
+    return found if isinstance(found, int) else 4
+
+
+def _videos(config: Any) -> list[Make]:
+    """Pictures with the videos first."""
+    return sorted(_pictures(config), key=lambda make: make().ndim != 5)
 
 
 def _pictures(config: Any) -> list[Make]:
@@ -131,9 +143,7 @@ def _pictures(config: Any) -> list[Make]:
         (224, 224),
         (32, 32),
     ]
-    frames = field(config, "num_frames", "frames_per_clip", default=4)
-    frames = frames if isinstance(frames, int) else 4
-    sizes = list(dict.fromkeys(sizes))
+    frames, sizes = _frames(config), list(dict.fromkeys(sizes))
     plain = [_normal(BATCH, channels, *size) for size in sizes]
     video = [_normal(BATCH, frames, channels, *size) for size in sizes[:2]]
     pair = _normal(1, 2, channels, 64, 64)
@@ -259,7 +269,8 @@ def _ones(config: Any) -> list[Make]:
 
 _MAKERS: dict[str, Callable[[Any], list[Make]]] = {
     **dict.fromkeys(("input_ids", "decoder_input_ids", "text_input_ids", "byte_input_ids"), _ids),
-    **dict.fromkeys(("pixel_values", "pixel_values_videos", "pixel_values_images", "images"), _pictures),
+    **dict.fromkeys(("pixel_values", "pixel_values_images", "images"), _pictures),
+    "pixel_values_videos": _videos,
     "input_features": _features,
     **dict.fromkeys(("input_values", "audio_values", "decoder_input_values"), _sound),
     "bbox": _boxes,

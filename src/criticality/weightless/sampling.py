@@ -136,8 +136,8 @@ class WeightsIntegratedOut(TorchFunctionMode):
     def _find_view(self, tensor: Tensor) -> tuple[Root, Tensor] | None:
         law = getattr(tensor, "law", None)
         if isinstance(law, Law):
-            root = self._add(tensor, law)
-            return root, root.shadow
+            added = self._add(tensor, law)
+            return added, added.shadow
         if tensor.layout is not torch.strided:
             return None
         if self._given and isinstance(tensor, nn.Parameter) and id(tensor) not in self._strange:
