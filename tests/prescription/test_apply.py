@@ -164,7 +164,7 @@ def test_tuning_stops_honestly():
     dead = tune(model, gaussian_inputs(32, 128, 0), 2.0)
     assert not dead.converged
     assert "adds nothing that a gain could change" in dead.reason
-    for target, message in ((-1.0, "log_apjn=-1.0"), ([1.0], "for each of 3 blocks"), ([1.0, 0.0, 1.0], "above 0")):
+    for target, message in ((-1.0, "target=-1.0"), ([1.0], "for each of 3 blocks"), ([1.0, 0.0, 1.0], "above 0")):
         with pytest.raises(ValueError, match=message):
             tune(model, gaussian_inputs(32, 128, 0), target)
     with pytest.raises(ValueError, match="layers='proj' must match a layer of block 0"):

@@ -238,6 +238,8 @@ class Pointwise:
             hard = hard[beyond]
             if len(hard) <= (4 * len(distinct) if formula is not None and loose else 0):
                 break
+        if not len(hard):
+            return value
         if formula is not None and loose:
             if formula.cancels and len(hard) * formula.terms > _SLOW_TERMS:
                 self._refuse_slow(len(hard))

@@ -171,8 +171,10 @@ def _smoothed(
     nodes, weights = _hermite()
     kinked = np.any(np.abs(mean[:, None] - np.asarray(kinks)) <= _RANGE * sigma, axis=1)
     value = np.empty_like(mean)
-    value[~kinked] = function(mean[~kinked, None] + sigma * nodes) @ weights
-    value[kinked] = _smoothed_on_panels(function, mean[kinked], sigma, kinks)
+    if not kinked.all():
+        value[~kinked] = function(mean[~kinked, None] + sigma * nodes) @ weights
+    if kinked.any():
+        value[kinked] = _smoothed_on_panels(function, mean[kinked], sigma, kinks)
     return value
 
 

@@ -139,8 +139,8 @@ def differentiable(inputs: Any) -> tuple[Any, list[Tensor], list[Tensor]]:
     if not sources and not tokens and empty:
         raise InputsError(f"inputs must have entries, and a tensor of shape {tuple(empty[0].shape)} has none")
     if not sources and not tokens:
-        held = f"tensor of {inputs.dtype}" if isinstance(inputs, Tensor) else type(inputs).__name__
-        raise InputsError(f"inputs must hold a floating tensor or integer token ids, and a {held} holds neither")
+        kind = f"a tensor of {inputs.dtype}" if isinstance(inputs, Tensor) else f"of type {type(inputs).__name__}"
+        raise InputsError(f"inputs must hold a floating tensor or integer token ids, and are {kind}")
     return copies, sources, tokens
 
 
