@@ -23,7 +23,7 @@ DEPTHS = (12, 48, 192, 1000)
 
 _DECADES = np.logspace(0, 9, 109)
 _SETTLED = 0.03
-_MOST_KINKS, _MOST_CURVED = 4, 2
+_MOST_KINKS, _MOST_CURVED = 4, 1
 """Of a function of one's own, with straight and with curved pieces between them."""
 
 
@@ -80,7 +80,7 @@ def classify(
         rho0, tokens: of a network with attention: correlation at the input and number of equivalent tokens.
 
     Raises:
-        UndescribedError: a network of several tokens with a function of one's own with more than two kinks, or four
+        UndescribedError: a network of several tokens with a function of one's own with more than one kink, or four
             with straight pieces between them.
         ValueError: as ``amplification`` and ``tail_of``; a network that tells tokens apart.
     """
@@ -130,8 +130,8 @@ def _refuse_slow(step: BlockStep) -> None:
             continue
         if len(phi.kinks) > (_MOST_KINKS if phi.formula is not None else _MOST_CURVED):
             raise UndescribedError(
-                f"function {phi.name!r} must have at most {_MOST_CURVED} kinks, or {_MOST_KINKS} with straight pieces between, for"
-                f" the class of a network of several tokens to be computed, and has {len(phi.kinks)}; the sampled way does without"
+                f"function {phi.name!r} must have one kink at most, or {_MOST_KINKS} with straight pieces between, for the class"
+                f" of a network of several tokens to be computed, and has {len(phi.kinks)}; the sampled way does without"
             )
 
 
