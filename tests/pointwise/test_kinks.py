@@ -219,7 +219,7 @@ def test_what_would_take_minutes_is_refused_in_a_sentence():
     kernel = TokenKernel.of(nearly + np.diag(np.linspace(0.0002, 0.002, tokens)))
     with pytest.raises(UndescribedError, match="'bent' has 2 kinks, too many for averages over the 1"):
         PointwiseNorm(Pointwise(bent)).factor(kernel)
-    with pytest.raises(UndescribedError, match="'bent' must have one kink at most.*and has 2; the sampled way"):
+    with pytest.raises(UndescribedError, match=r"'bent' must have one kink at most.*and has 2; the sampled way"):
         classify(Network((Sublayer(Linear(), PointwiseNorm(Pointwise(bent))),), 1), tokens=4)
 
 
