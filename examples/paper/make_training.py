@@ -222,7 +222,7 @@ ARTICLE: dict[str, dict[str, tuple[str, str | None]]] = {
 
 
 def table_of_article(studies: dict[str, Trainings], measured: dict[str, xr.Dataset]) -> str:
-    """What the article shows: results at depth 32 by norm, in the order of log J, rank correlations at all depths, and study C."""
+    """What the article shows: results at depth 32 by norm, in the order of log J, and rank correlations at all depths."""
     lines = rows_by_norm([studies[name] for name in AT_32 if name in studies], "Norm, 32 layers")
     if TASK in studies:
         lines += ["", *rows_by_norm([studies[TASK]], "Norm, ViT")]
@@ -239,7 +239,6 @@ def table_of_article(studies: dict[str, Trainings], measured: dict[str, xr.Datas
         for words, (predictor, given) in rows_of.items():
             cells = [if_enough(correlation, table, predictor, outcomes[outcome], given) for table in tables.values()]
             lines.append(f"| {outcome} | {words} | " + " | ".join(cells) + " |")
-    lines += ["", *pictures.table_of_accuracies(pictures.kept_pictures())]
     return "\n".join(lines) + "\n"
 
 
@@ -386,7 +385,8 @@ def write() -> None:
     """The page and its figures from what is kept."""
     studies, measured = kept_trainings(), initial_studies()
     (FOLDER / "training.md").write_text(page(studies, measured))
-    (FOLDER / "training_table.md").write_text(table_of_article(studies, measured))
+    study_c = "\n".join(pictures.table_of_accuracies(pictures.kept_pictures()))
+    (FOLDER / "training_table.md").write_text(f"{table_of_article(studies, measured)}\n{study_c}\n")
 
 
 if __name__ == "__main__":

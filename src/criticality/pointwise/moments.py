@@ -209,9 +209,9 @@ class Pointwise:
         formula = self.phi.formula if self.shift == 0.0 else None
         higher = loose and (grid_resolves(distinct, kinks) or (formula is None and bool(kinks)))
         orders = (ORDERS if formula is None else ORDERS[:2]) if higher else ORDERS[:1]
-        alike = (np.minimum(s_a, s_b) * (1 - rho**2) <= SMALL_SIGMA**2).all()
-        if kinks and alike and not self._steep and np.count_nonzero(~alone) <= len(distinct):
-            orders = orders[:1]  # nested panels take a fifth of the highest order
+        if kinks and not self._steep and np.count_nonzero(~alone) <= len(distinct):
+            alike = (np.minimum(s_a, s_b) * (1 - rho**2) <= SMALL_SIGMA**2).all()
+            orders = orders[:1] if alike else orders  # nested panels take a fifth of the highest order
         # Interpolation, orders that are dropped and the remainder share what is allowed.
         shared = tolerance / 4 if loose else 0.0
         for order in orders:

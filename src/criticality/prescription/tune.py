@@ -151,15 +151,12 @@ def tune(
 
 def _wanted(target: float | Sequence[float], depth: int) -> np.ndarray:
     """Log susceptibilities of the blocks, ``(depth,)``."""
-    if isinstance(target, (int, float)):
-        wanted = power_law(depth, target) if target > 0 else np.zeros(depth)
-    else:
-        wanted = np.asarray(target, dtype=float)
-    if wanted.shape != (depth,) or not np.all(np.isfinite(wanted) & (wanted > 0)):
+    single, wanted = isinstance(target, (int, float)), np.asarray(target, dtype=float)
+    if wanted.shape != (() if single else (depth,)) or not np.all(np.isfinite(wanted) & (wanted > 0)):
         raise ArgumentError(
             f"target={target!r} must be a log J, or a log susceptibility above 0 for each of {depth} blocks"
         )
-    return wanted
+    return power_law(depth, float(wanted)) if single else wanted
 
 
 def _search(

@@ -37,7 +37,7 @@ _MOST_TOGETHER = 64
 _DEATHS = 3
 """Of the worker that has a task, before the task is given up."""
 
-_KILLED = f"its process was killed, {_DEATHS} times of {_DEATHS}, as the system does when memory runs out"
+_KILLED = "its process was killed each time, as the system does when memory runs out"
 
 
 @dataclass(frozen=True)

@@ -128,9 +128,8 @@ class WeightsIntegratedOut(TorchFunctionMode):
         root = self._roots.get(id(tensor))
         if root is not None:
             return root, root.shadow
-        with (
-            torch._C.DisableTorchFunction()
-        ):  # a rule that runs calls of its own in this mode asks about a view as it is
+        # A rule that runs calls of its own in this mode asks about a view as it is.
+        with torch._C.DisableTorchFunction():
             return self._find_view(tensor)
 
     def _find_view(self, tensor: Tensor) -> tuple[Root, Tensor] | None:
