@@ -180,7 +180,7 @@ def test_tuning_stops_honestly():
     spread, layers = power_law(2, 0.4), lambda block: [("linear", block.linear)]
     named = tune(ResidualNetwork(256, 2), gaussian_inputs(16, 256, 0), spread, layers=layers)
     assert named.converged
-    np.testing.assert_array_equal(named.gains, found.gains)
+    np.testing.assert_array_equal(named.target, found.target)
 
 
 def test_power_law_is_that_of_layer_norm():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import numpy as np
 from torch import nn
@@ -151,9 +151,9 @@ def tune(
 
 def _wanted(target: float | Sequence[float] | np.ndarray, depth: int) -> np.ndarray:
     """Log susceptibilities of the blocks, ``(depth,)``."""
-    if is_real(target):
-        return power_law(depth, cast(float, target))
     wanted = numbers_within(Number(low=0, above=True), "target", target)
+    if is_real(target):
+        return power_law(depth, float(wanted))
     if wanted.shape != (depth,):
         raise ArgumentError(
             f"target={shown(target)} must be a log J, or a log susceptibility for each of {depth} blocks"
