@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from criticality.errors import InputsError, ModelFailedError, StreamNotFoundError
 from criticality.measurement import measure, measure_chains
@@ -86,9 +87,53 @@ def test_log_j_is_that_of_plain_autograd_at_every_boundary(name: str) -> None:
 
 
 def _at_boundaries(found: Any, number: int) -> np.ndarray:
-    """Values at the boundaries of blocks; where every addition counts as a block, at every second one."""
+    """Values at the boundaries of blocks."""
     values = found.log_apjn.values
     return values[:: (len(values) - 1) // (number - 1)]
+
+
+class Inside(nn.Module):
+    """A module that loops over lists of branches, between a first and a last one: it returns the last point, or what a norm makes
+    of it."""
+
+    def __init__(self, branches: Callable[[], list[nn.Module]], last: nn.Module) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.ModuleList(branches()) for _ in range(nets.DEPTH))
+        self.first, self.last = nn.Linear(nets.WIDTH, nets.WIDTH), last
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            for branch in block:
+                x = x + branch(functional.layer_norm(x, (nets.WIDTH,)))
+        return self.last(x)
+
+
+@pytest.mark.parametrize("last", [nn.Identity(), nn.LayerNorm(nets.WIDTH)], ids=["no norm", "norm"])
+@pytest.mark.parametrize(
+    ("branches", "steps"),
+    [
+        (lambda: [nets.Attention(), nets.MLP()], 2),
+        (lambda: [nets.MLP()], 1),
+        (lambda: [nets.MLP(), nets.Attention(), nn.Linear(nets.WIDTH, nets.WIDTH), nets.MLP()], 4),
+    ],
+    ids=["transformer", "mlp", "conformer"],
+)
+def test_blocks_that_are_no_modules_are_told_by_what_repeats(branches, steps, last) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(nets.WIDTH, nets.WIDTH), Inside(branches, last), nn.Linear(nets.WIDTH, 3))
+    (chain,) = stream(net, nets.vectors()).chains
+    positions = [point.position for point in chain.points]
+    assert positions == pytest.approx(np.arange(nets.DEPTH * steps + 1) / steps)
+
+
+def test_a_body_of_unlike_branches_is_no_block() -> None:
+    """Nothing repeats: every addition counts."""
+    unlike = iter(
+        [[nets.Attention()], [nets.MLP()], [nn.Linear(nets.WIDTH, nets.WIDTH), nets.MLP()], [nets.Attention()]]
+    )
+    net = nn.Sequential(nn.Linear(nets.WIDTH, nets.WIDTH), Inside(lambda: next(unlike), nn.Identity()))
+    (chain,) = stream(net, nets.vectors()).chains
+    assert [point.position for point in chain.points] == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("name", CASES)

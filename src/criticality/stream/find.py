@@ -242,7 +242,7 @@ def _chains(layout: Layout, sources: list[Tensor], output: Tensor, missed: list[
             key = tuple(step.join for step in part_steps)
             if key not in found:
                 sides = tuple(layout.label(side.node) for side in held)
-                chain_points = tuple(points(layout, part_steps))
+                chain_points = tuple(points(layout, part, part_steps))
                 found[key] = Chain(_chain_name(chain_points), chain_points, tuple(part_steps), sides, part)
     chains = sorted(found.values(), key=lambda chain: -len(chain.steps))
     kept: list[Chain] = []

@@ -260,19 +260,22 @@ def _adds(layout: Layout, flow: Flow, node: int) -> bool:
     return several and (name.startswith(ADDITIONS) or custom)
 
 
-def points(layout: Layout, found: Sequence[Step]) -> list[Point]:
+def points(layout: Layout, flow: Flow, found: Sequence[Step]) -> list[Point]:
     """The start of the stream and the end of every step, with their positions in blocks.
 
-    A block is the outermost module that returns a point and in which no class of module returns two: a block of
-    attention and MLP, not a stage of several blocks alike.  Where few points are returned by modules every step counts
-    as a block.
+    A block is the outermost module that returns a point and in which no class of module returns two, and no sequence of steps
+    repeats: a block of attention and MLP, not a stage of several blocks alike.  Where few points are returned by modules the
+    steps that repeat are a block, or every step is.
     """
     ends = [step.end for step in found]
-    units = _units(layout, found)
+    kinds = {step.end: tuple(map(layout.name, flow.inside(step.start, step.join))) for step in found}
+    units = _units(layout, found, kinds)
     owned = [unit for unit in units if unit.visit >= 0]
     start = found[0].start
     if 2 * len(owned) < len(units) or not owned:
-        places = {node: float(number) for number, node in enumerate(ends, 1)}
+        period = _period([kinds[node] for node in ends])
+        each = period if period <= _LARGEST_BLOCK else 1
+        places = {node: number / each for number, node in enumerate(ends, 1)}
     else:
         places = {}
         entered = [
@@ -305,7 +308,20 @@ class _Unit:
     nodes: tuple[int, ...]
 
 
-def _units(layout: Layout, found: Sequence[Step]) -> list[_Unit]:
+_LARGEST_BLOCK = 4
+"""Steps of a block in which no module returns one."""
+
+
+def _period(kinds: Sequence[tuple[str, ...]]) -> int:
+    """Length of the shortest sequence that all are repetitions of."""
+    return next(
+        length
+        for length in range(1, len(kinds) + 1)
+        if len(kinds) % length == 0 and all(kind == kinds[number % length] for number, kind in enumerate(kinds))
+    )
+
+
+def _units(layout: Layout, found: Sequence[Step], kinds: Mapping[int, tuple[str, ...]]) -> list[_Unit]:
     units = [_Unit(-1, (step.end,)) for step in found]
     visits = layout.record.visits
     owners = sorted(
@@ -324,8 +340,10 @@ def _units(layout: Layout, found: Sequence[Step]) -> list[_Unit]:
         merged = units[inside[0] : inside[-1] + 1]
         if visit not in layout.owners(merged[-1].nodes[-1]):
             continue
-        kinds = [visits[unit.visit].kind for unit in merged if unit.visit >= 0]
-        if len(set(kinds)) == len(kinds):
+        classes = [visits[unit.visit].kind for unit in merged if unit.visit >= 0]
+        alone = [kinds[unit.nodes[0]] for unit in merged if unit.visit < 0]
+        repeated = not classes and len(alone) > max(2, min(_period(alone), _LARGEST_BLOCK))
+        if len(set(classes)) == len(classes) and not repeated:
             nodes = tuple(node for unit in merged for node in unit.nodes)
             units[inside[0] : inside[-1] + 1] = [_Unit(visit, nodes)]
     return units
