@@ -1,7 +1,7 @@
 """Models of other libraries, small: each built and run as its library says.
 
 They are no dependencies of the project.  ``pip install --no-deps --target FOLDER`` what ``LIBRARIES`` names, with what these import
-(einops, einx, loguru, ftfy, regex, axial-positional-embedding, product-key-memory, hyper-connections, torch-einops-utils, torchao),
+(einops, einx, loguru, ftfy, regex, axial-positional-embedding, product-key-memory, hyper-connections, torch-einops-utils),
 and put FOLDER at the end of the path: ``python benchmarks/families libraries --installed FOLDER``.
 """
 
@@ -18,7 +18,7 @@ from sources import NotTriedError, Ready
 from torch import Tensor, nn
 
 LIBRARIES = (
-    "vit-pytorch", "x-transformers", "open_clip_torch", "diffusers", "litgpt", "torchtune", "torchscale", "xlstm",
+    "vit-pytorch", "x-transformers", "open_clip_torch", "diffusers", "litgpt", "torchscale", "xlstm",
     "segment-anything",
     "performer-pytorch", "linformer", "reformer-pytorch", "mlp-mixer-pytorch", "g-mlp-pytorch", "h-transformer-1d", "conformer",
     "perceiver-pytorch", "nystrom-attention",
@@ -229,7 +229,6 @@ def _diffusers() -> Iterator[tuple[str, Made]]:
 
 
 _LANGUAGE = {"dim": 128, "depth": 4, "heads": 4, "num_tokens": 64}
-_FEW = {"vocab_size": 64, "num_layers": 4, "num_heads": 4, "num_kv_heads": 2, "embed_dim": 128, "max_seq_len": 32}
 _RETENTION = {
     "decoder_embed_dim": 128,
     "decoder_value_embed_dim": 256,
@@ -270,11 +269,6 @@ def _others() -> Iterator[Case]:
 
 
 def _classes() -> Iterator[tuple[str, Made]]:
-    yield "torchtune", Made("torchtune.models.llama3:llama3", _FEW, tokens)
-    yield "torchtune", Made(
-        "torchtune.models.gemma2:gemma2",
-        {**_FEW, "head_dim": 32, "intermediate_dim": 256, "query_pre_attn_scalar": 32}, tokens,
-    )  # fmt: skip
     yield "segment-anything", Made(
         "segment_anything.modeling.image_encoder:ImageEncoderViT",
         {"img_size": 64, "patch_size": 8, "embed_dim": 128, "depth": 4, "num_heads": 4, "out_chans": 32, "use_rel_pos": True,

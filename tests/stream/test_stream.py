@@ -17,6 +17,7 @@ from criticality.errors import InputsError, ModelFailedError, StreamNotFoundErro
 from criticality.measurement import measure, measure_chains
 from criticality.measurement.starts import normal_probe
 from criticality.stream import stream
+from criticality.weightless import predict_sampled
 
 
 def plain_log_apjn(seen: list[Tensor], seed: int = 0) -> np.ndarray:
@@ -124,6 +125,8 @@ def test_blocks_that_are_no_modules_are_told_by_what_repeats(branches, steps, la
     (chain,) = stream(net, nets.vectors()).chains
     positions = [point.position for point in chain.points]
     assert positions == pytest.approx(np.arange(nets.DEPTH * steps + 1) / steps)
+    predicted = predict_sampled(net, nets.vectors(), range(2))
+    assert predicted.points == measure(net, nets.vectors()).points == [chain.points[n * steps].name for n in range(5)]
 
 
 def test_a_body_of_unlike_branches_is_no_block() -> None:

@@ -268,7 +268,7 @@ def points(layout: Layout, flow: Flow, found: Sequence[Step]) -> list[Point]:
     steps that repeat are a block, or every step is.
     """
     ends = [step.end for step in found]
-    kinds = {step.end: tuple(map(layout.name, flow.inside(step.start, step.join))) for step in found}
+    kinds = {step.end: _branches(layout, flow, step) for step in found}
     units = _units(layout, found, kinds)
     owned = [unit for unit in units if unit.visit >= 0]
     start = found[0].start
@@ -312,13 +312,18 @@ _LARGEST_BLOCK = 4
 """Steps of a block in which no module returns one."""
 
 
+def _branches(layout: Layout, flow: Flow, step: Step) -> tuple[str, ...]:
+    """Classes of the modules that run between a point and the next: the same in whatever way products are computed."""
+    record = layout.record
+    around = set(record.ancestors(layout.visit(step.join)))
+    inside = {layout.visit(node) for node in flow.inside(step.start, step.join)} - around - {-1}
+    return tuple(record.visits[visit].kind for visit in sorted(inside))
+
+
 def _period(kinds: Sequence[tuple[str, ...]]) -> int:
     """Length of the shortest sequence that all are repetitions of."""
-    return next(
-        length
-        for length in range(1, len(kinds) + 1)
-        if len(kinds) % length == 0 and all(kind == kinds[number % length] for number, kind in enumerate(kinds))
-    )
+    lengths = (length for length in range(1, len(kinds) + 1) if len(kinds) % length == 0)
+    return next((one for one in lengths if all(kind == kinds[n % one] for n, kind in enumerate(kinds))), 1)
 
 
 def _units(layout: Layout, found: Sequence[Step], kinds: Mapping[int, tuple[str, ...]]) -> list[_Unit]:
@@ -342,7 +347,7 @@ def _units(layout: Layout, found: Sequence[Step], kinds: Mapping[int, tuple[str,
             continue
         classes = [visits[unit.visit].kind for unit in merged if unit.visit >= 0]
         alone = [kinds[unit.nodes[0]] for unit in merged if unit.visit < 0]
-        repeated = not classes and len(alone) > max(2, min(_period(alone), _LARGEST_BLOCK))
+        repeated = len(alone) > max(2, min(_period(alone), _LARGEST_BLOCK))
         if len(set(classes)) == len(classes) and not repeated:
             nodes = tuple(node for unit in merged for node in unit.nodes)
             units[inside[0] : inside[-1] + 1] = [_Unit(visit, nodes)]
