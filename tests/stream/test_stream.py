@@ -129,6 +129,20 @@ def test_blocks_that_are_no_modules_are_told_by_what_repeats(branches, steps, la
     assert predicted.points == measure(net, nets.vectors()).points == [chain.points[n * steps].name for n in range(5)]
 
 
+class ScaledBlock(nets.PreNormBlock):
+    """Its last addition is not what it returns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.9 * super().forward(x)
+
+
+def test_blocks_that_return_no_point_are_the_modules_that_points_are_made_in() -> None:
+    net = nn.Sequential(nn.Linear(nets.WIDTH, nets.WIDTH), *(ScaledBlock() for _ in range(nets.DEPTH)))
+    (chain,) = stream(net, nets.vectors()).chains
+    assert [point.position for point in chain.points] == pytest.approx(np.arange(2 * nets.DEPTH + 1) / 2)
+    assert [point.name for point in chain.points[::2]] == ["0", *(f"{n} after mlp" for n in range(1, nets.DEPTH + 1))]
+
+
 def test_a_body_of_unlike_branches_is_no_block() -> None:
     """Nothing repeats: every addition counts."""
     unlike = iter(

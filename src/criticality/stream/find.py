@@ -17,10 +17,11 @@ from torch.autograd.graph import Node
 
 from criticality.arguments import check
 from criticality.errors import InputsError, StreamNotFoundError
+from criticality.stream.boundaries import points
 from criticality.stream.flow import Flow, SideInput, hides_much, hold_side_inputs, largest_region
 from criticality.stream.graph import graph_of
 from criticality.stream.inputs import call, differentiable
-from criticality.stream.points import ADDITIONS, Layout, Point, Step, additions_on_skip, points, steps, weighted_joins
+from criticality.stream.points import ADDITIONS, Layout, Point, Step, additions_on_skip, steps, weighted_joins
 from criticality.stream.record import Observe, Record
 from criticality.stream.recording import Recording
 from criticality.stream.tensors import node_name, tensors_in
