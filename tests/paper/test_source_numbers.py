@@ -222,8 +222,8 @@ def llama(width, alpha, depth):
 
 @pytest.mark.slow
 def test_llama():
-    """What the library gave when the file was written, with scores that are drawn: to a fifth of a per cent, and to 2 per cent of the
-    alpha that has log J = 4."""
+    """What the library gave when the file was written, with scores that are drawn: to a fifth of a per cent, and to 2 per cent of
+    the alpha that has log J = 4."""
     for width, entries in NUMBERS["llama"]["library_log_J_depth32"].items():
         for alpha, log_j in entries.items():
             assert llama(int(width), float(alpha), 32) == pytest.approx(log_j, rel=2e-3)
