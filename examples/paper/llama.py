@@ -30,7 +30,7 @@ LEVEL = 7.25
 PUBLISHED = {"7B": (4096, 32, 0.2), "13B": (5120, 40, 0.15), "34B": (8192, 48, 0.05), "70B": (8192, 80, 0.05)}
 """Width, depth and the alpha of the norms that are not before attention."""
 WIDTHS, DEPTHS = (1024, 2048, 4096, 8192), (16, 32, 64)
-SETTINGS = [
+SETTINGS: list[Settings] = [
     *(
         {"model": name, "width": width, "depth": depth, "alpha": alpha}
         for name, (width, depth, alpha) in PUBLISHED.items()
