@@ -17,6 +17,7 @@ from criticality.phases import ResidualStep, amplification, collapse_map
 from criticality.phases.asymptotics import (
     crossover_depth,
     crossover_depth_small_alpha,
+    layer_norm_exponent,
     layer_norm_exponent_with_attention,
     linear_rate,
     saturated_correlation,
@@ -77,6 +78,28 @@ def test_toy(weight, alpha, entry):
     profile = propagate(resnet(norm, max(entry["layers"]), weight), SymmetricKernel.of(q0, 0.0))
     np.testing.assert_allclose(log_j, entry["log_J"], rtol=1e-8)
     np.testing.assert_allclose(profile.q[entry["layers"]], entry["K"], rtol=1e-8)
+
+
+FIGURE_2 = """1.40 1.40  7.46 8.26  15.0 31.0  18.95 93.9  21.1 271  22.5 766  23.4 2143  24.1 5938  24.6 1.63e4  25.0 4.44e4"""
+"""``K_128`` and ``J(0 -> 128)`` of the post's second figure at alpha = 0.1, 0.3 ... 1.9, digitised; pre-LN has 28.08 and 28.08."""
+
+
+def test_the_first_posts_figure():
+    variance, numbers = 0.46**2, np.array(FIGURE_2.split(), dtype=float).reshape(-1, 2)
+
+    def ends(norm):
+        profile = propagate(resnet(norm, 128, variance), SymmetricKernel.of(1.0, 0.0))
+        return float(profile.q[-1]), math.exp(float(profile.log_apjn[0]))
+
+    for alpha, expected in zip(np.arange(0.1, 2.0, 0.2), numbers, strict=True):
+        assert ends(make_norm("derf", alpha)) == pytest.approx(expected, rel=0.02)
+    assert ends(LayerNorm(epsilon=0.0)) == pytest.approx((28.08, 28.08), rel=1e-3)
+
+
+def test_powers_of_functions_after_layer_norm():
+    """The post's ``zeta = E phi'^2 / E phi^2``, as they were checked."""
+    found = [layer_norm_exponent(get_function(name)) for name in ("identity", "relu", "erf", "tanh", "gelu", "silu")]
+    assert found == pytest.approx([1, 1, 1.2257, 1.1778, 1.0720, 1.0666], abs=6e-5)
 
 
 @pytest.mark.parametrize(("alpha", "entry"), cases("toy_deep_erf_sigma1"))
