@@ -112,6 +112,12 @@ def test_patterns_and_kinds_of_one_model():
         apply_edits([Alpha(1.0, "attention")], nn.Sequential(Plain(), Plain()), torch.randn(2, 8))
 
 
+def test_a_norm_that_is_called_as_a_kind_is_meant_by_its_name():
+    model = nn.Sequential(Plain(), Plain())
+    model.final, model.other = nn.LayerNorm(8), nn.LayerNorm(8)
+    assert [one.name for one in replace_norms(model, "dyt", only=["final"]).replacements] == ["final"]
+
+
 class Plain(nn.Module):
     def __init__(self) -> None:
         super().__init__()

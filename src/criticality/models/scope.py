@@ -12,11 +12,10 @@ from criticality.errors import ArgumentError
 from criticality.models.behaviour import Behaviour
 from criticality.models.patterns import Patterns, check_patterns, matches
 from criticality.models.sites import (
-    BRANCH_KINDS,
     QK_NORM,
-    SITE_KINDS,
     FoundNorms,
     fits_word_or_name,
+    is_kind,
     norms_by_flow,
     on_heads_by_shape,
 )
@@ -117,7 +116,7 @@ class Scope:
         """
         if self.by_flow is not None:
             return fits_word_or_name(self.by_flow, pattern, name)
-        if pattern not in (*SITE_KINDS, *BRANCH_KINDS):
+        if not is_kind(pattern, (*self.found.norms, *self.found.others)):
             return matches(pattern, name)
         if pattern != QK_NORM:
             raise ArgumentError(

@@ -279,9 +279,14 @@ def alphas_by_flow(description: ModelSpec) -> float | dict[str, float] | None:
     return alphas_of_names(alpha, names, lambda word, name: fits_word_or_name(found, word, name))
 
 
+def is_kind(word: str, names: Iterable[str]) -> bool:
+    """Whether a pattern is a kind of site, or a kind of branch that none of the norms is called by."""
+    return word in SITE_KINDS or (word in BRANCH_KINDS and not any(matches(word, name) for name in names))
+
+
 def fits_word_or_name(found: FoundNorms, word: str, name: str) -> bool:
     """Whether a kind of site or of branch, or else a pattern of names, is of a norm."""
-    return found.fits(word, name) if word in (*SITE_KINDS, *BRANCH_KINDS) else matches(word, name)
+    return found.fits(word, name) if is_kind(word, found.kinds) else matches(word, name)
 
 
 def alphas_of_names(
