@@ -42,6 +42,7 @@ from criticality.theory import (
     propagate_between,
     transformer,
 )
+from criticality.weightless import predict_sampled
 from explorer import block_explorer, window_explorer
 from pictures import kept_pictures
 from plane import kept_panels
@@ -227,13 +228,26 @@ def test_alphas_of_llama():
     assert alone[0] / alone[1] > 8  # of two matrices it would be 4: the test of equal amplification above
 
 
+def llama_of(width, depth, alpha, tokens):
+    by_site = {"attention": llama.RATIO * alpha, "*": alpha}
+    return model_spec(
+        "hf:llama", norm="dyt", alpha=by_site, width=width, depth=depth, tokens=tokens, embedding_scale=math.sqrt(width)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "measured", "error"), [(1024, 7.35, 0.11), (2048, 7.25, 0.10)])
+def test_llamas_at_their_own_width(width, measured, error):
+    matched = next(v["matched"] for s, v in pairs_of("llama") if (s["width"], s["depth"]) == (width, 16))
+    spec = llama_of(width, 16, matched, 64)
+    found = predict_sampled(spec.create, spec.inputs(), range(4))
+    assert [float(found.log_apjn[0]), float(found.log_apjn_se[0])] == pytest.approx([measured, error], abs=0.01)
+    assert abs(measured - llama.LEVEL) < 2 * error
+
+
 @pytest.mark.parametrize(("model", "expected"), [("7B", 7.8), ("34B", 6.5)])
 def test_alphas_of_llama_with_fewer_tokens(model, expected):
-    width, depth, alpha = llama.PUBLISHED[model]
-    by_site = {"attention": llama.RATIO * alpha, "*": alpha}
-    spec = model_spec(
-        "hf:llama", norm="dyt", alpha=by_site, width=width, depth=depth, tokens=16, embedding_scale=math.sqrt(width)
-    )
+    spec = llama_of(*llama.PUBLISHED[model], 16)
     log_j = float(propagate(*spec.read(), samples=4).log_apjn[0])
     assert log_j == pytest.approx(expected, abs=0.06)
 
