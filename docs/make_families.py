@@ -25,7 +25,7 @@ KINDS = {
 }
 
 _GROUPS = {
-    "Not finite, or too small for single precision: refused": r"NotFiniteError",
+    "Not finite, zero, or too small for single precision: refused": r"NotFiniteError|ZeroGradientError",
     "Law of a weight unknown: refused": r"UnknownLawError",
     "Past the limit of time or memory": r"took more than|process ended|memory",
     "The model's own code fails": r"ModelFailedError",
