@@ -34,15 +34,15 @@ _MODULES = {
     "timm_vit": ("ViTSpec",),
 }
 _RENAMED = {
-    "HuggingFaceSpec": "HuggingFaceSpec",
-    "ModelSpec": "ModelSpec",
-    "OwnSpec": "OwnSpec",
-    "ViTSpec": "ViTSpec",
-    "model_spec": "model_spec",
+    "HuggingFaceDescription": "HuggingFaceSpec",
+    "ModelDescription": "ModelSpec",
+    "OwnDescription": "OwnSpec",
+    "ViTDescription": "ViTSpec",
+    "describe_model": "model_spec",
     "vit_network": "criticality.reader.read_network",
     "huggingface_network": "criticality.reader.read_network",
     "embedding_kernels": "criticality.measurement.input_kernels",
-    "InitializationRecorder": "criticality.weightless.laws_of",
+    "InitializationRecorder": "criticality.weightless.laws_of(build_without_weights(factory))",
 }
 __getattr__, __dir__ = lazy_names(__name__, _MODULES, _RENAMED)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from criticality.errors import ArgumentError
 from criticality.models.patterns import Patterns
+from criticality.moved import renamed_fields
 from criticality.prescription.handles import AlphaSite, BranchHandle, Handles
 from criticality.prescription.scaling import Scaled, parameter_of
 from criticality.theory.edits import Alpha, BranchGain, Edit, WeightGain
@@ -19,6 +20,7 @@ from criticality.theory.edits import Alpha, BranchGain, Edit, WeightGain
 EVERYTHING = Patterns()
 
 
+@renamed_fields(tensors="values, by the name of each parameter")
 @dataclass(frozen=True)
 class Change:
     """One number of a model, before and after.

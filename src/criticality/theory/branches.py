@@ -171,7 +171,12 @@ class Normed:
         return self.norm.factor(kernel) * self.branch.backward(self.norm.forward(kernel), gradient, sampling)
 
 
-@renamed_fields(**_linears(query="query", key="key", value="value", output="output"))
+@renamed_fields(
+    **_linears(query="query", key="key", value="value", output="output"),
+    queries="query.of(kernel)",
+    keys="key.of(kernel)",
+    values="value.of(kernel)",
+)
 @dataclass(frozen=True)
 class Attention:
     """Multi-head softmax attention, ``S = score_scale q k^T / sqrt(head_dim)``.
