@@ -164,7 +164,12 @@ def test_tuning_stops_honestly():
     dead = tune(model, gaussian_inputs(32, 128, 0), 2.0)
     assert not dead.converged
     assert "adds nothing that a gain could change" in dead.reason
-    for target, message in ((-1.0, "target=-1.0"), ([1.0], "for each of 3 blocks"), ([1.0, 0.0, 1.0], "above 0")):
+    for target, message in (
+        (-1.0, "target=-1.0"),
+        ([1.0], "for each of 3 blocks"),
+        ([1.0, 0.0, 1.0], "above 0"),
+        (10**400, "above 0"),
+    ):
         with pytest.raises(ValueError, match=message):
             tune(model, gaussian_inputs(32, 128, 0), target)
     with pytest.raises(ValueError, match="layers='proj' must match a layer of block 0"):
@@ -172,10 +177,10 @@ def test_tuning_stops_honestly():
     found = tune(ResidualNetwork(256, 2), gaussian_inputs(16, 256, 0), 0.4)
     assert found.converged
     assert found.moved == ("blocks.0.linear.weight", "blocks.1.linear.weight")
-    named = tune(
-        ResidualNetwork(256, 2), gaussian_inputs(16, 256, 0), 0.4, layers=lambda block: [("linear", block.linear)]
-    )
+    spread, layers = power_law(2, 0.4), lambda block: [("linear", block.linear)]
+    named = tune(ResidualNetwork(256, 2), gaussian_inputs(16, 256, 0), spread, layers=layers)
     assert named.converged
+    np.testing.assert_array_equal(named.target, found.target)
 
 
 def test_power_law_is_that_of_layer_norm():

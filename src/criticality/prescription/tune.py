@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 from torch import nn
 
-from criticality.arguments import Depth, Positive, Size, Whole, checked
+from criticality.arguments import Depth, Number, Positive, Size, Whole, checked, is_real, numbers_within, shown
 from criticality.errors import ArgumentError
 from criticality.measurement import measure
 from criticality.measurement.points import Points, points_asked_for
@@ -73,7 +73,7 @@ def power_law(depth: Depth, log_apjn: Positive) -> Float[np.ndarray, " depth"]:
 def tune(
     model: nn.Module,
     inputs: Any,
-    target: float | Sequence[float],
+    target: Positive | Sequence[Positive] | Float[np.ndarray, " depth"],
     *,
     tolerance: Positive = 0.1,
     max_passes: Size = 8,
@@ -149,14 +149,16 @@ def tune(
     )
 
 
-def _wanted(target: float | Sequence[float], depth: int) -> np.ndarray:
+def _wanted(target: float | Sequence[float] | np.ndarray, depth: int) -> np.ndarray:
     """Log susceptibilities of the blocks, ``(depth,)``."""
-    single, wanted = isinstance(target, (int, float)), np.asarray(target, dtype=float)
-    if wanted.shape != (() if single else (depth,)) or not np.all(np.isfinite(wanted) & (wanted > 0)):
+    wanted = numbers_within(Number(low=0, above=True), "target", target)
+    if is_real(target):
+        return power_law(depth, float(wanted))
+    if wanted.shape != (depth,):
         raise ArgumentError(
-            f"target={target!r} must be a log J, or a log susceptibility above 0 for each of {depth} blocks"
+            f"target={shown(target)} must be a log J, or a log susceptibility for each of {depth} blocks"
         )
-    return power_law(depth, float(wanted)) if single else wanted
+    return wanted
 
 
 def _search(
