@@ -8,7 +8,7 @@ sigma_b^2`` and ``chi = skip^2 + sigma_w^2 alpha^2 D(alpha^2 q)``; ``skip = 0`` 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -85,10 +85,7 @@ def amplification_map(
     """
     given = {"weight_variance": weight_variance, "bias_variance": bias_variance, "alpha": alpha, "skip": skip, "q0": q0}
     arrays = {name: numbers_within(_KINDS[name], name, array) for name, array in given.items()}
-    try:
-        shape = np.broadcast_shapes(*(array.shape for array in arrays.values()))
-    except ValueError as error:
-        raise ArgumentError(f"{', '.join(given)} must broadcast: {error}") from None
+    shape = _shape_of(arrays)
     extremes = [[float(pick(array)) for array in arrays.values()] for pick in (np.min, np.max)]
     table = (
         NormTable(function)
@@ -119,6 +116,14 @@ def amplification_map(
     deviation = _deviation(at, plane[0], x.places, y.places) if interpolated else 0.0
     log_j, log_q, log_chi = (np.broadcast_to(one[y.index, x.index], shape).copy() for one in plane)
     return Plane(log_j, np.exp(log_q), log_chi, deviation)
+
+
+def _shape_of(arrays: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+    """That to which they broadcast."""
+    try:
+        return np.broadcast_shapes(*(array.shape for array in arrays.values()))
+    except ValueError as error:
+        raise ArgumentError(f"{', '.join(arrays)} must broadcast: {error}") from None
 
 
 class _Axis:
