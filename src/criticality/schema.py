@@ -46,6 +46,17 @@ else:
 
 from criticality.arguments import checked
 
+__all__ = [
+    "SCHEMA",
+    "plain",
+    "profile_dataset",
+    "read_dataset",
+    "source_digest",
+    "whole_or_absent",
+    "write_dataset",
+    "write_text",
+]
+
 SCHEMA = 1
 _REQUIRED = ("log_apjn", "q", "correlation")
 _LONG_NAMES = {

@@ -16,6 +16,15 @@ from torch import Tensor
 from criticality.arguments import checked
 from criticality.errors import FileError
 
+__all__ = [
+    "DATA_ROOT",
+    "DATA_VARIABLE",
+    "VALIDATION",
+    "FashionMNIST",
+    "Images",
+    "fashion_mnist",
+]
+
 DATA_ROOT = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's package puts the files."""
 

@@ -22,6 +22,11 @@ from criticality.laboratory.recursion import MATRICES, Stack
 from criticality.laboratory.residual_run import ResidualRun, stack_of
 from criticality.laboratory.steps import ADAM_BETAS, Batches, RateByRun, Replayed, Updates, rates_of
 
+__all__ = [
+    "train_stacked",
+    "train_together",
+]
+
 PROBES = 256
 """Validation images that profiles are measured on, the same in every run."""
 

@@ -33,6 +33,10 @@ from criticality.laboratory.steps import Batches, RateByRun, Replayed, Updates, 
 from criticality.laboratory.tasks import task
 from criticality.laboratory.train import DIVERGED_FACTOR, Run, initial_model
 
+__all__ = [
+    "train_vits",
+]
+
 SIDE = 28
 HEAD_WIDTH = 32
 PROBES = 64

@@ -30,6 +30,16 @@ from criticality.prescription.monitor import Monitor
 from criticality.prescription.solve import Kind, prescribe
 from criticality.schema import SCHEMA, check_can_be_made, whole_or_absent
 
+__all__ = [
+    "DIVERGED_FACTOR",
+    "GPT_RECIPE",
+    "Run",
+    "Series",
+    "Training",
+    "initial_model",
+    "train",
+]
+
 DIVERGED_FACTOR = 1.5
 """A run has diverged when its loss stops being finite, or when the mean of the last ten losses exceeds the first loss by this
 factor."""

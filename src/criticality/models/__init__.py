@@ -1,4 +1,4 @@
-"""Bridges from real models to the theory: construction, reading of variances, real inputs.
+"""Real models by name: built, initialized, their norms replaced; real inputs for them.
 
 Names are imported when they are first used: a Hugging Face model does not wait for timm, nor the other way round.
 """

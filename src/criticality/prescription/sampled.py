@@ -20,6 +20,12 @@ from criticality.prescription.solve import Prescription, root_between
 from criticality.weightless.initializing import Initializer
 from criticality.weightless.prepared import Factory
 
+__all__ = [
+    "SampledPrescription",
+    "least_amplification_sampled",
+    "prescribe_sampled",
+]
+
 _APART = 100_003
 """Between the seeds that are solved with and those that the result is tried with."""
 

@@ -24,6 +24,12 @@ from criticality.shapes import Float
 from criticality.stream.sharded import mean_over_processes
 from criticality.theory.edits import BranchGain
 
+__all__ = [
+    "Tuning",
+    "power_law",
+    "tune",
+]
+
 _LARGEST_STEP = 4.0
 
 

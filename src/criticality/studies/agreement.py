@@ -13,6 +13,16 @@ from criticality.lazy import lazy_module
 from criticality.theory import Attention, Network, Sublayer
 from criticality.theory.parts import DESCEND, rebuilt
 
+__all__ = [
+    "LARGEST_TOLERANCE",
+    "THIRDS",
+    "fold_errors",
+    "standard_errors",
+    "tolerance_of",
+    "verdict",
+    "weak_agreement",
+]
+
 special = lazy_module("scipy.special")
 
 _WEAK = 0.5

@@ -22,6 +22,12 @@ from criticality.studies.classify import classify_sampled
 from criticality.theory import LayerNorm, Network, SymmetricKernel, TokenKernel, propagate, propagate_between
 from criticality.theory.norms import NoNorm, PointwiseNorm
 
+__all__ = [
+    "CheckUp",
+    "check",
+    "check_up",
+]
+
 _MARGIN = 0.5
 _OF_LAYER_NORM = f"the same network with LayerNorm, plus {_MARGIN:g}"
 _REPEATS = 192

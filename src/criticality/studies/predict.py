@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 else:
     xr = lazy_module("xarray")
 
+__all__ = [
+    "WAYS",
+    "exact_profile",
+    "predict",
+    "predict_description",
+]
+
 _RUNS = 4
 """Of the exact way, for its error."""
 

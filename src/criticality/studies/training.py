@@ -20,6 +20,14 @@ from criticality.errors import ArgumentError
 from criticality.sweeps.search import MARGIN, first_places, next_value
 from criticality.sweeps.search import Outcome as Tried
 
+__all__ = [
+    "Choice",
+    "Progress",
+    "Result",
+    "Trainings",
+    "read_trainings",
+]
+
 SPEED_RATE, SPEED_WINDOW = 3e-4, 9
 """Speed is the training loss at this rate in this window of ten steps: 90 to 100."""
 

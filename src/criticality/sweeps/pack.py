@@ -17,6 +17,13 @@ from criticality.schema import whole_or_absent
 from criticality.sweeps.integrity import sentence
 from criticality.sweeps.store import REPAIR, Store, dataset_of, study_of
 
+__all__ = [
+    "open_packed",
+    "pack_study",
+    "packed_dataset",
+    "unpack_study",
+]
+
 zarr = require("zarr")
 
 

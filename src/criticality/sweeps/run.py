@@ -29,6 +29,12 @@ from criticality.sweeps.stacks import compute_stack, stacks_of
 from criticality.sweeps.store import REPAIR, STATES, Store
 from criticality.sweeps.study import Cell, Study
 
+__all__ = [
+    "Report",
+    "export_study",
+    "run_study",
+]
+
 _OPEN, _DONE = STATES.index("open"), STATES.index(DONE)
 
 _TASK_SECONDS = 0.25

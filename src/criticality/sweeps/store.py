@@ -33,6 +33,13 @@ from criticality.sweeps.integrity import (
 )
 from criticality.sweeps.study import Study
 
+__all__ = [
+    "STATES",
+    "Store",
+    "dataset_of",
+    "study_of",
+]
+
 zarr = require("zarr")
 
 __getattr__ = renamed_names(__name__, {"Result": "criticality.sweeps.compute.Computed"})

@@ -18,6 +18,13 @@ from criticality.errors import ArgumentError, FileError
 from criticality.extras import require
 from criticality.schema import source_digest
 
+__all__ = [
+    "Cell",
+    "Study",
+    "Values",
+    "read_study",
+]
+
 Cell = dict[str, Any]
 Values = dict[str, np.ndarray]
 
