@@ -19,6 +19,7 @@ from claim import CLAIMS
 from claim.evidence import AT_16, AT_32, HELD, LONG, PLAN, TASK, converged, table_of
 from claims import claim_record, write_page
 from criticality import __version__
+from criticality.errors import ArgumentError
 from criticality.reports import save_figure
 from criticality.studies.association import LEAST, Estimate, Table, correlation, held_out
 from criticality.studies.endings import ENDINGS, endings
@@ -60,7 +61,7 @@ def if_enough(compute: Callable[..., Estimate], *given: Any) -> str:
     """The estimate, or how many choices there are: too few is said by the library."""
     try:
         return shown(compute(*given))
-    except ValueError:
+    except ArgumentError:
         return "too few"
 
 
@@ -358,7 +359,7 @@ def plane() -> list[str]:
 def convergence(studies: dict[str, Trainings]) -> str:
     try:
         same = converged(studies["factorial_32"], studies[LONG])
-    except ValueError as error:
+    except ArgumentError as error:
         return f"Not read yet: {error}."
     return f"Rank correlation of quality after 1,500 and 3,000 steps: {same:+.2f}; of {studies[LONG].progress}."
 
