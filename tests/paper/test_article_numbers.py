@@ -320,9 +320,7 @@ def test_input_by_input():
         ("Derf, α = 1", 1.014, 1.05, 1.011),
         ("Derf, α = 1.5", 1.016, 1.04, 1.014),
     ):
-        medians = [
-            np.median([draw_initial.fold_error(one[name], t) for one in curves]) for t in ("tokens", "equivalent")
-        ]
+        medians = [np.median([draw_initial.gmfe(one[name], t) for one in curves]) for t in ("tokens", "equivalent")]
         assert medians == [pytest.approx(ours, abs=6e-4), pytest.approx(equivalent, abs=6e-3)]
         assert np.mean([draw_initial.noise(one[name]) for one in curves]) == pytest.approx(noise, abs=6e-4)
 
