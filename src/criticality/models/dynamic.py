@@ -133,13 +133,12 @@ def _value(function: str, u: Tensor) -> Tensor:
 
 class Dynamic(torch.autograd.Function):
     @staticmethod
-    def forward(function: str, x: Tensor, alpha: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, function: str, x: Tensor, alpha: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor
+    ) -> Tensor:
+        ctx.function = function
+        ctx.save_for_backward(x, alpha, shift, weight, bias)
         return _value(function, _argument(x, alpha, shift)) * weight + bias
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.function, *tensors = inputs
-        ctx.save_for_backward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:

@@ -132,7 +132,11 @@ class TritonDynamic(Dynamic):
     """``Dynamic`` by these kernels, on float32, float16 and bfloat16; differentiated twice it is ``Dynamic``."""
 
     @staticmethod
-    def forward(function: str, x: Tensor, alpha: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, function: str, x: Tensor, alpha: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor
+    ) -> Tensor:
+        ctx.function = function
+        ctx.save_for_backward(x, alpha, shift, weight, bias)
         x, width = x.contiguous(), x.shape[-1]
         rows = x.numel() // max(1, width)
         y = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, weight.dtype), device=x.device)
