@@ -66,7 +66,7 @@ class Ensemble:
             self.offsets |= offsets
             self.branches += branches
         every = [alpha_sites(one) for one in self.handles] if self.has_alphas else []
-        self.sites = [split_sites(sites, patterns)[0] for sites in every]
+        self.sites = [split_sites(sites, patterns).chosen for sites in every]
         sites, chosen = (every[0], self.sites[0]) if every else ((), [])
         if sites:
             patterns.check([site.name for site in sites], "a norm of the model's streams")
