@@ -97,18 +97,18 @@ def profile(
     side_inputs = of_chain.side_inputs if of_chain is not None else ()
     names = tuple(one.name for one in found.chains)
     return Profile(
-        of_chain.name if of_chain is not None else "",
-        names,
-        tuple(asked),
-        log_apjn,
-        moments,
-        side_inputs,
-        blocked(found),
-        found.resumed,
-        fresh,
-        model.training,
-        asked[0].shape[-1 if axes is None else axes.channels],
-        start,
+        chain=of_chain.name if of_chain is not None else "",
+        chains=names,
+        points=tuple(asked),
+        log_apjn=log_apjn,
+        moments=moments,
+        side_inputs=side_inputs,
+        blocked=blocked(found),
+        resumed=found.resumed,
+        batch_statistics=fresh,
+        training=model.training,
+        width=asked[0].shape[-1 if axes is None else axes.channels],
+        start=start,
     )
 
 

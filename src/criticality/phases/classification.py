@@ -88,7 +88,15 @@ def classify(
     if any(slope_diverges(norm.pointwise.phi) for norm in _norms(network) if isinstance(norm, PointwiseNorm)):
         nan, infinite = math.nan, dict.fromkeys(DEPTHS, math.inf)
         return Classification(
-            "divergent", nan, nan, (nan, nan), nan, Asymptote("divergent", nan, nan), True, None, infinite
+            kind="divergent",
+            exponent=nan,
+            coefficient=nan,
+            interval=(nan, nan),
+            crossover_depth=nan,
+            analytic=Asymptote("divergent", nan, nan),
+            agrees=True,
+            law=None,
+            log_apjn=infinite,
         )
     if isinstance(step, BlockStep) and step.tokens > 1:
         _refuse_slow(step)

@@ -107,20 +107,20 @@ def check_up(
     reference = log_apjn if normed else layer_norm  # its class token's share is LayerNorm's own
     allowed = reference + _MARGIN if budget is None else budget
     return CheckUp(
-        model,
-        network.depth,
-        _norms(network),
-        _phase(network, inputs, seed),
-        log_apjn,
-        None,
-        "theory",
-        layer_norm,
-        allowed,
-        log_apjn <= allowed,
-        "as given" if budget is not None else _OF_LAYER_NORM,
-        _worst(blocks),
-        _expect(network, log_apjn, allowed),
-        _advice(network, inputs, log_apjn, allowed, samples, seed),
+        model=model,
+        depth=network.depth,
+        norms=_norms(network),
+        phase=_phase(network, inputs, seed),
+        log_apjn=log_apjn,
+        log_apjn_se=None,
+        source="theory",
+        log_apjn_layer_norm=layer_norm,
+        budget=allowed,
+        within_budget=log_apjn <= allowed,
+        budget_of="as given" if budget is not None else _OF_LAYER_NORM,
+        worst_blocks=_worst(blocks),
+        expect=_expect(network, log_apjn, allowed),
+        prescription=_advice(network, inputs, log_apjn, allowed, samples, seed),
     )
 
 
@@ -137,20 +137,20 @@ def _measured(model: str, description: ModelSpec, budget: float | None, seeds: i
             allowed = math.log(depth + 1) + _MARGIN
             budget_of = f"{depth} blocks of x + W LN(x), plus {_MARGIN:g}, as {refusal}"
     return CheckUp(
-        model,
-        depth,
-        description.norm or "its own",
-        _repeated(description, seeds, seed),
-        log_apjn,
-        float(profile.log_apjn_se[0]),
-        f"measured, {seeds} seed{'s' * (seeds > 1)}",
-        reference,
-        allowed,
-        log_apjn <= allowed,
-        budget_of,
-        _worst(profile),
-        _size(log_apjn, allowed),
-        "none needed"
+        model=model,
+        depth=depth,
+        norms=description.norm or "its own",
+        phase=_repeated(description, seeds, seed),
+        log_apjn=log_apjn,
+        log_apjn_se=float(profile.log_apjn_se[0]),
+        source=f"measured, {seeds} seed{'s' * (seeds > 1)}",
+        log_apjn_layer_norm=reference,
+        budget=allowed,
+        within_budget=log_apjn <= allowed,
+        budget_of=budget_of,
+        worst_blocks=_worst(profile),
+        expect=_size(log_apjn, allowed),
+        prescription="none needed"
         if log_apjn <= allowed
         else "tune the gains of its blocks: criticality.prescription.tune.tune(model, batch, target=budget)",
     )
