@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from criticality.arguments import checked
 from criticality.errors import ArgumentError, FileError
 from criticality.lazy import lazy_module
 
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
     import xarray as xr
 else:
     xr = lazy_module("xarray")
-
-from criticality.arguments import checked
 
 __all__ = [
     "SCHEMA",
