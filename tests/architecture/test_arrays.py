@@ -19,7 +19,7 @@ with install_import_hook([f"criticality.{room}" for room in ROOMS], "array_check
 import numpy as np
 import torch
 from cases import SUBLAYERS
-from criticality.models import DynamicPointwise, ResidualNetwork, gaussian_inputs, photographs, random_tokens
+from criticality.models import DynamicPointwise, ResidualNetwork, gaussian_inputs
 from criticality.prescription import power_law, prescribe, schedule_from_data, trade_off, tune
 from criticality.measurement import input_kernels, measure, measure_between
 from criticality.phases import ResidualStep, amplification_map, classify, critical_line
@@ -81,8 +81,6 @@ trade_off(network, kernel, "constant", [0.5, 1.0])
 power_law(4, 1.0)
 schedule_from_data(Transformer(), batch, 0.5)
 tune(Transformer(), batch, 0.5, max_passes=2, probes=2)
-photographs(32)
-random_tokens(2, 8, 50)
 measure(ResidualNetwork(8, 3, "derf"), gaussian_inputs(2, 8, 0))
 for call in (
     lambda: _symmetric_log_apjn(np.ones((3, 2, 3))),
