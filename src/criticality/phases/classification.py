@@ -124,7 +124,7 @@ def classify(
 def _norms(network: ResidualStep | Network) -> list[Norm]:
     """Those that are repeated with depth."""
     if isinstance(network, Network):
-        return [sublayer.norm for sublayer in network.last_block]
+        return [norm for sublayer in network.last_block for norm in sublayer.entry_norms]
     return [network.norm]
 
 

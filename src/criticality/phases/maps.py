@@ -23,6 +23,7 @@ from criticality.phases.chebyshev import Chebyshev
 from criticality.phases.depth import BlockStep
 from criticality.pointwise import Pointwise, PointwiseFunction
 from criticality.shapes import Float
+from criticality.theory.edits import pointwise_norms
 from criticality.theory.network import Network, scale_weights
 from criticality.theory.norms import PointwiseNorm
 
@@ -100,8 +101,10 @@ def _between(
 def _own_alpha(network: Network) -> float:
     """That of the norms of the last block."""
     last = network.last_block
-    alphas = {part.norm.pointwise.alpha for part in last if isinstance(part.norm, PointwiseNorm)}
-    if len(alphas) != 1 or not all(isinstance(part.norm, PointwiseNorm) and part.placement == "pre" for part in last):
+    norms = [norm for part in last for norm in part.entry_norms]
+    alphas = {norm.pointwise.alpha for norm in pointwise_norms(last)}
+    seen = all(isinstance(norm, PointwiseNorm) for norm in norms) and len(norms) == len(pointwise_norms(last))
+    if len(alphas) != 1 or not seen or any(part.placement != "pre" for part in last):
         raise ArgumentError(f"network {network.name!r} must be pre-norm with pointwise norms of one alpha")
     return alphas.pop()
 
