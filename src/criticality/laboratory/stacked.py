@@ -136,21 +136,9 @@ def train_together(
 
 def pixels_of(run: ResidualRun, data: FashionMNIST) -> dict[str, Tensor]:
     """Of each part, as the task wants them: standardized, or in [0, 1] for ``fashion-mlp``."""
-    parts = {"train": data.train, "validation": data.validation, "test": data.test}
     if run.task == "fashion-mlp":
-        return {name: part.pixels for name, part in parts.items()}
-    return {name: _standardized(data, name) for name in parts}
-
-
-_CACHE: dict[tuple[int, str], Tensor] = {}
-
-
-def _standardized(data: FashionMNIST, name: str) -> Tensor:
-    """Kept, as a study trains hundreds of runs in one process."""
-    key = id(data), name
-    if key not in _CACHE:
-        _CACHE[key] = data.standardized(getattr(data, name))
-    return _CACHE[key]
+        return {"train": data.train.pixels, "validation": data.validation.pixels, "test": data.test.pixels}
+    return data.standard
 
 
 def _optimizer(runs: Sequence[ResidualRun], stack: Stack) -> Callable[[int], None]:
