@@ -8,9 +8,7 @@ from criticality.measurement.profile import Profile, profile
 from criticality.measurement.statistics import log_mean
 from criticality.moved import renamed_names
 
-__getattr__ = renamed_names(
-    __name__, {"ResidualPoint": "criticality.stream.Point", "residual_points": "criticality.stream.stream"}
-)
+__getattr__ = renamed_names(__name__)
 
 __all__ = [
     "Points",

@@ -33,18 +33,7 @@ _MODULES = {
     "text": ("random_tokens", "source_bytes"),
     "timm_vit": ("ViTSpec",),
 }
-_RENAMED = {
-    "HuggingFaceDescription": "HuggingFaceSpec",
-    "ModelDescription": "ModelSpec",
-    "OwnDescription": "OwnSpec",
-    "ViTDescription": "ViTSpec",
-    "describe_model": "model_spec",
-    "vit_network": "criticality.reader.read_network",
-    "huggingface_network": "criticality.reader.read_network",
-    "embedding_kernels": "criticality.measurement.input_kernels",
-    "InitializationRecorder": "criticality.weightless.laws_of(build_without_weights(factory))",
-}
-__getattr__, __dir__ = lazy_names(__name__, _MODULES, _RENAMED)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
 __all__ = [
     "INITS",

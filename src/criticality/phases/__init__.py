@@ -26,7 +26,7 @@ from criticality.phases.planes import Plane, amplification_map
 from criticality.phases.tails import Tail, tail_of
 from criticality.phases.zoo import ZOO, zoo_function, zoo_table
 
-__getattr__ = renamed_names(__name__, {"equivalent_tokens": "criticality.theory.SymmetricKernel.mean_of"})
+__getattr__ = renamed_names(__name__)
 
 __all__ = [
     "ZOO",

@@ -49,7 +49,7 @@ __all__ = [
     "verdict",
 ]
 
-__getattr__ = renamed_names(__name__, {"TOLERANCE": "criticality.studies.agreement.tolerance_of"})
+__getattr__ = renamed_names(__name__)
 
 
 @checked

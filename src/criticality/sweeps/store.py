@@ -42,7 +42,7 @@ __all__ = [
 
 zarr = require("zarr")
 
-__getattr__ = renamed_names(__name__, {"Result": "criticality.sweeps.compute.Computed"})
+__getattr__ = renamed_names(__name__)
 
 STATES = ("open", DONE, FAILED, NOT_A_NUMBER, OUT_OF_MEMORY, "damaged")
 """Of cells; what is damaged is never written, but found when it is read."""
