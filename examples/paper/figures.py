@@ -22,6 +22,7 @@ import deep
 import draw_initial
 import folds
 import gradients
+import llama
 import tolerances
 import widths
 from criticality.phases import ResidualStep, amplification, critical_line, fixed_point_of
@@ -208,5 +209,6 @@ FIGURES: dict[str, PaperFigure] = {
     "gradients": PaperFigure(gradients.SETTINGS, gradients.curve, gradients.draw, SINGLE_PRECISION),
     "folds": PaperFigure(folds.SETTINGS, folds.curve, draw_initial.draw_folds, SINGLE_PRECISION),
     "tolerances": PaperFigure(tolerances.SETTINGS, tolerances.curve, draw_initial.draw_tolerances, SINGLE_PRECISION),
+    "llama": PaperFigure(llama.SETTINGS, llama.curve, llama.draw, SINGLE_PRECISION),
     "widths": PaperFigure(widths.SETTINGS, widths.curve, draw_initial.draw_widths, SINGLE_PRECISION),
 }

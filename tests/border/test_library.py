@@ -179,6 +179,10 @@ CALLS: list[tuple[Callable, dict]] = [
     (models.load_pretrained, {"folder": "nowhere"}),
     (models.write_weights, {"model": Stream(), "path": "/proc/nowhere.safetensors"}),
     (phases.collapse_map, {"function": TANH, "sigma_w": [1.0], "attention_weight": [1.0], "mlp_weight": [1.0]}),
+    (
+        phases.exponents_map,
+        {"network": NETWORK, "depth": 2, "alpha": np.array([0.5, 1.0]), "tokens": 4, "q0": 1.0, "rho0": 0.1},
+    ),
     (phases.crossover_depth, {"function": TANH, "alpha": 1.0, "weight_variance": 1.0, "q0": 1.0}),
     (phases.crossover_depth_small_alpha, {"function": TANH, "alpha": 1.0, "weight_variance": 1.0}),
     (phases.law_of, {"step": ResidualStep(LayerNorm()), "q0": 1.0}),

@@ -27,6 +27,7 @@ from criticality.theory import (
     propagate_between,
     transformer,
 )
+from criticality.weightless import predict_sampled
 from vision import SIGMA, equivalent_tokens
 from vision import network as in_theory
 
@@ -191,3 +192,15 @@ def test_the_monitor_takes_a_probe():
     assert scalars["loss"] != scalars["normal"]
     with pytest.raises(ValueError, match="probe='mean'"):
         Monitor(model, x, probe="mean")
+
+
+@pytest.mark.parametrize("probe", ["pooled", "loss"])
+def test_models_that_are_run_without_weights_take_a_probe(probe):
+    x = equivalent_tokens(16, 128, 0.4)
+    found = predict_sampled(lambda: Vision(128, 4, "mean"), x, range(8), probe=probe)
+    expected = measure_ensemble(lambda _: Vision(128, 4, "mean"), x, range(50, 58), probe=probe)
+    normal = predict_sampled(lambda: Vision(128, 4, "mean"), x, range(8))
+    error = np.hypot(found.log_apjn_se, expected.log_apjn_se)
+    assert np.all(abs(found.log_apjn - expected.log_apjn) < 3 * error + 0.01)
+    assert float(found.log_apjn[0] - normal.log_apjn[0]) > 0.2
+    assert found.attrs["probe"] == probe

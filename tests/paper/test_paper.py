@@ -34,6 +34,7 @@ def test_figures_are_drawn_from_stored_results(tmp_path):
         "gradients",
         "folds",
         "tolerances",
+        "llama",
         "widths",
         "orthogonality",
     }

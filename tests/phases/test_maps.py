@@ -15,6 +15,7 @@ from criticality.phases import (
     amplification,
     amplification_map,
     critical_line,
+    exponents_map,
     fixed_point_of,
     transformer_map,
     zoo_function,
@@ -22,7 +23,17 @@ from criticality.phases import (
 from criticality.phases.tables import MomentTable
 from criticality.pointwise import FUNCTIONS, Pointwise
 from criticality.reports.figures import STYLE, map_figure
-from criticality.theory import MLP, Attention, LayerNorm, Linear, SymmetricKernel, make_norm, propagate, transformer
+from criticality.theory import (
+    MLP,
+    Attention,
+    LayerNorm,
+    Linear,
+    SymmetricKernel,
+    collapse_exponents,
+    make_norm,
+    propagate,
+    transformer,
+)
 from criticality.theory.network import scale_weights
 
 
@@ -263,3 +274,33 @@ def test_maps_that_do_not_exist_are_refused():
         transformer_map(
             transformer(make_norm("ln"), Attention(), MLP(Pointwise("gelu")), 1), 3, alpha=np.array([1.0, 2.0])
         )
+
+
+def test_exponents_of_transformers_are_those_of_each_block():
+    """``collapse_exponents`` of the block itself, at the variance that the network has before it."""
+    attention, mlp = Attention(output=Linear(0.7)), MLP(Pointwise("gelu"), down=Linear(2.0))
+    alphas, depth = np.array([0.3, 1.0, 2.5]), 4
+    angle, gradient = exponents_map(
+        transformer(make_norm("dyt"), attention, mlp, 1), depth, alpha=alphas, tokens=20, q0=0.8, rho0=0.3
+    )
+    for number, alpha in enumerate(alphas):
+        network = transformer(make_norm("dyt", alpha), attention, mlp, depth)
+        q = propagate(network, SymmetricKernel.of(0.8, 0.24, 20)).q.values[::2]
+        for layer in range(depth):
+            expected = collapse_exponents(network.last_block, q[layer], 20)
+            assert (angle[layer, number], gradient[layer, number]) == pytest.approx(expected, abs=1e-9)
+
+
+def test_phases_print_both_exponents():
+    run = CliRunner().invoke(main, ["phases", "transformer", "--depth", "6", "--points", "4"])
+    heads = run.stdout.splitlines()[0] if run.stdout.splitlines()[0].strip() else run.stdout.splitlines()[1]
+    assert "lambda_a depth=6" in heads
+    assert "lambda_g depth=6" in heads
+    text = CliRunner().invoke(main, ["phases", "block", "--points", "4"]).stdout
+    assert text.count("lambda_g weight=") == text.count("lambda_a weight=") == 3
+    found = json.loads(
+        CliRunner().invoke(main, ["phases", "transformer", "--depth", "6", "--points", "4", "--json"]).stdout
+    )
+    assert np.shape(found["gradient_exponent"]) == np.shape(found["log_apjn"]) == (6, 4)
+    steps = np.diff(np.array(found["log_apjn"]), axis=0)[-1]
+    assert np.all(steps < np.array(found["gradient_exponent"])[-1])  # independent gradients grow less than common ones

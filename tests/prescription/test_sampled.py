@@ -38,7 +38,7 @@ def batch() -> Tensor:
     return torch.randn(2, 8, WIDTH, generator=torch.Generator().manual_seed(2))
 
 
-@pytest.mark.parametrize("kind", ["constant", "schedule", "branch-scale", "gain"])
+@pytest.mark.parametrize("kind", ["constant", "alpha-scale", "schedule", "branch-scale", "gain"])
 def test_the_measured_model_hits_the_target(kind):
     found = prescribe_sampled(model, batch(), 0.8, kind, seeds=3)
     assert found.log_apjn_solved == pytest.approx(0.8, abs=0.01)

@@ -12,7 +12,7 @@ from criticality.measurement import measure_ensemble
 from criticality.models import ViTSpec
 from criticality.pointwise import Pointwise
 from criticality.schema import read_dataset, write_dataset
-from criticality.studies.agreement import LARGEST_TOLERANCE, standard_errors, tolerance_of
+from criticality.studies.agreement import LARGEST_TOLERANCE, fold_errors, standard_errors, tolerance_of
 from criticality.studies.compare import Comparison, compare, steps_per_case, summary
 from criticality.theory import MLP, Attention, HeadNorm, Linear, Network, Parallel, make_norm, propagate, transformer
 
@@ -72,6 +72,36 @@ def test_the_scatter_between_seeds_falls_as_one_over_the_root_of_the_width():
     assert 1.4 < scatter(64) / scatter(256) < 2.8
 
 
+@pytest.mark.parametrize("probe", ["normal", "pooled", "class", "loss"])
+def test_gradients_of_every_start_are_compared_with_their_own_theory(probe, tmp_path):
+    """One gradient at all tokens grows most; the head of this model reads the class token, so that a loss starts there."""
+    settings = {"norms": ("dyt",), "alphas": (1.0,), "inits": ("fan-in",), "depth": 3, "width": 128, "image_size": 64}
+    model = "timm:vit_tiny_patch16_224"
+    case = compare(Comparison(model, seeds=6, samples=16, probe=probe, **settings), tmp_path).isel(case=0)
+    away = abs(case.log_apjn_measured - case.log_apjn_predicted)
+    assert np.all(away < 3 * case.log_apjn_se + 0.05)
+    assert json.loads((tmp_path / "summary.json").read_text())["probe"] == probe
+    description = ViTSpec("vit_tiny_patch16_224", "dyt", 1.0, init="fan-in", depth=3, width=128, image_size=64)
+    network, kernels = description.read()
+    other = {"normal": "pooled", "pooled": "normal", "class": "pooled", "loss": "pooled"}[probe]
+    wrong = propagate(network, kernels, samples=16, probe=other).log_apjn.values[::2]
+    assert abs(float(case.log_apjn_measured[0]) - wrong[0]) > 0.3 + 3 * float(case.log_apjn_se[0])
+
+
+def test_fold_errors():
+    """By hand: five blocks before the last, split 2, 2, 1; noise alone is ``exp`` of the mean absolute value of a normal error."""
+    values = {"log_apjn_measured": [1.2, 0.9, 0.5, 0.1, 0.2, 0.0], "log_apjn_predicted": [1.0, 1.0, 0.5, 0.3, 0.1, 0.0]}
+    case = xr.Dataset({name: ("block", np.array(row)) for name, row in values.items()})
+    case["log_apjn_se"] = ("block", np.array([0.1, 0.3, 0.0, 0.2, 0.4, 0.0]))
+    found = fold_errors(case)
+    assert found["gmfe"] == pytest.approx(np.exp(0.6 / 5))
+    assert list(found["gmfe_thirds"].values()) == pytest.approx(np.exp([0.15, 0.1, 0.1]))
+    expected = np.exp(np.sqrt(2 / np.pi) * np.array([0.2, 0.1, 0.4]))
+    assert list(found["gmfe_thirds_of_noise"].values()) == pytest.approx(expected)
+    draws = np.random.default_rng(0).normal(0, 0.2, 200_000)
+    assert np.exp(np.abs(draws).mean()) == pytest.approx(np.exp(np.sqrt(2 / np.pi) * 0.2), rel=1e-3)
+
+
 def _run(folder, progress=None, workers=1, **changes):
     settings = {"model": "timm:vit_tiny_patch16_224", "norms": ("ln", "dyt"), "alphas": (0.5, 1.0), **TINY, **changes}
     return compare(Comparison(**settings), folder, progress, workers=workers)
@@ -103,6 +133,8 @@ def test_files_are_complete_and_readable(finished):
         assert case["verdict"] in ("agrees", "deviates")
         deviation = np.abs(np.subtract(case["log_apjn_predicted"], case["log_apjn_measured"]))
         assert case["largest_deviation"] == pytest.approx(deviation.max())
+        assert case["gmfe"] == pytest.approx(np.exp(deviation[:-1].mean()))
+        assert {*case["gmfe_thirds"]} == {*case["gmfe_thirds_of_noise"]} == {"shallow", "middle", "deep"}
 
 
 class _Interrupt:

@@ -11,6 +11,7 @@ from criticality.pointwise import Pointwise
 from criticality.theory import (
     MLP,
     Alpha,
+    AlphaGain,
     Attention,
     BranchGain,
     LayerNorm,
@@ -50,6 +51,8 @@ EDITS = (
     Alpha(0.5),
     Alpha(0.3, 2),
     Alpha(1.0, "final"),
+    Alpha(0.7, "attention"),
+    AlphaGain(1.5),
     Schedule(1.2),
     BranchGain(0.5, 1),
     WeightGain(2.0),
@@ -68,6 +71,19 @@ def test_norms_are_numbered_as_values_reach_them():
         assert changed == pytest.approx([0.25 if n == number else 1 + n / 10 for n in range(6)])
     assert alphas_of(edited(NESTED, [Alpha(0.5)])) == (0.5,) * 6
     assert edited(NESTED, [Alpha(0.5, "final")]) == NESTED
+
+
+def test_norms_of_a_kind_of_branch():
+    """Of parallel branches by each branch's own norm, of a shared one by attention, of sub-layers by all that is in them."""
+    assert alphas_of(edited(NESTED, [Alpha(0.25, "attention")])) == pytest.approx([0.25, 1.1, 1.2, 1.3, 1.4, 1.5])
+    assert alphas_of(edited(NESTED, [Alpha(0.25, "mlp")])) == pytest.approx([1.0, *[0.25] * 5])
+    assert alphas_of(edited(NESTED, [AlphaGain(2.0)])) == pytest.approx([2.0, 2.2, 2.4, 2.6, 2.8, 3.0])
+    shared = Network((Sublayer(Parallel((Attention(), GELU)), DYT[0]),))
+    assert alphas_of(edited(shared, [Alpha(0.25, "attention")])) == (0.25,)
+    with pytest.raises(
+        ArgumentError, match="at='mlp' of Alpha must be of a pointwise norm, and 'network' has none there"
+    ):
+        edited(shared, [Alpha(0.25, "mlp")])
 
 
 def test_a_schedule_is_of_what_each_norm_sees():

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from criticality.cli.options import FILE, INIT, NAMES, POSITIVE, common, model_changes
+from criticality.cli.options import ALPHA, FILE, INIT, NAMES, common, model_changes
 from criticality.cli.output import emit, table
 from criticality.errors import ArgumentError
 from criticality.randomness import seed_everything
@@ -18,7 +18,7 @@ from criticality.randomness import seed_everything
 @click.option(
     "--norm", help="dyt, derf, any built-in function, ln, rms or none [default: dyt, or none other with --edits]."
 )
-@click.option("--alpha", type=POSITIVE, help="Of a pointwise norm [default: 1].")
+@ALPHA
 @click.option("--with-head-norms", is_flag=True, help="Also replace norms of queries and keys.")
 @click.option("--edits", type=FILE, help="Then make the edits of this file, as prescribe --out writes it.")
 @INIT
@@ -30,7 +30,7 @@ from criticality.randomness import seed_everything
 def convert(
     model: str,
     norm: str | None,
-    alpha: float | None,
+    alpha: float | dict[str, float] | None,
     with_head_norms: bool,
     keep: tuple[str, ...],
     only: tuple[str, ...],
@@ -61,6 +61,9 @@ def convert(
     norm = norm or ("dyt" if edits is None else None)
     kept = keep or (() if with_head_norms else None)
     scope: dict[str, Any] = {"keep": kept, "only": only or None, "strict": strict}
+    by_site = isinstance(alpha, dict)  # which is seen in the data flow
+    if norm is not None and by_site:
+        scope["inputs"] = description.inputs(seed)
     replaced = [] if norm is None else [replace_norms(built, norm, alpha, **scope)]
     left = [one for conversion in replaced for one in conversion.kept]
     applied = apply_edits(read, built, description.inputs(seed), strict=strict) if read else None

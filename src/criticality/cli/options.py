@@ -90,6 +90,27 @@ class CommaSeparated(click.ParamType):
         return tuple(parts) if self.kind is None else tuple(self.kind.number(flag(param), part) for part in parts)
 
 
+class AlphaOf(NumberOf):
+    """``0.5``, or ``attention=0.8,*=0.2``: a number for all norms, or for each kind of site or pattern of names."""
+
+    def __init__(self) -> None:
+        super().__init__(Positive)
+        self.name = "number or name=number,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str) or "=" not in value:
+            return super().convert(value, param, ctx)
+        found: dict[str, float] = {}
+        for part in value.split(","):
+            pattern, _, number = (piece.strip() for piece in part.rpartition("="))
+            if not pattern or pattern in found:
+                raise ArgumentError(
+                    f"{flag(param)}={shown(value)} must be a number, or pattern=number,... with each pattern once"
+                )
+            found[pattern] = self.number(f"{flag(param)} of {pattern!r}", number)
+        return found
+
+
 class Outside(click.Path):
     """A path; an empty one is refused, and one to be written where nothing can be made."""
 
@@ -158,10 +179,15 @@ def measurement(function: F) -> F:
 
 
 def model_norm(function: F) -> F:
-    """``--norm``, ``--alpha`` and ``--init`` of one model."""
+    """``--norm``, ``--alpha``, ``--init`` and ``--embedding-scale`` of one model."""
     for option in (
+        click.option(
+            "--embedding-scale",
+            type=POSITIVE,
+            help="hf: token embeddings are multiplied by it, weights that are written not [default: as the model has them].",
+        ),
         INIT,
-        click.option("--alpha", type=POSITIVE, help="Of a pointwise norm [default: 1]."),
+        ALPHA,
         click.option(
             "--norm", help="ln, rms, none, dyt, derf, any function of the zoo or PATH.py:NAME [default: its own]."
         ),
@@ -169,6 +195,13 @@ def model_norm(function: F) -> F:
         function = option(function)
     return function
 
+
+ALPHA = click.option(
+    "--alpha",
+    type=AlphaOf(),
+    help="Of a pointwise norm [default: 1]; or by kind of site or name, such as attention=0.8,mlp=0.2,final=0.2 or"
+    " attention=0.8,*=0.2.",
+)
 
 INIT = click.option("--init", help="own (the model's) or fan-in [default: own].", default=None, show_default=False)
 
@@ -206,7 +239,7 @@ SAMPLES = click.option(
 _CHANGES = ("width", "image_size", "tokens", "text")
 
 DOES_NOT_APPLY: dict[str, tuple[str, ...]] = {
-    "predict resnet": ("init", "way", "seeds", "samples", *_CHANGES),
+    "predict resnet": ("init", "embedding_scale", "way", "seeds", "samples", *_CHANGES),
     "predict MODEL": ("sigma_w", "sigma_b", "q0", "rho0"),
     "classify --function": ("norm", "init", "way", "seeds", "to_depth", "depth", *_CHANGES),
     "classify MODEL": ("sigma_w", "sigma_b"),

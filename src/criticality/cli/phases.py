@@ -58,6 +58,8 @@ _LABELS = {
 }
 
 
+_SHORT = {"angle_exponent": "lambda_a", "gradient_exponent": "lambda_g"}
+
 _TITLES = {
     "mlp": r"MLP of {0}, layer {1}: ordered and chaotic",
     "resnet": r"residual network of {0}, depth {1}",
@@ -108,7 +110,10 @@ def _transformer(function: PointwiseFunction | LayerNorm, depth: int, points: in
     values, error = maps.transformer_map(network, depth, alpha=x, gain=gain, tokens=197, rho0=0.3)
     if gain is not None:
         return Map("alpha", "gain", "log_apjn", x, gain, values, log_x=True, log_y=True, error=error)
-    return Map("alpha", "depth", "log_apjn", x, np.arange(1.0, depth + 1), values, log_x=True, log_y=True)
+    angle, gradient = maps.exponents_map(network, depth, alpha=x, tokens=197, rho0=0.3)
+    beside = {"angle_exponent": angle, "gradient_exponent": gradient}
+    depths = np.arange(1.0, depth + 1)
+    return Map("alpha", "depth", "log_apjn", x, depths, values, log_x=True, log_y=True, beside=beside)
 
 
 def _block(function: PointwiseFunction | LayerNorm, depth: int, points: int) -> Map:
@@ -150,9 +155,10 @@ def phases(
 
     mlp: log chi after --depth layers and the correlation length 1/abs(log chi), with the critical line chi = 1, traced by root
     finding. resnet: x <- s x + lambda W phi(alpha x). transformer: pre-norm blocks of attention and GELU MLP with fan-in
-    weights, 197 tokens of correlation 0.3. block: exponents per block of gradients (lambda_g) and of angles (lambda_a) of
-    tokens that are nearly alike, x <- sqrt(1-a^2) x + a branch(LN x), --function being the MLP's. --out DIR gets phases.json,
-    phases.png and phases.svg. Nothing here is random: --seed changes nothing.
+    weights, 197 tokens of correlation 0.3, over depth with lambda_g and lambda_a (see block) of each block. block: exponents per
+    block of gradients (lambda_g) and of angles (lambda_a) of tokens that are nearly alike, x <- sqrt(1-a^2) x + a branch(LN x),
+    --function being the MLP's. --out DIR gets phases.json, phases.png and phases.svg. Nothing here is random: --seed changes
+    nothing.
     """
     if network == "block":
         left_out("phases block")
@@ -196,6 +202,12 @@ def phases(
         rows, heads = [[a, b] for a, b in zip(drawn.y, drawn.line, strict=True)], ["sigma_b", "critical sigma_w"]
     else:
         some = sorted({len(drawn.y) // 4, len(drawn.y) // 2, len(drawn.y) - 1})
-        rows = [[a, *drawn.values[some, i]] for i, a in enumerate(drawn.x)]
-        heads = [drawn.x_name, *(f"{drawn.y_name}={drawn.y[i]:.3g}" for i in some)]
+        beside = some if drawn.y_name != "depth" else some[-1:]
+        rows = [
+            [a, *drawn.values[some, i], *(values[j, i] for values in drawn.beside.values() for j in beside)]
+            for i, a in enumerate(drawn.x)
+        ]
+        at = [f"{drawn.y_name}={drawn.y[i]:.3g}" for i in some]
+        heads = [drawn.x_name, *(f"{_SHORT.get(drawn.value_name, '')} {one}".strip() for one in at)]
+        heads += [f"{_SHORT[name]} {one}" for name in drawn.beside for one in at[-len(beside) :]]
     emit(record, as_json, table(rows[:: max(1, len(rows) // 12)], heads))

@@ -156,7 +156,7 @@ def _forward(
     emit(record, as_json, forward_text(record, title))
 
 
-_CHANGES = ("norm", "alpha", "depth", "width", "image_size", "tokens", "text", "init")
+_CHANGES = ("norm", "alpha", "depth", "width", "image_size", "tokens", "text", "init", "embedding_scale")
 
 
 def _resnet(**options: Any) -> ProfileArrays:

@@ -96,9 +96,9 @@ def prescribe(
 ) -> None:
     """Solve for what gives MODEL (see predict) a log J at initialization, and list what it changes.
 
-    constant: one alpha for all norms. schedule: alpha_l = c / sqrt(K_l). branch-scale: output weights of every branch. gain: all
-    weights of the blocks. Nothing is written without --apply (safetensors; the weights are random, from --seed) or --out (the
-    prescription as JSON).
+    constant: one alpha for all norms. alpha-scale: every alpha times one number, so that those of --alpha keep their ratio.
+    schedule: alpha_l = c / sqrt(K_l). branch-scale: output weights of every branch. gain: all weights of the blocks. Nothing is
+    written without --apply (safetensors; the weights are random, from --seed) or --out (the prescription as JSON).
     """
 
     with working("load torch"):

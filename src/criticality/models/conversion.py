@@ -16,10 +16,9 @@ from criticality.errors import ArgumentError
 from criticality.extras import require
 from criticality.models.behaviour import Behaviour
 from criticality.models.normalizers import DynamicPointwise
-from criticality.models.patterns import check_patterns, matches
 from criticality.models.pretrained import RECORD, config_of, record_of
 from criticality.models.scope import Kept, Scope, affine
-from criticality.models.sites import open_by_shape
+from criticality.models.sites import alphas_of_names, open_by_shape
 from criticality.models.survey import survey
 from criticality.schema import whole_or_absent
 from criticality.stream.find import original
@@ -31,6 +30,13 @@ _OPEN = "whether it acts on queries or keys is seen with inputs"
 
 Alpha = float | Mapping[str, float] | None
 """Of all norms, or by pattern, the first that matches; see ``replace_norms``."""
+
+
+class AlphasByPattern(dict[str, float]):
+    """A mapping in a description, which has a hash; nobody changes it."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(tuple(self.items()))
 
 
 @dataclass(frozen=True)
@@ -103,16 +109,21 @@ class Conversion:
         return "\n".join([str(self), counts, *map(str, self.kept)])
 
 
-def check_norm(norm: str | None, alpha: float | None) -> None:
+def check_norm(norm: str | None, alpha: Alpha) -> Alpha:
     """Refuse an unknown norm, an ``alpha`` that is not allowed, and an ``alpha`` without a norm.
+
+    Returns:
+        ``alpha`` as a frozen dataclass can hold it.
 
     Raises:
         ValueError: naming the argument and the value.
     """
     if norm is not None:
-        make_norm(norm, alpha)
+        for value in alpha.values() if isinstance(alpha, Mapping) else [alpha]:
+            make_norm(norm, value)
     elif alpha is not None:
         raise ArgumentError(f"alpha={alpha!r} must come with a pointwise norm, and no norm was given")
+    return AlphasByPattern(alpha) if isinstance(alpha, Mapping) else alpha
 
 
 @checked
@@ -138,7 +149,8 @@ def replace_norms(
     kept, and listed in the result with the reason.
 
     Patterns are whole names (``blocks.0.norm1``), last parts (``norm1``), globs (``blocks.0.*``), regular expressions
-    (``re:blocks\\.[0-3]\\..*``) or kinds of site: ``qk-norm`` and, if there are inputs, the others of ``SITE_KINDS``.
+    (``re:blocks\\.[0-3]\\..*``) or kinds of site: ``qk-norm`` and, if there are inputs, the others of ``SITE_KINDS``, and
+    ``attention``, ``mlp`` and ``final``, by the branch that a norm of the stream is before or after (``BRANCH_KINDS``).
 
     Args:
         model: any module, also on the meta device or without weights.
@@ -180,7 +192,9 @@ def _converted(
         raise ArgumentError("model must contain its norms, but is a norm itself")
     scope = Scope(model, found, inputs, keep, only)
     chosen, kept = scope.split(strict)
-    alphas = _alphas(norm, alpha, list(chosen))
+    alphas: Mapping[str, float | None] = (
+        alphas_of_names(alpha, list(chosen), scope.fits) if isinstance(alpha, Mapping) else dict.fromkeys(chosen, alpha)
+    )
     made: dict[tuple[int, float | None], tuple[nn.Module, str]] = {}
     replacements = []
     for name, (module, seen) in chosen.items():
@@ -224,24 +238,6 @@ def write_weights(model: nn.Module, path: str | os.PathLike[str]) -> Path:
 def _whole(tensor: Any) -> torch.Tensor:
     whole: torch.Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
     return whole
-
-
-def _alphas(norm: str, alpha: Alpha, names: Sequence[str]) -> dict[str, float | None]:
-    """Of each norm by name.
-
-    Raises:
-        CriticalityError: a pattern without a match, or a norm that no pattern matches.
-    """
-    if not isinstance(alpha, Mapping):
-        return dict.fromkeys(names, alpha)
-    check_patterns("alpha", alpha, names, "a norm that is replaced")
-    found: dict[str, float | None] = {}
-    for name in names:
-        fitting = [value for pattern, value in alpha.items() if matches(pattern, name)]
-        if not fitting:
-            raise ArgumentError(f"alpha must have a pattern for norm {name!r}, such as '*' at the end")
-        found[name] = fitting[0]
-    return found
 
 
 def _replacement(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any, Protocol
@@ -22,10 +22,10 @@ from criticality.errors import (
     model_failed,
     raised,
 )
-from criticality.models.conversion import check_norm, replace_norms
+from criticality.models.conversion import Alpha, check_norm, replace_norms
 from criticality.models.fitting import require_fit
 from criticality.models.initialization import check_init, initialize_branches
-from criticality.models.sites import on_heads_by_flow
+from criticality.models.sites import alphas_by_flow, on_heads_by_flow
 from criticality.python_file import load_file
 from criticality.randomness import forked, seed_everything
 from criticality.reader import read_network
@@ -40,7 +40,7 @@ class ModelSpec(Protocol):
     @property
     def norm(self) -> str | None: ...
     @property
-    def alpha(self) -> float | None: ...
+    def alpha(self) -> Alpha: ...
     @property
     def init(self) -> str: ...
 
@@ -78,12 +78,13 @@ class OwnSpec:
 
     Attributes:
         name: ``PATH.py:FACTORY``.
-        norm, alpha, init: as for the other descriptions.
+        norm, alpha, init: as for the other descriptions; ``alpha`` a number, or by pattern, ``attention``, ``mlp`` and ``final``
+            among them.
     """
 
     name: str
     norm: str | None = None
-    alpha: Positive | None = None
+    alpha: Positive | Mapping[str, Positive] | None = None
     init: str = "own"
 
     def __post_init__(self) -> None:
@@ -96,7 +97,7 @@ class OwnSpec:
             raise UnknownNameError(
                 f"model 'module:{self.name}' must name a function {factory!r} of {path!r}, and it has none{near}"
             )
-        check_norm(self.norm, self.alpha)
+        object.__setattr__(self, "alpha", check_norm(self.norm, self.alpha))
         check_init(self.init)
 
     def create(self, device: torch.device | str | None = None) -> nn.Module:
@@ -112,7 +113,7 @@ class OwnSpec:
         if not isinstance(model, nn.Module):
             raise InputsError(f"model 'module:{self.name}' must return a torch module, but returned {shown(model)}")
         if self.norm is not None:
-            replace_norms(model, self.norm, self.alpha, keep=on_heads_by_flow(model, self))
+            replace_norms(model, self.norm, alphas_by_flow(self), keep=on_heads_by_flow(model, self))
         return model
 
     def build(self, device: torch.device | str | None = None) -> nn.Module:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from criticality.models.example_inputs import transformers_inputs
 from criticality.models.initialization import check_init
 from criticality.models.library_model import LibraryModel
 from criticality.models.pretrained import RECORD, restore_norms
-from criticality.models.sites import on_heads_by_flow
+from criticality.models.sites import alphas_by_flow, on_heads_by_flow
 from criticality.models.text import random_tokens, source_bytes
 
 BYTES = 256
@@ -39,18 +39,21 @@ class HuggingFaceSpec(LibraryModel):
 
     Attributes:
         name: path of a ``config.json`` (or of its folder), or a model type of transformers.
-        norm, alpha: replace every norm of the stream (``replace_norms``).
+        norm, alpha: replace every norm of the stream (``replace_norms``); ``alpha`` a number, or by pattern, ``attention``, ``mlp``
+            and ``final`` among them.
         depth, width, heads: blocks, channels and attention heads. With a width alone, heads keep their channels, and
             MLPs their ratio.
         image_size: pixels, of vision models.
         tokens: length of text inputs.
         text: ``bytes`` of Python's standard library, or ``random`` tokens.
         init: ``own``, or ``fan-in`` (``initialize``).
+        embedding_scale: what token embeddings are multiplied by on their way into the stream, as the published language models
+            with DyT do, by the root of their width at first.
     """
 
     name: str
     norm: str | None = None
-    alpha: Positive | None = None
+    alpha: Positive | Mapping[str, Positive] | None = None
     depth: Depth | None = None
     width: Size | None = None
     heads: Size | None = None
@@ -58,10 +61,11 @@ class HuggingFaceSpec(LibraryModel):
     tokens: Size = 64
     text: Literal["bytes", "random"] = "bytes"
     init: str = "own"
+    embedding_scale: Positive | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
-        check_norm(self.norm, self.alpha)
+        object.__setattr__(self, "alpha", check_norm(self.norm, self.alpha))
         check_init(self.init)
         self.config()
 
@@ -117,10 +121,20 @@ class HuggingFaceSpec(LibraryModel):
                 f"model 'hf:{self.name}' must be built by transformers, which raised {raised(error)}"
             ) from error
         if self.norm is not None:
-            replace_norms(model, self.norm, self.alpha, keep=on_heads_by_flow(model, self))
+            replace_norms(model, self.norm, alphas_by_flow(self), keep=on_heads_by_flow(model, self))
         else:
             restore_norms(model)
+        if self.embedding_scale is not None:
+            self._embeddings(model).register_forward_hook(_Times(self.embedding_scale))
         return model
+
+    def _embeddings(self, model: nn.Module) -> nn.Module:
+        try:
+            return cast(nn.Module, cast(Any, model).get_input_embeddings())
+        except (AttributeError, NotImplementedError):
+            raise InputsError(
+                f"embedding_scale={self.embedding_scale!r} must be left out: 'hf:{self.name}' has no token embeddings"
+            ) from None
 
     def inputs(self, seed: int = 0) -> dict[str, Tensor]:
         """Keyword arguments of the model: two or more sequences of text, 128 tokens in all at least, two photographs, or noise.
@@ -138,6 +152,16 @@ class HuggingFaceSpec(LibraryModel):
         if self.text == "random":
             text = random_tokens(sequences, self.tokens, BYTES, seed)
         return transformers_inputs(config, torch.from_numpy(text), seed)
+
+
+class _Times:
+    """A hook that multiplies what a module returns."""
+
+    def __init__(self, factor: float):
+        self.factor = factor
+
+    def __call__(self, module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+        return output * self.factor
 
 
 def _load_config(name: str) -> Any:

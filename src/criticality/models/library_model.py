@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from criticality.models.conversion import Alpha
 from criticality.models.fitting import require_fit
 from criticality.models.initialization import initialize_described
 from criticality.models.reading import described
@@ -20,7 +21,7 @@ class LibraryModel(ABC):
     """A ``ModelSpec`` of a library's model, without the library."""
 
     norm: str | None
-    alpha: float | None
+    alpha: Alpha
     init: str
 
     @abstractmethod

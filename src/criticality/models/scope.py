@@ -11,7 +11,14 @@ from torch import nn
 from criticality.errors import ArgumentError
 from criticality.models.behaviour import Behaviour
 from criticality.models.patterns import Patterns, check_patterns, matches
-from criticality.models.sites import QK_NORM, SITE_KINDS, SiteKind, norms_by_flow, on_heads_by_shape
+from criticality.models.sites import (
+    QK_NORM,
+    FoundNorms,
+    fits_word_or_name,
+    is_kind,
+    norms_by_flow,
+    on_heads_by_shape,
+)
 from criticality.models.survey import Survey
 
 
@@ -39,13 +46,11 @@ class Scope:
     ):
         self.model, self.found, self.keep, self.only = model, found, keep, only
         names = [*found.norms, *found.others]
-        self.by_flow: dict[str, SiteKind] | None = None
-        self._calls: list[tuple[str, str]] = []
-        if inputs is not None:
-            self.by_flow, self._calls = norms_by_flow(model, inputs, names)
+        self.by_flow: FoundNorms | None = None if inputs is None else norms_by_flow(model, inputs, names)
+        self._calls = [] if self.by_flow is None else self.by_flow.nameless
         for argument, patterns in (("keep", keep), ("only", only)):
-            check_patterns(argument, patterns or (), names, "a norm of the model", self._matches)
-        self._patterns = Patterns(keep or (), ("*",) if only is None else only, self._matches)
+            check_patterns(argument, patterns or (), names, "a norm of the model", self.fits)
+        self._patterns = Patterns(keep or (), ("*",) if only is None else only, self.fits)
 
     def split(self, strict: bool) -> tuple[dict[str, tuple[nn.Module, Behaviour]], list[Kept]]:
         """Those that are replaced, and those that are kept.
@@ -97,23 +102,28 @@ class Scope:
 
     def _on_heads(self, name: str, width: int | None) -> bool:
         if self.by_flow is not None:
-            return self.by_flow[name] == QK_NORM
+            return self.by_flow.kinds[name] == QK_NORM
         return on_heads_by_shape(self.model, name, width)
 
     def _outside(self, name: str) -> bool:
-        return self.by_flow is not None and self.by_flow[name] == "outside"
+        return self.by_flow is not None and self.by_flow.kinds[name] == "outside"
 
-    def _matches(self, pattern: str, name: str) -> bool:
-        if pattern in SITE_KINDS:
-            if self.by_flow is not None:
-                return self.by_flow[name] == pattern
-            if pattern != QK_NORM:
-                raise ArgumentError(
-                    f"pattern {pattern!r} is a kind of site that is seen in the data flow: give inputs=..., as for measure"
-                )
-            seen = self.found.norms.get(name)
-            return on_heads_by_shape(self.model, name, seen[1].width if seen else None)
-        return matches(pattern, name)
+    def fits(self, pattern: str, name: str) -> bool:
+        """Whether a pattern, or a kind of site or of branch, is of a norm.
+
+        Raises:
+            ArgumentError: a kind that is seen in the data flow only, without inputs.
+        """
+        if self.by_flow is not None:
+            return fits_word_or_name(self.by_flow, pattern, name)
+        if not is_kind(pattern, (*self.found.norms, *self.found.others)):
+            return matches(pattern, name)
+        if pattern != QK_NORM:
+            raise ArgumentError(
+                f"pattern {pattern!r} is a kind of site that is seen in the data flow: give inputs=..., as for measure"
+            )
+        seen = self.found.norms.get(name)
+        return on_heads_by_shape(self.model, name, seen[1].width if seen else None)
 
 
 def affine(seen: Behaviour) -> bool:

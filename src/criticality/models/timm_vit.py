@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from criticality.models.conversion import check_norm, replace_norms
 from criticality.models.images import photographs
 from criticality.models.initialization import check_init
 from criticality.models.library_model import LibraryModel
-from criticality.models.sites import on_heads_by_flow
+from criticality.models.sites import alphas_by_flow, on_heads_by_flow
 
 timm = require("timm")
 
@@ -27,7 +28,7 @@ class ViTSpec(LibraryModel):
     Attributes:
         name: as timm knows it, without ``timm:``.
         norm: ``ln``, ``rms``, ``none``, ``dyt``, ``derf`` or any built-in function, in place of every norm of the stream.
-        alpha: of a pointwise norm.
+        alpha: of a pointwise norm, or by pattern as for ``replace_norms``, ``attention``, ``mlp`` and ``final`` among them.
         depth, width, heads: blocks, channels, and attention heads (default: 64 channels each, when the width is
             changed).
         image_size: pixels.
@@ -36,7 +37,7 @@ class ViTSpec(LibraryModel):
 
     name: str
     norm: str | None = None
-    alpha: Positive | None = None
+    alpha: Positive | Mapping[str, Positive] | None = None
     depth: Depth | None = None
     width: Size | None = None
     heads: Size | None = None
@@ -52,7 +53,7 @@ class ViTSpec(LibraryModel):
             )
         if self.width is not None and self.width % self._heads_of_width():
             raise ArgumentError(f"width={self.width!r} must be divisible by heads={self._heads_of_width()}")
-        check_norm(self.norm, self.alpha)
+        object.__setattr__(self, "alpha", check_norm(self.norm, self.alpha))
         check_init(self.init)
 
     def _heads_of_width(self) -> int:
@@ -82,7 +83,7 @@ class ViTSpec(LibraryModel):
                 f"model 'timm:{self.name}' must accept {asked}, and timm says: {raised(error)}"
             ) from error
         if self.norm is not None:
-            replace_norms(model, self.norm, self.alpha, keep=on_heads_by_flow(model, self))
+            replace_norms(model, self.norm, alphas_by_flow(self), keep=on_heads_by_flow(model, self))
         return model
 
     def input_size(self) -> int:

@@ -21,7 +21,7 @@ from criticality.phases.asymptotics import (
 from criticality.phases.classification import Classification, classify
 from criticality.phases.depth import BlockStep, ResidualStep, amplification
 from criticality.phases.fixed_points import FixedPoint, critical_line, fixed_point_of
-from criticality.phases.maps import collapse_map, transformer_map
+from criticality.phases.maps import collapse_map, exponents_map, transformer_map
 from criticality.phases.planes import Plane, amplification_map
 from criticality.phases.tails import Tail, tail_of
 from criticality.phases.zoo import ZOO, zoo_function, zoo_table
@@ -47,6 +47,7 @@ __all__ = [
     "critical_line",
     "crossover_depth",
     "crossover_depth_small_alpha",
+    "exponents_map",
     "fixed_point_of",
     "law_of",
     "layer_norm_critical_bias",

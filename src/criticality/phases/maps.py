@@ -63,7 +63,7 @@ def transformer_map(
     Raises:
         ValueError: norms that are not pointwise, or values that are not positive and increasing.
     """
-    own = _own_alpha(network)
+    own = _one_alpha(network)
 
     def profile(alphas: np.ndarray, weight_gain: float) -> np.ndarray:
         """``log J`` at every depth, ``(depth, alphas)``."""
@@ -98,7 +98,7 @@ def _between(
     return found
 
 
-def _own_alpha(network: Network) -> float:
+def _one_alpha(network: Network) -> float:
     """That of the norms of the last block."""
     last = network.last_block
     norms = [norm for part in last for norm in part.entry_norms]
@@ -107,6 +107,42 @@ def _own_alpha(network: Network) -> float:
     if len(alphas) != 1 or not seen or any(part.placement != "pre" for part in last):
         raise ArgumentError(f"network {network.name!r} must be pre-norm with pointwise norms of one alpha")
     return alphas.pop()
+
+
+@checked
+def exponents_map(
+    network: Network,
+    depth: Depth,
+    *,
+    alpha: Float[np.ndarray, " alphas"],
+    tokens: Size = 64,
+    q0: Start = 1.0,
+    rho0: Correlation = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """``lambda_a`` and ``lambda_g`` (docs/theory, 13) of the networks of ``transformer_map``, whose arguments these are.
+
+    Returns:
+        Growth per block of ``log(1 - rho)`` of tokens that are nearly alike, and of their common gradients, ``(depth, alphas)``:
+        of each block at the variance that the network has before it.
+
+    Raises:
+        ValueError: as ``transformer_map``.
+    """
+    scales = np.exp(_logarithms("alpha", alpha)) / _one_alpha(network)
+    step = BlockStep(network, tokens, rho0, branch_scale=scales)
+    state = np.tile(step.start(q0)[:, None], len(scales))
+    state[0] += 2 * np.log(scales)
+    found = np.empty((2, depth, len(scales)))
+    for layer in range(depth):
+        alone, both = (
+            step.change(np.stack([state[0], np.ones_like(scales), np.full_like(scales, b), np.zeros_like(scales)]))
+            for b in (0.0, 1.0)
+        )
+        # rows of M: (1, 0) M = e^alone (1, alone's b/a), (1, 1) M = e^both (...); u - v is multiplied by M_uu - M_vu
+        difference = 2 * np.exp(alone[3]) - np.exp(both[3])
+        found[:, layer] = np.log(difference) - alone[0], alone[3] + np.log1p(alone[2])
+        state = state + step.change(state)
+    return found[0], found[1]
 
 
 @checked

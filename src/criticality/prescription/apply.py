@@ -45,7 +45,7 @@ from criticality.stream.inputs import arguments, call
 from criticality.stream.sharded import mean_over_processes
 from criticality.stream.tensors import tensors_in
 from criticality.stream.untouched import placed, untouched
-from criticality.theory.edits import Alpha, BranchGain, Edit, OtherNorm, Schedule, WeightGain
+from criticality.theory.edits import Alpha, AlphaGain, BranchGain, Edit, OtherNorm, Schedule, WeightGain
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def apply_edits(edits: Sequence[Edit], model: nn.Module, inputs: Any = None, *, 
     """
     done: list[Applied | Conversion] = []
     try:
-        for numbers, group in groupby(edits, lambda edit: isinstance(edit, (Alpha, BranchGain, WeightGain))):
+        for numbers, group in groupby(edits, lambda edit: isinstance(edit, (Alpha, AlphaGain, BranchGain, WeightGain))):
             if numbers:
                 done.append(_written([*group], Handles(model, inputs), strict=strict))
                 continue

@@ -56,7 +56,7 @@ class Ensemble:
         self.handles = [Handles(one.model, one.inputs, one.under) for one in self.ready]
         self.points, self.kinds, self.factor = points, kinds, 1.0
         self._first: dict[tuple[int, str], Law | Tensor] = {}
-        self.has_alphas = bool({"constant", "schedule"} & {*kinds})
+        self.has_alphas = bool({"constant", "alpha-scale", "schedule"} & {*kinds})
         self.patterns = patterns
         self.offsets: dict[str, float] = {}
         self.branches: tuple[int, ...] = ()
@@ -75,7 +75,7 @@ class Ensemble:
         self.final = [site.final for site in chosen]
         self._numbers = [None if site.final else inner.index(site.name) for site in chosen]
         self._before = [
-            [float(parameter_of(one.model, site.parameter).detach().double().mean()) for site in sites]
+            [site.alpha(one.model) for site in sites]
             for one, sites in zip(self.ready, self.sites, strict=self.has_alphas)
         ]
 
@@ -86,6 +86,8 @@ class Ensemble:
             return []
         if self.kinds == ("constant",):
             alphas = [value] * len(self.final)
+        elif self.kinds == ("alpha-scale",):
+            alphas = [value * before for before in self._before[0]]
         else:  # the mean square of what each norm sees, over seeds
             found = [
                 alphas_from_data(one, sites, value, under=ready.under)

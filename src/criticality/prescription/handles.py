@@ -11,8 +11,9 @@ from typing import Any
 from torch import nn
 
 from criticality.models.own_inputs import inputs_of
+from criticality.models.sites import Branches, BranchKind
 from criticality.models.survey import Survey, survey
-from criticality.prescription.scaling import Scaled, decide
+from criticality.prescription.scaling import Scaled, decide, parameter_of
 from criticality.stream import Branch, Chain, Reader, Site, Trace, trace
 from criticality.stream.find import original
 from criticality.stream.untouched import placed, untouched
@@ -28,12 +29,18 @@ class AlphaSite:
         module: itself.
         parameter: whole name of its alpha.
         final: whether it comes after the last point of its stream.
+        branch: the kind of the branch that it belongs to; ``None`` between two stages.
     """
 
     name: str
     module: nn.Module
     parameter: str
     final: bool
+    branch: BranchKind | None = None
+
+    def alpha(self, model: nn.Module) -> float:
+        """As it is in the model, its mean where it is several numbers."""
+        return float(parameter_of(model, self.parameter).detach().double().mean())
 
 
 @dataclass(frozen=True)
@@ -94,10 +101,13 @@ class Handles:
     def alphas(self) -> tuple[AlphaSite, ...]:
         """Pointwise norms of the streams, in the order of the data flow, final norms last; each module once."""
         sites: dict[str, AlphaSite] = {}
+        branches = Branches(self.found)
         for final in (False, True):
             for site in self._norm_sites(final):
                 for name, parameter in self._alphas_of(site):
-                    sites.setdefault(name, AlphaSite(name, self.model.get_submodule(name), parameter, final))
+                    if name not in sites:
+                        module, kind = self.model.get_submodule(name), branches.kind(name, final)
+                        sites[name] = AlphaSite(name, module, parameter, final, kind)
         return tuple(sites.values())
 
     @cached_property

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-Kind = Literal["constant", "schedule", "branch-scale", "gain"]
+Kind = Literal["constant", "alpha-scale", "schedule", "branch-scale", "gain"]
 
-KINDS: tuple[Kind, ...] = ("constant", "schedule", "branch-scale", "gain")
+KINDS: tuple[Kind, ...] = ("constant", "alpha-scale", "schedule", "branch-scale", "gain")

@@ -15,7 +15,7 @@ from criticality.models.patterns import Patterns
 from criticality.moved import renamed_fields
 from criticality.prescription.handles import AlphaSite, BranchHandle, Handles
 from criticality.prescription.scaling import Scaled, parameter_of
-from criticality.theory.edits import Alpha, BranchGain, Edit, WeightGain
+from criticality.theory.edits import Alpha, AlphaGain, BranchGain, Edit, WeightGain
 
 EVERYTHING = Patterns()
 
@@ -65,7 +65,7 @@ def planned(edits: Sequence[Edit], handles: Handles, patterns: Patterns = EVERYT
         CriticalityError: a number or a pattern that fits nothing; no norm, or no branch that can be scaled; with ``strict``
             something that would be left and that ``keep`` and ``only`` do not name.
     """
-    alphas = [edit for edit in edits if isinstance(edit, Alpha)]
+    alphas = [edit for edit in edits if isinstance(edit, (Alpha, AlphaGain))]
     gains = [edit for edit in edits if isinstance(edit, BranchGain)]
     weights = [edit for edit in edits if isinstance(edit, WeightGain) and edit.factor != 1.0]
     if patterns != EVERYTHING:
@@ -123,16 +123,25 @@ def split_sites(sites: Sequence[AlphaSite], patterns: Patterns) -> Split:
     return Split([site for site in sites if not reasons[site.name]], left)
 
 
-def _planned_alphas(edits: Sequence[Alpha], handles: Handles, patterns: Patterns) -> Plan:
+def _planned_alphas(edits: Sequence[Alpha | AlphaGain], handles: Handles, patterns: Patterns) -> Plan:
     if not edits:
         return Plan([], [])
     sites = alpha_sites(handles)
     inner = [site for site in sites if not site.final]
     wanted: dict[str, float] = {}
     for edit in edits:
+        if isinstance(edit, AlphaGain):
+            wanted |= {one.name: edit.factor * wanted.get(one.name, one.alpha(handles.model)) for one in sites}
+            continue
         chosen: Sequence[AlphaSite] = sites
         if edit.at == "final":
             chosen = [site for site in sites if site.final]
+        elif isinstance(edit.at, str) and edit.at != "all":
+            chosen = [site for site in sites if site.branch == edit.at]
+            if not chosen:
+                raise ArgumentError(
+                    f"at={edit.at!r} of Alpha must be of a norm of {type(handles.model).__name__}, which has none there"
+                )
         elif edit.at != "all":
             chosen = [inner[_numbered(edit.at, inner, "norm", handles)]]
         wanted |= dict.fromkeys((site.name for site in chosen), edit.value)
@@ -245,6 +254,5 @@ def other_norms(handles: Handles, patterns: Patterns = EVERYTHING) -> list[Untou
 
 
 def _alpha(handles: Handles, site: AlphaSite, alpha: float) -> Change:
-    before = parameter_of(handles.model, site.parameter).detach()
-    value = torch.full_like(before, alpha)
-    return Change(site.name, "alpha", float(before.double().mean()), alpha, ((site.parameter, value),))
+    value = torch.full_like(parameter_of(handles.model, site.parameter).detach(), alpha)
+    return Change(site.name, "alpha", site.alpha(handles.model), alpha, ((site.parameter, value),))

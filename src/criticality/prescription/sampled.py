@@ -109,6 +109,7 @@ def prescribe_sampled(
 
 _WHAT: dict[Kind, str] = {
     "constant": "constant alphas of {:.3f} give",
+    "alpha-scale": "alphas times {:.3f}, their ratios kept, give",
     "schedule": "schedule alphas of {:.3f} / sqrt(q_l) give",
     "branch-scale": "branches scaled by {:.3f} give",
     "gain": "weights of the branches scaled by {:.3f} give",

@@ -23,6 +23,7 @@ from criticality.prescription.kinds import Kind
 from criticality.theory import Network, SymmetricKernel, propagate
 from criticality.theory.edits import (
     Alpha,
+    AlphaGain,
     BranchGain,
     Edit,
     OtherNorm,
@@ -56,8 +57,9 @@ class Prescription:
     """What to set so that a network at initialization has a given ``log J``.
 
     Attributes:
-        kind: ``constant`` alpha, ``schedule`` ``alpha_l = value / sqrt(K_l)``, ``branch-scale`` (output weights of every
-            branch times value) or ``gain`` (all weights of the blocks times value).
+        kind: ``constant`` alpha, ``alpha-scale`` (every alpha times value, so that those of attention and MLP keep their ratio),
+            ``schedule`` ``alpha_l = value / sqrt(K_l)``, ``branch-scale`` (output weights of every branch times value) or ``gain``
+            (all weights of the blocks times value).
         value: the one number that was solved for.
         edits: that make it, in order: they can be kept as JSON (``write_edits``) and applied elsewhere.
         log_apjn: ``log J(0 -> L)`` predicted with it.
@@ -80,7 +82,7 @@ class Prescription:
 
     @property
     def alphas(self) -> tuple[float, ...]:
-        """Of the norms of the blocks, in order; empty where they are left alone."""
+        """Of the norms of the blocks, in order; empty where they are left alone, or scaled as they are."""
         return tuple(edit.value for edit in self.edits if isinstance(edit, Alpha) and edit.at != "final")
 
     @property
@@ -114,7 +116,7 @@ class Prescription:
 def edits_of_kind(kind: Kind, value: float) -> tuple[Edit, ...]:
     """What a value of a kind means, before it is known of each norm."""
     kinds: dict[Kind, Callable[[float], Edit]] = {
-        "constant": Alpha, "schedule": Schedule, "branch-scale": BranchGain, "gain": WeightGain
+        "constant": Alpha, "alpha-scale": AlphaGain, "schedule": Schedule, "branch-scale": BranchGain, "gain": WeightGain
     }  # fmt: skip
     return (kinds[kind](value),)
 
@@ -142,7 +144,7 @@ def prescribe(
     that stays within the target.
 
     Args:
-        network: with pointwise norms (``constant``, ``schedule``) or any.
+        network: with pointwise norms (``constant``, ``alpha-scale``, ``schedule``) or any.
         inputs: kernels at its start, as for ``propagate``.
         target: ``log J(0 -> L)``, or that of the same network with LayerNorm: ``"preln"``, or ``"preln-tokens"`` with its
             class token's share.
@@ -220,7 +222,8 @@ def changed_network(network: Network, inputs: Sequence[Kernel], kind: Kind, valu
     """The network with one kind of prescription applied, its norms' alphas set one after the other along the stream.
 
     Raises:
-        UndescribedError: ``constant`` or ``schedule`` for a network without pointwise norms, ``branch-scale`` for post-norm.
+        UndescribedError: ``constant``, ``alpha-scale`` or ``schedule`` for a network without pointwise norms, ``branch-scale`` for
+            post-norm.
     """
     try:
         return edited(network, edits_of_kind(kind, value), inputs)
@@ -294,6 +297,7 @@ def _why(kind: Kind, value: float, target: float | str, wanted: float) -> str:
     )
     reasons = {
         "constant": f"the largest alpha within {aim}, as log J rises with alpha",
+        "alpha-scale": f"every alpha times {value:.3f}, their ratios kept: the largest within {aim}, as log J rises with alpha",
         "schedule": f"alpha_l = {value:.3f} / sqrt(K_l) keeps alpha^2 K the same at every depth, which makes log J"
         " a power law of"
         f" depth; {value:.3f} gives {aim}",

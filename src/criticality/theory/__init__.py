@@ -6,6 +6,7 @@ from criticality.theory.branches import MLP, Attention, GatedMLP, Linear, Normed
 from criticality.theory.collapse import CollapseExponents, collapse_exponents
 from criticality.theory.edits import (
     Alpha,
+    AlphaGain,
     BranchGain,
     Edit,
     OtherNorm,
@@ -28,6 +29,7 @@ __getattr__ = renamed_names(__name__)
 __all__ = [
     "MLP",
     "Alpha",
+    "AlphaGain",
     "Attention",
     "BranchGain",
     "CollapseExponents",

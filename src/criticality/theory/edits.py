@@ -32,10 +32,22 @@ Number = Annotated[int, Whole(low=0)]
 
 @dataclass(frozen=True)
 class Alpha:
-    """``alpha`` of a pointwise norm of the stream: of one by number, of ``all``, or of those after the last block (``final``)."""
+    """``alpha`` of a pointwise norm of the stream: of one by number, of ``all``, of those of branches with ``attention`` (a norm
+    that branches of both kinds share among them), of those of other branches (``mlp``), or of those after the last block
+    (``final``)."""
 
     value: Positive
-    at: Number | Literal["all", "final"] = "all"
+    at: Number | Literal["all", "attention", "mlp", "final"] = "all"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class AlphaGain:
+    """``alpha`` of every pointwise norm of the stream, those after the last block among them, times ``factor``."""
+
+    factor: Positive
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -86,10 +98,11 @@ class OtherNorm:
         make_norm(self.norm, self.alpha)
 
 
-Edit = Alpha | Schedule | BranchGain | WeightGain | OtherNorm
+Edit = Alpha | AlphaGain | Schedule | BranchGain | WeightGain | OtherNorm
 
 _WORDS: dict[str, type] = {
     "alpha": Alpha,
+    "alpha-gain": AlphaGain,
     "schedule": Schedule,
     "branch-gain": BranchGain,
     "weight-gain": WeightGain,
@@ -167,6 +180,8 @@ def edited(network: Network, edits: Sequence[Edit], inputs: Sequence[Kernel] = (
             network = _with_other_norm(network, edit)
         elif isinstance(edit, Schedule):
             network = _scheduled(network, edit.c, inputs)
+        elif isinstance(edit, AlphaGain):
+            network = _with_alphas(network, lambda norm, factor=edit.factor: norm.pointwise.alpha * factor)  # type: ignore[misc]
         elif edit.at != "final":
             network = _with_alpha(network, edit)
     return network
@@ -196,19 +211,58 @@ def _of_alpha(norm: PointwiseNorm, alpha: float) -> PointwiseNorm:
     return PointwiseNorm(replace(norm.pointwise, alpha=alpha))
 
 
-def _with_alpha(network: Network, edit: Alpha) -> Network:
-    norms = pointwise_norms(network)
-    if not norms:
+def _with_alphas(network: Network, alpha: Callable[[PointwiseNorm], float]) -> Network:
+    if not pointwise_norms(network):
         raise UndescribedError(
             f"network {network.name!r} must have pointwise norms for an alpha to be set, and has none"
         )
-    if edit.at == "all":
-        return cast(Network, rebuilt(_at_norms(lambda norm: _of_alpha(norm, edit.value)), network))
-    if cast(int, edit.at) >= len(norms):
+    return cast(Network, rebuilt(_at_norms(lambda norm: _of_alpha(norm, alpha(norm))), network))
+
+
+def _with_alpha(network: Network, edit: Alpha) -> Network:
+    norms = pointwise_norms(network)
+    if edit.at == "all" or not norms:
+        return _with_alphas(network, lambda norm: edit.value)
+    if isinstance(edit.at, str):
+        return _with_alpha_of_kind(network, edit)
+    if edit.at >= len(norms):
         raise ArgumentError(
             f"at={edit.at!r} of Alpha must be the number of a norm, and {network.name!r} has {len(norms)}"
         )
-    return cast(Network, _with_nth(network, cast(int, edit.at), lambda norm: _of_alpha(norm, edit.value)))
+    return cast(Network, _with_nth(network, edit.at, lambda norm: _of_alpha(norm, edit.value)))
+
+
+def _with_alpha_of_kind(network: Network, edit: Alpha) -> Network:
+    """Of the norms of sub-layers, and of branches with a norm of their own, that hold attention or hold none."""
+    set_here = 0
+
+    def visit(part: Any) -> Any:
+        nonlocal set_here
+        if not isinstance(part, (Sublayer, Normed)):
+            return DESCEND
+        changes: dict[str, Any] = {"branch": rebuilt(visit, part.branch)}
+        if any(isinstance(one, Attention) for one in _parts(part.branch)) == (edit.at == "attention"):
+            norms = {name: getattr(part, name, None) for name in ("norm", "output_norm")}
+            own = {name: _of_alpha(norm, edit.value) for name, norm in norms.items() if isinstance(norm, PointwiseNorm)}
+            set_here += len(own)
+            changes |= own
+        return replace(part, **changes)
+
+    changed = cast(Network, rebuilt(visit, network))
+    if not set_here:
+        raise ArgumentError(f"at={edit.at!r} of Alpha must be of a pointwise norm, and {network.name!r} has none there")
+    return changed
+
+
+def _parts(part: Any) -> list[Any]:
+    found: list[Any] = []
+
+    def visit(one: Any) -> Any:
+        found.append(one)
+        return DESCEND
+
+    rebuilt(visit, part)
+    return found
 
 
 def _at_norms(change: Callable[[PointwiseNorm], Any]) -> Callable[[Any], Any]:
