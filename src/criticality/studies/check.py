@@ -153,7 +153,7 @@ def _measured(model: str, description: ModelSpec, budget: float | None, seeds: i
         expect=_size(log_apjn, allowed),
         prescription="none needed"
         if log_apjn <= allowed
-        else "tune the gains of its blocks: criticality.prescription.tune.tune(model, batch, target=budget)",
+        else "tune the gains of its blocks: criticality.tune(model, batch, target=budget)",
     )
 
 
