@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from criticality.models import OwnSpec, model_spec
 from criticality.moved import MOVED
 from criticality.pointwise import Pointwise
 from criticality.prescription import Change, Prescription
@@ -79,7 +80,9 @@ def test_fields(kind):
 
 
 def test_reading():
-    for one, name in ((MLP(Pointwise("relu")), "in_variance"), (Attention(), "queries"), (Attention(), "key_variance")):
+    specs = (model_spec("timm:vit_tiny_patch16_224"), model_spec("hf:bert"), OwnSpec(f"{__file__}:found"))
+    parts = ((MLP(Pointwise("relu")), "in_variance"), (Attention(), "queries"), (Attention(), "key_variance"))
+    for one, name in (*parts, *((spec, "describe") for spec in specs)):
         with pytest.raises(AttributeError, match=rf"no attribute '{name}': it is .* since version 0\.2"):
             getattr(one, name)
 
