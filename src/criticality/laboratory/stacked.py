@@ -131,7 +131,9 @@ def train_together(
                 break
     records.record(run.steps)
     series = [values.T.double().cpu().numpy() for values in (losses, right)]
-    return _datasets(runs, stack, data, pixels, records, series[0], series[1], time.perf_counter() - began)
+    return _datasets(
+        runs, stack, data, pixels, records, losses=series[0], right=series[1], seconds=time.perf_counter() - began
+    )
 
 
 def pixels_of(run: ResidualRun, data: FashionMNIST) -> dict[str, Tensor]:
@@ -193,6 +195,7 @@ def _datasets(
     data: FashionMNIST,
     pixels: dict[str, Tensor],
     records: Records,
+    *,
     losses: np.ndarray,
     right: np.ndarray,
     seconds: float,
