@@ -8,6 +8,7 @@ from typing import Any
 
 import nets
 import numpy as np
+import odd_nets
 import pytest
 import torch
 from torch import Tensor, nn
@@ -73,8 +74,8 @@ CASES = {
         ("blocks.{}.0.out.weight blocks.{}.0.out.bias", "blocks.{}.1.3.weight blocks.{}.1.3.bias"),
     ),
     "branch blocks": Case(nets.BranchBlocks, ("pre-norm",), ("blocks.{}.0",), ("blocks.{}.3.weight blocks.{}.3.bias",)),
-    "transposed weights": Case(nets.Transposed, ("pre-norm",), ("blocks.{}.norm",), ("blocks.{}.second",)),
-    "norm written out": Case(nets.Written, ("pre-norm",), ("rsqrt",), (SECOND,)),
+    "transposed weights": Case(odd_nets.Transposed, ("pre-norm",), ("blocks.{}.norm",), ("blocks.{}.second",)),
+    "norm written out": Case(odd_nets.Written, ("pre-norm",), ("rsqrt",), (SECOND,)),
 }
 
 
@@ -223,7 +224,7 @@ def test_the_stream_ends_where_the_deepest_of_several_outputs_begins(form: Any) 
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_rotations_inside_attention_are_no_points_of_a_shallow_stream(depth: int) -> None:
-    net, x = nets.build(nets.Rotary, depth), nets.vectors()
+    net, x = nets.build(odd_nets.Rotary, depth), nets.vectors()
     run_plainly(net, x)
     expected = plain_log_apjn(net.seen)
     found = measure(net, x, points="sublayers")
@@ -241,7 +242,7 @@ def test_a_block_that_is_applied_again_and_again_has_a_point_for_each_time() -> 
 
 
 def test_shapes_may_change_along_the_stream() -> None:
-    net, x = nets.build(nets.Stages), nets.vectors(2, 3, 16, 16)
+    net, x = nets.build(odd_nets.Stages), nets.vectors(2, 3, 16, 16)
     run_plainly(net, x)
     expected = plain_log_apjn(net.seen)
     np.testing.assert_allclose(measure(net, x).log_apjn, expected, atol=2e-5)
@@ -250,7 +251,7 @@ def test_shapes_may_change_along_the_stream() -> None:
 
 
 def test_sequence_first_streams_are_read_along_their_tokens() -> None:
-    net = nets.build(nets.SequenceFirst)
+    net = nets.build(odd_nets.SequenceFirst)
     common = nets.vectors(1, 3, nets.WIDTH)
     x = 0.95 * common + 0.3 * nets.vectors(7, 3, nets.WIDTH)  # tokens of one sequence are alike
     run_plainly(net, x)
@@ -264,7 +265,7 @@ def test_sequence_first_streams_are_read_along_their_tokens() -> None:
 
 
 def test_ids_may_be_hashed_before_they_are_looked_up() -> None:
-    net, ids = nets.build(nets.Hashed), torch.randint(0, 500, (2, 5), generator=torch.Generator().manual_seed(2))
+    net, ids = nets.build(odd_nets.Hashed), torch.randint(0, 500, (2, 5), generator=torch.Generator().manual_seed(2))
     net(ids)
     expected = plain_log_apjn(net.seen)
     np.testing.assert_allclose(measure(net, ids).log_apjn, expected, atol=2e-5)
@@ -288,7 +289,7 @@ def test_a_bag_of_embeddings_is_a_source() -> None:
 
 @pytest.mark.parametrize("how", ["no gradients", "inference mode", "detached", "codes"])
 def test_behind_values_without_gradients_the_stream_is_that_of_the_rest(how: str) -> None:
-    net, x = nets.build(nets.Behind, how), nets.vectors()
+    net, x = nets.build(odd_nets.Behind, how), nets.vectors()
     with pytest.warns(UserWarning, match="no gradient passes from the inputs"):
         found = measure(net, x)
     rest = measure(net.rest, net.before(x).detach().clone())
@@ -298,7 +299,7 @@ def test_behind_values_without_gradients_the_stream_is_that_of_the_rest(how: str
 
 
 def test_encoder_and_decoder_have_a_stream_each() -> None:
-    net = nets.build(nets.EncoderDecoder)
+    net = nets.build(odd_nets.EncoderDecoder)
     tokens = torch.randint(0, 40, (2, 6), generator=torch.Generator().manual_seed(1)), torch.randint(0, 40, (2, 5))
     net(*tokens)
     encoder, decoder = plain_log_apjn(net.encoded), plain_log_apjn(net.seen)
@@ -311,17 +312,17 @@ def test_encoder_and_decoder_have_a_stream_each() -> None:
 @pytest.mark.parametrize("how", ["reentrant", "not reentrant"])
 def test_checkpointing_changes_nothing_at_the_boundaries_of_blocks(how: str) -> None:
     x = nets.vectors()
-    plain, again = (measure(nets.build(nets.Checkpointed, one), x) for one in (None, how))
+    plain, again = (measure(nets.build(odd_nets.Checkpointed, one), x) for one in (None, how))
     np.testing.assert_allclose(again.log_apjn, plain.log_apjn, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("net", "inputs", "said"),
     [
-        (nets.Dense, (3, 8), "1 joins were found, at none of which something is added"),
-        (nets.UNet, (1, 8, 32, 32), "none for"),
-        (nets.TwoLanes, (2, 5, nets.WIDTH), "several lanes"),
-        (nets.Plain, (2, nets.WIDTH), "0 joins"),
+        (odd_nets.Dense, (3, 8), "1 joins were found, at none of which something is added"),
+        (odd_nets.UNet, (1, 8, 32, 32), "none for"),
+        (odd_nets.TwoLanes, (2, 5, nets.WIDTH), "several lanes"),
+        (odd_nets.Plain, (2, nets.WIDTH), "0 joins"),
     ],
     ids=["dense", "U-Net", "two lanes", "no skip"],
 )

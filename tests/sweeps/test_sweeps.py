@@ -187,16 +187,8 @@ def test_killed_again_and_again(tmp_path, cells):
         "fixed": {"log": str(log), "sleep": 0.1},
     }
     (tmp_path / "study.yaml").write_text(json.dumps(study))
-    command = [
-        sys.executable,
-        "-m",
-        "criticality.cli.main",
-        "sweep",
-        "run",
-        str(tmp_path / "study.yaml"),
-        "--out",
-        str(store),
-    ]
+    verb = ["sweep", "run", str(tmp_path / "study.yaml"), "--out", str(store)]
+    command = [sys.executable, "-m", "criticality.cli.main", *verb]
     chance, kills, finished = random.Random(0), 0, 0
     driver = None
     while kills < KILLS:

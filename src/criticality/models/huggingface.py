@@ -25,12 +25,14 @@ from criticality.models.library_model import LibraryModel
 from criticality.models.pretrained import RECORD, restore_norms
 from criticality.models.sites import alphas_by_flow, on_heads_by_flow
 from criticality.models.text import random_tokens, source_bytes
+from criticality.moved import renamed_fields
 
 BYTES = 256
 SEQUENCES, BATCH_TOKENS = 2, 128
 """A batch of text is as many sequences as hold so many tokens, at least two: from one short stretch to another J differs much."""
 
 
+@renamed_fields(describe="read(seed)")
 @dataclass(frozen=True)
 class HuggingFaceSpec(LibraryModel):
     """A Hugging Face model by config, with what is changed of it; ``None`` keeps the config's own value.
