@@ -85,7 +85,7 @@ def _opening(store: list[dict[str, Any]]) -> Iterator[str]:
     )
     yield ""
     yield f"Made by `benchmarks/families` ({versions}) and `docs/make_families.py`."
-    others = sorted({row["way"] for row in store if row["source"] == "libraries" and "way" in row})
+    others = sorted({row["way"].partition(",")[0] for row in store if row["source"] == "libraries" and "way" in row})
     yield f"Other libraries: {', '.join(others)}."
     yield ""
 
