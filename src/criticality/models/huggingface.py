@@ -273,6 +273,9 @@ def _resize(config: Any, width: int, heads: int | None) -> None:
         config.num_key_value_heads = max(1, heads * groups // old_heads)
         if heads % config.num_key_value_heads:
             config.num_key_value_heads = heads
+    rotated = getattr(config, "rotary_dim", None)
+    if isinstance(rotated, int):  # the same share of a head's channels, in pairs
+        config.rotary_dim = max(2, rotated * (width // heads) // (old_width // old_heads) // 2 * 2)
     if getattr(config, "head_dim", None) is not None:
         with suppress(AttributeError):  # where it follows from width and heads
             config.head_dim = (
