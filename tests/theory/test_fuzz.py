@@ -26,7 +26,7 @@ from criticality.theory import (
     TokenKernel,
     propagate,
 )
-from criticality.theory.propagation import propagated_each
+from criticality.theory.propagation import propagated
 
 FUNCTIONS = ["tanh", "erf", "arctan", "isru", "gelu", "silu", "relu", "identity"]
 TOKENS = 6
@@ -144,7 +144,7 @@ def test_valid_architectures_are_finite_and_consistent(seed):
 def test_inputs_and_seeds_that_go_together_are_what_each_is_alone(seed):
     network, rng = architecture(seed, symmetric=False)
     kernels, seeds = [random_kernel(rng) for _ in range(3)], [seed, 50 + seed]
-    for number, together in zip(seeds, propagated_each(network, kernels, seeds, samples=4), strict=True):
+    for number, together in zip(seeds, propagated(network, kernels, seeds, samples=4), strict=True):
         alone = [propagate(network, kernel, samples=4, seed=number) for kernel in kernels]
         mean = logsumexp([one.log_apjn for one in alone], axis=0) - math.log(3)
         assert together["log_apjn"] == pytest.approx(mean, abs=1e-6)
