@@ -10,6 +10,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import forks
 
+os.environ.setdefault("DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD", "forkserver")
+"""Processes of sweeps import Dask once; tests that kill and interrupt them start them as the library does."""
+
 gc.disable()  # while torch, timm and transformers are imported, of which nothing is garbage
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one core each; the process that waits for them needs no torch
