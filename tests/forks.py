@@ -35,6 +35,7 @@ def serve() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if os.fork():
         theirs.close()
+        atexit.register(ours.close)
         _server = ours
         return
     try:
