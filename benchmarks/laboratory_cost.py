@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from criticality.laboratory.tasks import task
-from criticality.laboratory.train import Run, _model, _optimizers, _step
+from criticality.laboratory.train import Run, Training
 from side_by_side import machine, saved_bytes
 
 NORMS = {"none": None, "rms": None, "ln": None, "dyt": 1.0, "derf": 1.0}
@@ -27,20 +27,17 @@ class Trainer:
     """One model of the laboratory, stepped on the same batch again and again."""
 
     def __init__(self, norm: str, width: int, depth: int, batch: int):
-        self.run = Run(norm=norm, alpha=NORMS[norm], width=width, depth=depth, batch=batch)
-        self.made = task("digits")
-        torch.manual_seed(0)
-        self.model = _model(self.run, self.made)
-        self.optimizers = _optimizers(self.run, self.model)
-        self.batch = self.made.batch(batch, torch.Generator().manual_seed(0))
+        run = Run(norm=norm, alpha=NORMS[norm], width=width, depth=depth, batch=batch)
+        self.training = Training(run, task("digits"))
+        self.batch = self.training.made.batch(batch, torch.Generator().manual_seed(0))
 
     def step(self) -> float:
         start = time.process_time()
-        _step(self.run, self.made, self.model, self.optimizers, self.batch, 1e-5, "cpu")
+        self.training.update(self.batch, 1e-5)
         return time.process_time() - start
 
     def saved_bytes(self) -> int:
-        return saved_bytes(lambda: self.made.loss(self.model, self.batch))
+        return saved_bytes(lambda: self.training.made.loss(self.training.model, self.batch))
 
 
 def compare(width: int, depth: int, batch: int, rounds: int) -> list[dict[str, float | str]]:

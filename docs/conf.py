@@ -29,6 +29,7 @@ extensions = [
     "verdicts",
     "explorers",
     "accessibility",
+    "signatures",
 ]
 exclude_patterns = [
     "package.md",
@@ -57,8 +58,7 @@ bibtex_default_style = "unsrt"
 bibtex_reference_style = "author_year"
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "both"  # signatures with the shapes of arrays
-autodoc_typehints_description_target = "documented"
+autodoc_typehints = "signature"  # with the shapes of arrays
 suppress_warnings = [
     "ref.python",  # a field that two classes share is linked to one of them
     "myst-nb.lexer",  # of pages that are not executed

@@ -15,7 +15,7 @@ from typing import Any
 
 DOCS = Path(__file__).parent
 sys.path.append(str(DOCS.parent / "benchmarks" / "families"))
-LIBRARIES = {"hf": "transformers", "timm": "timm"}
+LIBRARIES = {"hf": "transformers", "timm": "timm", "libraries": "other libraries"}
 REFUSED: dict[str, dict[str, list[str]]] = json.loads((DOCS / "data" / "families_refused.json").read_text())
 """Of each model that is refused, by library: its kind, one of ``KINDS``, and what was found in it."""
 KINDS = {
@@ -25,7 +25,7 @@ KINDS = {
 }
 
 _GROUPS = {
-    "Not finite, or too small for single precision: refused": r"NotFiniteError",
+    "Not finite, zero, or too small for single precision: refused": r"NotFiniteError|ZeroGradientError",
     "Law of a weight unknown: refused": r"UnknownLawError",
     "Past the limit of time or memory": r"took more than|process ended|memory",
     "The model's own code fails": r"ModelFailedError",
@@ -75,7 +75,8 @@ def _opening(store: list[dict[str, Any]]) -> Iterator[str]:
     yield (
         "Every model type of Hugging Face transformers that `AutoModel` builds, and one small model of each module file of"
         " timm, with seven hybrids and DINOv3 models more, made small by the fields of its configuration (four layers, width"
-        " 256), on random inputs, each with its own initialization. *Measured*: really drawn weights, 3 seeds. *Predicted*: the"
+        " 256), and models of seventeen other libraries, small by their arguments, on random inputs, each with its own"
+        " initialization. *Measured*: really drawn weights, 3 seeds. *Predicted*: the"
         " model run without its weights, 3 other seeds. The residual stream is found in the data flow of each; nothing of a"
         " model's name, class or parameters is known to the library. A model agrees when |predicted − measured| ≤ 0.05 + 3"
         " combined standard errors at every boundary of blocks; one that does not is tried again with 8 + 8 seeds, and at twice"
@@ -84,6 +85,8 @@ def _opening(store: list[dict[str, Any]]) -> Iterator[str]:
     )
     yield ""
     yield f"Made by `benchmarks/families` ({versions}) and `docs/make_families.py`."
+    others = sorted({row["way"].partition(",")[0] for row in store if row["source"] == "libraries" and "way" in row})
+    yield f"Other libraries: {', '.join(others)}."
     yield ""
 
 
@@ -102,8 +105,8 @@ def _summary(store: list[dict[str, Any]]) -> Iterator[str]:
             f" ({_percent(number['agree'], number['predicted'])}) | {number['without']} | {number['lanes']} |"
         )
     yield ""
-    for source, library in LIBRARIES.items():
-        yield from _against_goals(library, [row for row in store if row["source"] == source])
+    for source in ("hf", "timm"):
+        yield from _against_goals(LIBRARIES[source], [row for row in store if row["source"] == source])
     compared = [row for row in store if "excess" in row]
     errors = sorted(max(map(abs, _errors(row))) for row in compared)
     differences = sorted(
@@ -191,7 +194,7 @@ def _stage(row: dict[str, Any]) -> str:
 
 
 def _name(row: dict[str, Any]) -> str:
-    return f"{row['name']} ({LIBRARIES[row['source']]})"
+    return row["name"] if row["source"] == "libraries" else f"{row['name']} ({LIBRARIES[row['source']]})"
 
 
 def _clean(error: str) -> str:

@@ -96,11 +96,16 @@ def main() -> None:
         for norm in ("dyt", "derf"):
             rows += [row(name, norm, depth, *choice) for name, choice in choices(norm, depth).items()]
     (DOCS / "data" / "prescriptions.json").write_text(json.dumps(rows, indent=1) + "\n")
-    write(rows)
+    (DOCS / "prescriptions.md").write_text(page(rows))
+    draw(rows)
 
 
-def write(rows: list[dict]) -> None:
-    names = list(dict.fromkeys((r["norm"], r["choice"]) for r in rows))
+def names_of(rows: list[dict]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((r["norm"], r["choice"]) for r in rows))
+
+
+def page(rows: list[dict]) -> str:
+    names = names_of(rows)
     lines = [
         "# What each choice of alpha gives",
         "",
@@ -128,7 +133,11 @@ def write(rows: list[dict]) -> None:
         "![log J against depth for each choice](figures/prescriptions.png)",
         "",
     ]
-    (DOCS / "prescriptions.md").write_text("\n".join(lines))
+    return "\n".join(lines)
+
+
+def draw(rows: list[dict]) -> None:
+    names = names_of(rows)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.4, 3.6), layout="constrained")
         axes = figure.subplots(1, 2, sharey=True)

@@ -1,7 +1,9 @@
-"""Does the prediction without weights agree with the measurement, for every model type of transformers and module of timm?
+"""Does the prediction without weights agree with the measurement, for every model type of transformers, every module of timm, and
+models of other libraries?
 
     python benchmarks/families hf timm --store docs/data/families.jsonl
     python benchmarks/families hf --only llama,t5 --store /tmp/some.jsonl
+    python benchmarks/families libraries --installed FOLDER --store docs/data/families.jsonl
 
 Each model is tried in a process of its own, with a limit of time and of memory; one line of JSON each, and what is in the
 store is not tried again (``--again`` results).  ``docs/make_families.py`` makes the page.
@@ -23,6 +25,7 @@ import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from subprocess import run
@@ -89,6 +92,7 @@ def _child(task: Callable[[Say], None], writer: int, seconds: float) -> None:
 def cases(sources: list[str], only: set[str]) -> Iterator[tuple[str, str, Callable[[Say], None]]]:
     """Source, name and task of each model."""
     from compare import tried
+    from libraries import library_cases, library_model
     from sources import HYBRIDS, timm_model, timm_modules, transformers_model, transformers_types
 
     if "hf" in sources:
@@ -99,17 +103,24 @@ def cases(sources: list[str], only: set[str]) -> Iterator[tuple[str, str, Callab
         for module, name in [*timm_modules().items(), *(("hybrid", name) for name in HYBRIDS)]:
             if not only or module in only:
                 yield "timm", f"{module}: {name}", lambda say, name=name: tried(lambda w: timm_model(name), say, (0,))  # type: ignore[misc]
+    if "libraries" in sources:
+        for library, name, build, inputs in library_cases():
+            if not only or library in only or name in only:
+                ready = partial(library_model, library, build, inputs)
+                yield "libraries", f"{library}, {name}", lambda say, ready=ready: tried(lambda w: ready(), say, (0,))  # type: ignore[misc]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sources", nargs="+", choices=("hf", "timm"))
+    parser.add_argument("sources", nargs="+", choices=("hf", "timm", "libraries"))
     parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--installed", default="", help="folder of packages that are not of the environment")
     parser.add_argument("--only", default="", help="names, comma separated")
     parser.add_argument("--again", default="", help="results that are tried again, comma separated")
     parser.add_argument("--limit", type=float, default=100.0, help="seconds of processor time for each model")
     parser.add_argument("--until", default="", help="stop at this time of day, HH:MM")
     options = parser.parse_args()
+    sys.path += filter(None, [options.installed])
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     import torch

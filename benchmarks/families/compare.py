@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from sources import Ready
+from torch import Tensor
 
 from criticality.errors import NotFiniteError
 from criticality.measurement import measure_ensemble
@@ -67,7 +68,7 @@ def tried(load: Callable[[int], Ready], say: Callable[..., None], widths: tuple[
     say(
         way=ready.way,
         parameters=ready.parameters,
-        inputs={name: list(one.shape) for name, one in ready.named().items()},
+        inputs={name: list(one.shape) for name, one in ready.named().items() if isinstance(one, Tensor)},
     )
     precise = False
     try:

@@ -35,17 +35,20 @@ class Ready:
     """
 
     build: Callable[[], nn.Module]
-    inputs: dict[str, Tensor] | Tensor
+    inputs: dict[str, Any] | Tensor
     way: str
     parameters: int
 
-    def named(self) -> dict[str, Tensor]:
+    def named(self) -> dict[str, Any]:
         """Inputs by their names; a picture alone is ``x``."""
         return self.inputs if isinstance(self.inputs, dict) else {"x": self.inputs}
 
     def doubled(self) -> Ready:
         """The same in double precision."""
-        inputs = {name: one.double() if one.is_floating_point() else one for name, one in self.named().items()}
+        inputs = {
+            name: one.double() if isinstance(one, Tensor) and one.is_floating_point() else one
+            for name, one in self.named().items()
+        }
         return replace(
             self,
             build=lambda: self.build().double(),

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from claim import CLAIMS, Claim
 from claim.drawing import claim_figure
 from criticality import __version__
+from criticality.errors import ArgumentError, CriticalityError, FileError
 from criticality.reports import save_figure
 from criticality.schema import plain, source_digest, write_text
 from kept import trainings_digest
@@ -35,7 +36,7 @@ def main(only: str | None, as_json: bool, seed: int, out: Path | None) -> None:
     try:
         chosen = chosen_claims(only.split(",") if only else None)
         records = [claim_record(claim, seed, out) for claim in tqdm(chosen, desc="claims", leave=False, disable=None)]
-    except ValueError as error:
+    except CriticalityError as error:
         raise click.UsageError(str(error)) from error
     if out is not None:
         write_page(records, seed, out)
@@ -52,7 +53,7 @@ def chosen_claims(keys: Sequence[str] | None) -> list[Claim]:
     """
     for key in keys or ():
         if key not in CLAIMS:
-            raise ValueError(f"claim {key!r} is unknown; allowed are {', '.join(CLAIMS)}")
+            raise ArgumentError(f"claim {key!r} is unknown; allowed are {', '.join(CLAIMS)}")
     return [CLAIMS[key] for key in (keys or CLAIMS)]
 
 
@@ -70,7 +71,7 @@ def claim_record(claim: Claim, seed: int, out: Path | None) -> dict[str, Any]:
         try:
             stored: dict[str, Any] = json.loads(path.read_text())
         except json.JSONDecodeError as error:
-            raise ValueError(f"result file {str(path)!r} must be JSON of the claims: {error}") from error
+            raise FileError(f"result file {str(path)!r} must be JSON of the claims: {error}") from error
         if stored.get("made_by") == made_by:
             return stored
     breakers = {breaker.what: breaker.verdict for breaker in claim.breakers}

@@ -20,7 +20,7 @@ import widths
 from claim.drawing import line, points
 from criticality.measurement import log_mean
 from criticality.reports import COLOURS, MARKERS, NORM_NAMES, STYLE
-from criticality.studies.agreement import tolerance_of
+from criticality.studies.agreement import fold_error, fold_error_of_noise, tolerance_of
 from kept import DATA
 
 Curve = tuple[Mapping[str, Any], Mapping[str, Any]]
@@ -128,15 +128,14 @@ FROM = 4
 """The first block that is compared, as in the source: the blocks before it are the class token's, with LayerNorm."""
 
 
-def fold_error(values: Mapping[str, Any], theory: str, first: int = FROM) -> float:
-    """``exp(mean |log J measured - log J predicted|)`` over blocks from ``first`` to the last but one."""
-    gap = np.abs(np.subtract(values["measured"], values[theory]))[first:-1]
-    return float(np.exp(gap.mean()))
+def gmfe(values: Mapping[str, Any], theory: str, first: int = FROM) -> float:
+    """The fold error over blocks from ``first`` to the last but one."""
+    return fold_error(values["measured"][first:-1], values[theory][first:-1])
 
 
 def noise(values: Mapping[str, Any], first: int = FROM) -> float:
     """What the measurement's standard errors alone make of it."""
-    return float(np.exp(np.sqrt(2 / np.pi) * np.mean(values["measured_se"][first:-1])))
+    return fold_error_of_noise(values["measured_se"][first:-1])
 
 
 def draw_folds(curves: Sequence[Curve]) -> Figure:
@@ -147,7 +146,7 @@ def draw_folds(curves: Sequence[Curve]) -> Figure:
             inputs = [values for settings, values in curves if settings["sigma"] == sigma]
             for place, name in enumerate(folds.CASES):
                 for style, theory in enumerate(THEORIES):
-                    found = np.log([fold_error(values[name], theory) for values in inputs])
+                    found = np.log([gmfe(values[name], theory) for values in inputs])
                     at = place + 0.2 * (style - 1.5)
                     axes.plot(
                         at + np.linspace(-0.06, 0.06, len(found)),

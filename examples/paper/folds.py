@@ -75,15 +75,15 @@ def _profiles(
 ) -> dict[str, Any]:
     """Of one norm; the source's recursions start from the patches alone, as the source does."""
     described, patches = network(norm, alpha, DEPTH, sigma), start[1:, 1:]
-    tokens, s, m = len(patches), sigma**4, 4 * sigma**4
-    q = float(np.trace(patches) / tokens)
-    p = float((patches.sum() - np.trace(patches)) / (tokens * (tokens - 1)))
+    alike = SymmetricKernel.mean_of([TokenKernel.of(patches)])
+    q, p, tokens = float(alike.q), float(alike.p), alike.tokens
+    s, m = sigma**4, 4 * sigma**4
     mean, error = log_mean(measured)
     found = {
         "measured": mean,
         "measured_se": error,
         "tokens": propagate(described, TokenKernel.of(start), samples=SAMPLES[norm], seed=seed).log_apjn.values[::2],
-        "equivalent": propagate(described, SymmetricKernel.of(q, p, tokens)).log_apjn.values[::2],
+        "equivalent": propagate(described, alike).log_apjn.values[::2],
         "paper": paper(alpha, s, m, DEPTH, tokens, (q, p)),
         "post": post(alpha, s, m, DEPTH, tokens, (q, p), sigma**4),
     }

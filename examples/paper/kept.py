@@ -8,6 +8,7 @@ from pathlib import Path
 
 import xarray as xr
 
+from criticality.errors import ArgumentError
 from criticality.studies.training import Trainings, read_trainings
 from criticality.sweeps import packed_dataset
 
@@ -41,5 +42,5 @@ def kept_study(name: str = "stability") -> xr.Dataset:
         ValueError: for a name not among ``FIRST_STEPS``.
     """
     if name not in FIRST_STEPS:
-        raise ValueError(f"study {name!r} must be one of {', '.join(map(repr, FIRST_STEPS))}")
+        raise ArgumentError(f"study {name!r} must be one of {', '.join(map(repr, FIRST_STEPS))}")
     return xr.load_dataset(DATA / f"{name}.nc", engine="h5netcdf")

@@ -13,7 +13,7 @@ import numpy as np
 import deep
 import folds
 from criticality.schema import write_text
-from draw_initial import THEORIES, fold_error, in_theory, noise, over_seeds
+from draw_initial import THEORIES, gmfe, in_theory, noise, over_seeds
 from recursions import paper, post
 from stored import ROOT, curves_of
 from vision import SIGMA
@@ -64,7 +64,7 @@ def table(cases: Mapping[str, Profiles], theories: Sequence[str], starts: Sequen
     yield f"| | {' | '.join(THEORIES[theory] for theory in theories)} | noise alone |"
     yield f"|---|{'---|' * (len(theories) + 1)}"
     for name, profiles in cases.items():
-        cells = [" / ".join(f"{fold_error(profiles, theory, first):.3f}" for first in starts) for theory in theories]
+        cells = [" / ".join(f"{gmfe(profiles, theory, first):.3f}" for first in starts) for theory in theories]
         level = " / ".join(f"{noise(profiles, first):.3f}" for first in starts)
         yield f"| {name} | {' | '.join(cells)} | {level} |"
 

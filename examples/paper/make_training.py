@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -19,6 +19,7 @@ from claim import CLAIMS
 from claim.evidence import AT_16, AT_32, HELD, LONG, PLAN, TASK, converged, table_of
 from claims import claim_record, write_page
 from criticality import __version__
+from criticality.errors import ArgumentError
 from criticality.reports import save_figure
 from criticality.studies.association import LEAST, Estimate, Table, correlation, held_out
 from criticality.studies.endings import ENDINGS, endings
@@ -60,7 +61,7 @@ def if_enough(compute: Callable[..., Estimate], *given: Any) -> str:
     """The estimate, or how many choices there are: too few is said by the library."""
     try:
         return shown(compute(*given))
-    except ValueError:
+    except ArgumentError:
         return "too few"
 
 
@@ -164,10 +165,7 @@ def _with_kind(studies: list[Trainings], measured: dict) -> dict[str, np.ndarray
 
 def table_of_endings(studies: dict[str, Trainings]) -> list[str]:
     """Runs by how they end, and of each kind how many are as good as the best rate of their choice."""
-    lines = [
-        "| Study | norm | " + " | ".join(ENDINGS) + " |",
-        "|---|---|" + "---|" * len(ENDINGS),
-    ]
+    lines = ["| Study | norm | " + " | ".join(ENDINGS) + " |", "|---|---|" + "---|" * len(ENDINGS)]
     for name, study in studies.items():
         kind = endings(study.data)
         for norm in dict.fromkeys(choice.settings["norm"] for choice in study.begun):
@@ -181,26 +179,33 @@ def table_of_endings(studies: dict[str, Trainings]) -> list[str]:
     return lines
 
 
+class Result(NamedTuple):
+    """One choice: what it is, its log J at initialization, and how good it came to be."""
+
+    name: str
+    log_apjn: float
+    quality: float
+
+    def __str__(self) -> str:
+        return f"{self.quality:.4f} ({self.name}, log J = {self.log_apjn:.1f})"
+
+
 def layer_norm_against(study: Trainings) -> str:
     """H5: LayerNorm's quality, and the best pointwise choice's, over all and at about the same log J."""
-    results = [(c, study.log_apjn(c), c.result().quality) for c in study.choices]
-    norms = [(c, j, q) for c, j, q in results if c.settings["norm"] in ("ln", "rms")]
-    others = [(c, j, q) for c, j, q in results if c.settings["norm"] not in ("ln", "rms")]
+    found: dict[bool, list[Result]] = {True: [], False: []}
+    for choice in study.choices:
+        normed = choice.settings["norm"] in ("ln", "rms")
+        name = f"σ_w = {choice.settings['sigma_w']:g}" if normed else name_of(choice)
+        found[normed].append(Result(name, study.log_apjn(choice), choice.result().quality))
+    norms, others = found[True], found[False]
     if not norms or not others:
         return "LayerNorm and pointwise choices are not both there yet."
-    best_norm, best_other = max(norms, key=lambda row: row[2]), max(others, key=lambda row: row[2])
-    near = [row for row in others if abs(row[1] - best_norm[1]) < 0.5]
-    said = (
-        f"Best with LayerNorm: {best_norm[2]:.4f} (σ_w = {best_norm[0].settings['sigma_w']:g}, log J = {best_norm[1]:.1f});"
-        f" best pointwise: {best_other[2]:.4f} ({name_of(best_other[0])}, log J = {best_other[1]:.1f})"
-    )
+    best_norm, best_other = max(norms, key=lambda one: one.quality), max(others, key=lambda one: one.quality)
+    near = [one for one in others if abs(one.log_apjn - best_norm.log_apjn) < 0.5]
+    said = f"Best with LayerNorm: {best_norm}; best pointwise: {best_other}"
     if not near:
         return said + "; no pointwise choice of the same log J within 0.5."
-    same = max(near, key=lambda row: row[2])
-    return (
-        said
-        + f"; best pointwise of the same log J within 0.5: {same[2]:.4f} ({name_of(same[0])}, log J = {same[1]:.1f})."
-    )
+    return f"{said}; best pointwise of the same log J within 0.5: {max(near, key=lambda one: one.quality)}."
 
 
 ARTICLE: dict[str, dict[str, tuple[str, str | None]]] = {
@@ -358,7 +363,7 @@ def plane() -> list[str]:
 def convergence(studies: dict[str, Trainings]) -> str:
     try:
         same = converged(studies["factorial_32"], studies[LONG])
-    except ValueError as error:
+    except ArgumentError as error:
         return f"Not read yet: {error}."
     return f"Rank correlation of quality after 1,500 and 3,000 steps: {same:+.2f}; of {studies[LONG].progress}."
 

@@ -9,6 +9,7 @@ from itertools import islice
 import numpy as np
 import xarray as xr
 
+from criticality.errors import ArgumentError
 from criticality.phases import amplification_map
 from criticality.pointwise import Pointwise, get_function
 from criticality.studies.association import Estimate, spearman
@@ -59,7 +60,7 @@ class Panel:
         there = np.isfinite(self.accuracy)
         x, y = np.abs(self.log_chi)[there], self.accuracy[there]
         if len(x) < 8:
-            raise ValueError(f"panel must hold eight points to correlate, and holds {len(x)}")
+            raise ArgumentError(f"panel must hold eight points to correlate, and holds {len(x)}")
         drawn = np.random.default_rng(seed).integers(0, len(x), (resamples, len(x)))
         low, high = np.quantile(spearman(x[drawn], y[drawn]), [0.025, 0.975])
         return Estimate(float(spearman(x, y)), float(low), float(high), len(x))
@@ -88,7 +89,7 @@ def last_log_chi(
             function, depth, weight_variance=weight_variance, bias_variance=bias_variance, skip=mu, q0=q, threads=1
         ).log_chi
     if norm != "ln":
-        raise ValueError(f"norm={norm!r} must be 'none' or 'ln'")
+        raise ArgumentError(f"norm={norm!r} must be 'none' or 'ln'")
     moments = Pointwise(get_function(activation))
     value, slope = float(moments.V(1.0)), float(moments.D(1.0))
     layer = Layer(lambda k: (value, slope / k), weight_variance, bias_variance, skip=mu)
@@ -105,7 +106,7 @@ def read_panels(data: xr.Dataset) -> list[Panel]:
     """
     missing = [name for name in ("sigma_w", "sigma_b", "activation", "test_accuracy") if name not in data]
     if missing:
-        raise ValueError(f"data must be a study of the plane, and lacks {', '.join(missing)}")
+        raise ArgumentError(f"data must be a study of the plane, and lacks {', '.join(missing)}")
     kinds = list(zip(data.norm.values.tolist(), data.activation.values.tolist(), data.mu.values.tolist(), strict=True))
     w, b = np.unique(data.sigma_w.values), np.unique(data.sigma_b.values)
     found = []

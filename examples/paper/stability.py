@@ -10,6 +10,7 @@ import numpy as np
 import xarray as xr
 from scipy.stats import spearmanr
 
+from criticality.errors import ArgumentError
 from criticality.studies.association import Estimate
 
 MARGIN = 0.05
@@ -121,7 +122,7 @@ def runs_of(study: xr.Dataset) -> list[Runs]:
     """
     missing = [name for name in (*_COLUMNS, "status", "norm") if name not in study]
     if missing:
-        raise ValueError(f"study must be one of trainings, and lacks {', '.join(missing)}")
+        raise ArgumentError(f"study must be one of trainings, and lacks {', '.join(missing)}")
     done = np.flatnonzero(study.status.values == "done")
     labels = label_of_cells(study)[done]
     column = {name: study[name].values[done] for name in _COLUMNS}
@@ -196,7 +197,7 @@ def correlation(
     """
     kept = [runs for runs in runs_of(study) if keep(runs.choice())]
     if len(kept) < 4:
-        raise ValueError(f"study must hold at least four choices to correlate, and holds {len(kept)}")
+        raise ArgumentError(f"study must hold at least four choices to correlate, and holds {len(kept)}")
 
     def of(found: list[Choice]) -> float:
         x, y = [order(choice) for choice in found], [quantity(choice) for choice in found]
@@ -222,7 +223,7 @@ def difference(
     """
     kept = [runs for runs in runs_of(study) if chosen(runs.choice()) or others(runs.choice())]
     if not any(chosen(r.choice()) for r in kept) or not any(others(r.choice()) for r in kept):
-        raise ValueError("study must hold choices of both kinds that are to be compared")
+        raise ArgumentError("study must hold choices of both kinds that are to be compared")
 
     def of(found: list[Choice]) -> float:
         return best([quantity(c) for c in found if chosen(c)]) - best([quantity(c) for c in found if others(c)])

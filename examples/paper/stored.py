@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from claim import CLAIMS
+from criticality.errors import CriticalityError
 from criticality.sweeps import compute_cell, read_study
 from figures import FIGURES
 from kept import DATA, FIRST_STEPS, kept_study
@@ -97,7 +98,7 @@ def _trainings() -> Stored:
         cell = list(read_study(ROOT / "docs" / "studies" / f"{name}.yaml").cells())[index]
         found = compute_cell("train", cell, None)
         if found.status != str(row.status.values):
-            raise ValueError(
+            raise CriticalityError(
                 f"training {cell} must end as {row.status.values!s}, but ended as {found.status}: {found.message}"
             )
         return relative({key: float(row[key]) for key in ("log_apjn", "first_loss")}, found.values)

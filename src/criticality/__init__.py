@@ -5,8 +5,8 @@ Everything is imported when it is first used.  What the verbs of the command lin
 Theory, without torch: ``propagate`` on a ``Network`` built by ``resnet``, ``transformer``, by hand, or read from a model
 (``read_network``); kernels, norms, branches, edits.
 
-Public is what the packages below list in ``__all__``; modules inside them, and ``arguments``, ``devices``, ``lazy``, ``moved``,
-``extras``, ``python_file``, ``randomness`` beside them, are internal.
+Public is what ``__all__`` lists, in the packages below, in ``errors`` and ``schema``, and in those of their modules that have it;
+what has none is internal, as are ``arguments``, ``devices``, ``extras`` and the other single files beside the packages.
 """
 
 import sys

@@ -6,6 +6,24 @@ import re
 import traceback
 from pathlib import Path
 
+__all__ = [
+    "ArgumentError",
+    "CriticalityError",
+    "FileError",
+    "InputsError",
+    "MissingPackageError",
+    "ModelFailedError",
+    "NotFiniteError",
+    "OutOfMemoryError",
+    "StreamNotFoundError",
+    "TokensNotEquivalentError",
+    "UndescribedError",
+    "UnknownLawError",
+    "UnknownNameError",
+    "UnreachableError",
+    "ZeroGradientError",
+]
+
 
 class CriticalityError(ValueError):
     """Base of all that the library refuses; the message is on one line, whatever was given."""

@@ -8,12 +8,13 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from criticality.moved import renamed
+
 
 def lazy_names(
-    package: str, modules: Mapping[str, Sequence[str]], renamed: Mapping[str, str] | None = None
+    package: str, modules: Mapping[str, Sequence[str]]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """``__getattr__`` and ``__dir__`` of a package whose ``modules`` hold the given names, or are names themselves;
-    ``renamed`` are names of earlier versions with what they are called now.
+    """``__getattr__`` and ``__dir__`` of a package whose ``modules`` hold the given names, or are names themselves.
 
     A name stays what is held, also where the module that holds it is called the same and is imported."""
     home = {name: module for module, names in modules.items() for name in names}
@@ -24,8 +25,7 @@ def lazy_names(
             return getattr(import_module(f"{package}.{home[name]}"), name)
         if name in modules:
             return import_module(f"{package}.{name}")
-        now = f": it is {renamed[name]} since version 0.2" if renamed and name in renamed else ""
-        raise AttributeError(f"module {package!r} has no attribute {name!r}{now}")
+        raise renamed(package, name)
 
     return get, lambda: sorted({*home, *(module for module in modules if "." not in module)})
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Sequence
 from functools import wraps
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -23,9 +24,32 @@ MOVED = {
 }
 """What is the article's, and where it is in the repository."""
 
+RENAMED = {
+    "criticality.measurement": {
+        "ResidualPoint": "criticality.stream.Point",
+        "residual_points": "criticality.stream.stream",
+    },
+    "criticality.models": {
+        "HuggingFaceDescription": "criticality.models.HuggingFaceSpec",
+        "InitializationRecorder": "criticality.weightless.laws_of(build_without_weights(factory))",
+        "ModelDescription": "criticality.models.ModelSpec",
+        "OwnDescription": "criticality.models.OwnSpec",
+        "ViTDescription": "criticality.models.ViTSpec",
+        "describe_model": "criticality.models.model_spec",
+        "embedding_kernels": "criticality.measurement.input_kernels",
+        "huggingface_network": "criticality.reader.read_network",
+        "vit_network": "criticality.reader.read_network",
+    },
+    "criticality.phases": {"equivalent_tokens": "criticality.theory.SymmetricKernel.mean_of"},
+    "criticality.studies.compare": {"TOLERANCE": "criticality.studies.agreement.tolerance_of"},
+    "criticality.sweeps.store": {"Result": "criticality.sweeps.compute.Computed"},
+    "criticality.theory": {"mean_description": "criticality.theory.mean_network"},
+}
+"""Names that packages and modules had in version 0.1, and what takes their place."""
+
 
 class MovedModules:
-    """Asked last, of what no other finder knows (``sys.meta_path``)."""
+    """Asked last, of what no other finder knows (``sys.meta_path``): modules, and by ``from package import name`` names."""
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -33,18 +57,33 @@ class MovedModules:
 
         Raises:
             ModuleNotFoundError: for one that has moved, with the place where it is.
+            ImportError: for a name of a package that is called otherwise now.
         """
         if name in MOVED:
             raise ModuleNotFoundError(f"{name} is no longer in the library: it is {MOVED[name]} of its repository")
+        package, _, last = name.rpartition(".")
+        if successor := RENAMED.get(package, {}).get(last):
+            raise ImportError(f"cannot import name {last!r} from {package!r}: it is {successor} since version 0.2")
         return None
 
 
-def renamed_names(module: str, successors: Mapping[str, str]) -> Callable[[str], Any]:
-    """``__getattr__`` of a module some of whose names are called otherwise now; asking for one is an error that says so."""
+def renamed(module: str, name: str) -> Exception:
+    """What to raise for a name that a module does not have.
+
+    Of a package an ``AttributeError``: ``from package import name`` then asks ``MovedModules``. Of a module, which asks nobody,
+    an ``ImportError`` where there is a successor."""
+    successor = RENAMED.get(module, {}).get(name)
+    now = f": it is {successor} since version 0.2" if successor else ""
+    if successor and not hasattr(sys.modules[module], "__path__"):
+        return ImportError(f"cannot import name {name!r} from {module!r}{now}")
+    return AttributeError(f"module {module!r} has no attribute {name!r}{now}")
+
+
+def renamed_names(module: str) -> Callable[[str], Any]:
+    """``__getattr__`` of a module some of whose names are called otherwise now."""
 
     def get(name: str) -> Any:
-        now = f": it is {successors[name]} since version 0.2" if name in successors else ""
-        raise AttributeError(f"module {module!r} has no attribute {name!r}{now}")
+        raise renamed(module, name)
 
     return get
 

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from criticality.arguments import checked
 from criticality.errors import ArgumentError, FileError
 from criticality.lazy import lazy_module
 
@@ -44,7 +45,16 @@ if TYPE_CHECKING:
 else:
     xr = lazy_module("xarray")
 
-from criticality.arguments import checked
+__all__ = [
+    "SCHEMA",
+    "plain",
+    "profile_dataset",
+    "read_dataset",
+    "source_digest",
+    "whole_or_absent",
+    "write_dataset",
+    "write_text",
+]
 
 SCHEMA = 1
 _REQUIRED = ("log_apjn", "q", "correlation")

@@ -1,5 +1,6 @@
 """The site: built with warnings as errors, and looked at in a browser that cannot reach the network."""
 
+import html
 import json
 import os
 import re
@@ -141,6 +142,20 @@ def test_pages_are_accessible_and_stay_on_the_machine(site, browser, article):
         context.close()
         assert len(looks) > 30
     assert not found, json.dumps(found, indent=1)
+
+
+def test_signatures_show_shapes_and_no_bounds(site):
+    signatures = {}
+    for page in (site / "api").glob("*.html"):
+        for text in re.findall(r'<dt class="sig sig-object py"[^>]*>(.*?)</dt>', page.read_text(), re.S):
+            shown = " ".join(html.unescape(re.sub("<[^>]+>", "", text)).split())
+            signatures[shown.partition("(")[0].removeprefix("class ")] = shown
+    assert (
+        "alpha: Float[ndarray, 'alphas'], gain: Float[ndarray, 'gains'] | None = None, tokens: int = 64"
+        in (signatures["criticality.phases.transformer_map"])
+    )
+    unread = ("Annotated[", "_Buffer", "~", "TypeAliasForwardRef")
+    assert [text for text in signatures.values() if any(part in text for part in unread)] == []
 
 
 def test_sliders_show_what_the_library_computes(article):

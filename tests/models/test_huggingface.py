@@ -155,3 +155,14 @@ def test_a_width_takes_along_what_the_config_derives_from_it(tmp_path):
     type(config)(hidden_size=64, intermediate_size=80).save_pretrained(tmp_path)
     kept = model_spec(f"hf:{tmp_path}", width=96).config()
     assert (kept.hidden_size, kept.intermediate_size, kept.time_step_rank) == (96, 80, 6)
+
+
+@pytest.mark.parametrize("name", ["gptj", "codegen"])
+def test_heads_narrower_than_what_is_rotated_keep_the_share_that_is(name):
+    """GPT-J rotates 64 of the 256 channels of a head."""
+    own = model_spec(f"hf:{name}").config()
+    narrow = model_spec(f"hf:{name}", width=32, depth=1)
+    share = own.rotary_dim / (own.hidden_size // own.num_attention_heads)
+    assert narrow.config().rotary_dim / (32 // narrow.config().num_attention_heads) == share
+    assert narrow.read()[0].depth == 1
+    assert model_spec(f"hf:{name}", width=2 * own.hidden_size).config().rotary_dim == own.rotary_dim

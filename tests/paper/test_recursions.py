@@ -6,7 +6,7 @@ import pytest
 import deep
 import make_recursions
 from criticality.theory import SymmetricKernel, propagate
-from draw_initial import fold_error, log_mean
+from draw_initial import gmfe, log_mean
 from folds import view
 from recursions import paper, post
 from vision import network
@@ -43,8 +43,8 @@ def test_where_scores_do_not_matter_the_library_says_the_same():
 
 def test_fold_error_and_mean():
     values = {"measured": [1.0, 0.5, 0.2, 0.0], "tokens": [1.2, 0.4, 0.2, 0.0]}
-    assert fold_error(values, "tokens", 0) == pytest.approx(np.exp(0.1))
-    assert fold_error(values, "tokens", 1) == pytest.approx(np.exp(0.05))
+    assert gmfe(values, "tokens", 0) == pytest.approx(np.exp(0.1))
+    assert gmfe(values, "tokens", 1) == pytest.approx(np.exp(0.05))
     mean, error = log_mean(np.log([1.0, 3.0]))
     assert (mean, error) == (pytest.approx(np.log(2)), pytest.approx(0.5))
 

@@ -8,10 +8,31 @@ import pytest
 from click.testing import CliRunner
 
 from criticality.cli.main import main
-from criticality.phases import BlockStep, PowerLaw, ResidualStep, StretchedLaw, amplification, classify, law_of
+from criticality.phases import (
+    BlockStep,
+    PowerLaw,
+    ResidualStep,
+    StretchedLaw,
+    amplification,
+    classify,
+    law_of,
+    transformer_map,
+)
 from criticality.phases.asymptotics import block_crossover_depth, power_law, saturated_correlation, stretched_law
 from criticality.pointwise import Pointwise, get_function
-from criticality.theory import MLP, Attention, Linear, Network, PointwiseNorm, Sublayer, make_norm, transformer
+from criticality.theory import (
+    MLP,
+    Attention,
+    Linear,
+    Network,
+    NoNorm,
+    Normed,
+    Parallel,
+    PointwiseNorm,
+    Sublayer,
+    make_norm,
+    transformer,
+)
 
 RATIOS = [(0.09437184, 0.37748736), (1.50994944, 0.37748736), (0.09437184, 6.03979776)]
 """``(s_VO, m)``, ``zeta`` of 2/3, 1/9 and 0.97."""
@@ -206,3 +227,17 @@ def test_classify_prints_the_law():
     text = CliRunner().invoke(main, ["classify", "--function", "ln"]).output
     assert "asymptotics" in text
     assert "common_exponent" in text
+
+
+@pytest.mark.parametrize("norm", [make_norm("ln", epsilon=0.0), make_norm("dyt", 0.5), NoNorm()])
+def test_norms_of_parallel_branches_are_norms_of_the_stream(norm):
+    """GPT-NeoX's branches have a norm each, GPT-J's share one: at infinite width these are one network."""
+    branches = Attention(scores="uniform"), MLP(Pointwise("relu"), down=Linear(0.5))
+    shared = Network((Sublayer(Parallel(branches), norm),))
+    own = Network((Sublayer(Parallel(tuple(Normed(norm, branch) for branch in branches))),))
+    first, second = (classify(network, rho0=0.3, tokens=16) for network in (shared, own))
+    assert first == second
+    assert first.agrees
+    if isinstance(norm, PointwiseNorm):
+        alphas = np.array([0.5, 1.0])
+        assert np.array_equal(*(transformer_map(one, 5, alpha=alphas)[0] for one in (shared, own)))

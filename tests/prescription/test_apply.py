@@ -12,6 +12,7 @@ from torch import nn
 from criticality.cli.main import main
 from criticality.measurement import measure, measure_ensemble
 from criticality.models import ResidualNetwork, ViTSpec, gaussian_inputs, model_spec
+from criticality.pointwise import Pointwise
 from criticality.prescription import (
     apply_prescription,
     planned_changes,
@@ -21,6 +22,8 @@ from criticality.prescription import (
 )
 from criticality.prescription.apply import block_norms, final_norms
 from criticality.prescription.tune import tune
+from criticality.studies.check import _norms
+from criticality.theory import MLP, Network, Normed, Parallel, Sublayer, make_norm
 
 
 def vit(**changes):
@@ -263,6 +266,11 @@ def test_check_on_the_command_line(tmp_path):
     assert record["budget"] == pytest.approx(np.log(4) + 0.5)  # three blocks of x + W LN(x)
     assert record["budget_of"].endswith("must have a LayerNorm or RMSNorm to replace, and has none")
     assert without.exit_code == (0 if record["within_budget"] else 1)
+
+
+def test_check_names_norms_that_parallel_branches_have():
+    branches = (Normed(make_norm("dyt", alpha), MLP(Pointwise("relu"))) for alpha in (0.5, 2.0))
+    assert _norms(Network((Sublayer(Parallel(tuple(branches))),))) == "tanh, alpha 0.5 to 2; pre-norm"
 
 
 def test_check_of_a_causal_model_names_its_phase():

@@ -8,14 +8,17 @@ from typing import Any
 
 import nets
 import numpy as np
+import odd_nets
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from criticality.errors import InputsError, ModelFailedError, StreamNotFoundError
 from criticality.measurement import measure, measure_chains
 from criticality.measurement.starts import normal_probe
 from criticality.stream import stream
+from criticality.weightless import predict_sampled
 
 
 def plain_log_apjn(seen: list[Tensor], seed: int = 0) -> np.ndarray:
@@ -71,8 +74,8 @@ CASES = {
         ("blocks.{}.0.out.weight blocks.{}.0.out.bias", "blocks.{}.1.3.weight blocks.{}.1.3.bias"),
     ),
     "branch blocks": Case(nets.BranchBlocks, ("pre-norm",), ("blocks.{}.0",), ("blocks.{}.3.weight blocks.{}.3.bias",)),
-    "transposed weights": Case(nets.Transposed, ("pre-norm",), ("blocks.{}.norm",), ("blocks.{}.second",)),
-    "norm written out": Case(nets.Written, ("pre-norm",), ("rsqrt",), (SECOND,)),
+    "transposed weights": Case(odd_nets.Transposed, ("pre-norm",), ("blocks.{}.norm",), ("blocks.{}.second",)),
+    "norm written out": Case(odd_nets.Written, ("pre-norm",), ("rsqrt",), (SECOND,)),
 }
 
 
@@ -86,9 +89,69 @@ def test_log_j_is_that_of_plain_autograd_at_every_boundary(name: str) -> None:
 
 
 def _at_boundaries(found: Any, number: int) -> np.ndarray:
-    """Values at the boundaries of blocks; where every addition counts as a block, at every second one."""
+    """Values at the boundaries of blocks."""
     values = found.log_apjn.values
     return values[:: (len(values) - 1) // (number - 1)]
+
+
+class Inside(nn.Module):
+    """A module that loops over lists of branches, between a first and a last one: it returns the last point, or what a norm makes
+    of it."""
+
+    def __init__(self, branches: Callable[[], list[nn.Module]], last: nn.Module) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.ModuleList(branches()) for _ in range(nets.DEPTH))
+        self.first, self.last = nn.Linear(nets.WIDTH, nets.WIDTH), last
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            for branch in block:
+                x = x + branch(functional.layer_norm(x, (nets.WIDTH,)))
+        return self.last(x)
+
+
+@pytest.mark.parametrize("last", [nn.Identity(), nn.LayerNorm(nets.WIDTH)], ids=["no norm", "norm"])
+@pytest.mark.parametrize(
+    ("branches", "steps"),
+    [
+        (lambda: [nets.Attention(), nets.MLP()], 2),
+        (lambda: [nets.MLP()], 1),
+        (lambda: [nets.MLP(), nets.Attention(), nn.Linear(nets.WIDTH, nets.WIDTH), nets.MLP()], 4),
+    ],
+    ids=["transformer", "mlp", "conformer"],
+)
+def test_blocks_that_are_no_modules_are_told_by_what_repeats(branches, steps, last) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(nets.WIDTH, nets.WIDTH), Inside(branches, last), nn.Linear(nets.WIDTH, 3))
+    (chain,) = stream(net, nets.vectors()).chains
+    positions = [point.position for point in chain.points]
+    assert positions == pytest.approx(np.arange(nets.DEPTH * steps + 1) / steps)
+    predicted = predict_sampled(net, nets.vectors(), range(2))
+    assert predicted.points == measure(net, nets.vectors()).points == [chain.points[n * steps].name for n in range(5)]
+
+
+class ScaledBlock(nets.PreNormBlock):
+    """Its last addition is not what it returns."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 0.9 * super().forward(x)
+
+
+def test_blocks_that_return_no_point_are_the_modules_that_points_are_made_in() -> None:
+    net = nn.Sequential(nn.Linear(nets.WIDTH, nets.WIDTH), *(ScaledBlock() for _ in range(nets.DEPTH)))
+    (chain,) = stream(net, nets.vectors()).chains
+    assert [point.position for point in chain.points] == pytest.approx(np.arange(2 * nets.DEPTH + 1) / 2)
+    assert [point.name for point in chain.points[::2]] == ["0", *(f"{n} after mlp" for n in range(1, nets.DEPTH + 1))]
+
+
+def test_a_body_of_unlike_branches_is_no_block() -> None:
+    """Nothing repeats: every addition counts."""
+    unlike = iter(
+        [[nets.Attention()], [nets.MLP()], [nn.Linear(nets.WIDTH, nets.WIDTH), nets.MLP()], [nets.Attention()]]
+    )
+    net = nn.Sequential(nn.Linear(nets.WIDTH, nets.WIDTH), Inside(lambda: next(unlike), nn.Identity()))
+    (chain,) = stream(net, nets.vectors()).chains
+    assert [point.position for point in chain.points] == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -161,7 +224,7 @@ def test_the_stream_ends_where_the_deepest_of_several_outputs_begins(form: Any) 
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_rotations_inside_attention_are_no_points_of_a_shallow_stream(depth: int) -> None:
-    net, x = nets.build(nets.Rotary, depth), nets.vectors()
+    net, x = nets.build(odd_nets.Rotary, depth), nets.vectors()
     run_plainly(net, x)
     expected = plain_log_apjn(net.seen)
     found = measure(net, x, points="sublayers")
@@ -179,7 +242,7 @@ def test_a_block_that_is_applied_again_and_again_has_a_point_for_each_time() -> 
 
 
 def test_shapes_may_change_along_the_stream() -> None:
-    net, x = nets.build(nets.Stages), nets.vectors(2, 3, 16, 16)
+    net, x = nets.build(odd_nets.Stages), nets.vectors(2, 3, 16, 16)
     run_plainly(net, x)
     expected = plain_log_apjn(net.seen)
     np.testing.assert_allclose(measure(net, x).log_apjn, expected, atol=2e-5)
@@ -188,7 +251,7 @@ def test_shapes_may_change_along_the_stream() -> None:
 
 
 def test_sequence_first_streams_are_read_along_their_tokens() -> None:
-    net = nets.build(nets.SequenceFirst)
+    net = nets.build(odd_nets.SequenceFirst)
     common = nets.vectors(1, 3, nets.WIDTH)
     x = 0.95 * common + 0.3 * nets.vectors(7, 3, nets.WIDTH)  # tokens of one sequence are alike
     run_plainly(net, x)
@@ -202,7 +265,7 @@ def test_sequence_first_streams_are_read_along_their_tokens() -> None:
 
 
 def test_ids_may_be_hashed_before_they_are_looked_up() -> None:
-    net, ids = nets.build(nets.Hashed), torch.randint(0, 500, (2, 5), generator=torch.Generator().manual_seed(2))
+    net, ids = nets.build(odd_nets.Hashed), torch.randint(0, 500, (2, 5), generator=torch.Generator().manual_seed(2))
     net(ids)
     expected = plain_log_apjn(net.seen)
     np.testing.assert_allclose(measure(net, ids).log_apjn, expected, atol=2e-5)
@@ -226,7 +289,7 @@ def test_a_bag_of_embeddings_is_a_source() -> None:
 
 @pytest.mark.parametrize("how", ["no gradients", "inference mode", "detached", "codes"])
 def test_behind_values_without_gradients_the_stream_is_that_of_the_rest(how: str) -> None:
-    net, x = nets.build(nets.Behind, how), nets.vectors()
+    net, x = nets.build(odd_nets.Behind, how), nets.vectors()
     with pytest.warns(UserWarning, match="no gradient passes from the inputs"):
         found = measure(net, x)
     rest = measure(net.rest, net.before(x).detach().clone())
@@ -236,7 +299,7 @@ def test_behind_values_without_gradients_the_stream_is_that_of_the_rest(how: str
 
 
 def test_encoder_and_decoder_have_a_stream_each() -> None:
-    net = nets.build(nets.EncoderDecoder)
+    net = nets.build(odd_nets.EncoderDecoder)
     tokens = torch.randint(0, 40, (2, 6), generator=torch.Generator().manual_seed(1)), torch.randint(0, 40, (2, 5))
     net(*tokens)
     encoder, decoder = plain_log_apjn(net.encoded), plain_log_apjn(net.seen)
@@ -249,17 +312,17 @@ def test_encoder_and_decoder_have_a_stream_each() -> None:
 @pytest.mark.parametrize("how", ["reentrant", "not reentrant"])
 def test_checkpointing_changes_nothing_at_the_boundaries_of_blocks(how: str) -> None:
     x = nets.vectors()
-    plain, again = (measure(nets.build(nets.Checkpointed, one), x) for one in (None, how))
+    plain, again = (measure(nets.build(odd_nets.Checkpointed, one), x) for one in (None, how))
     np.testing.assert_allclose(again.log_apjn, plain.log_apjn, atol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("net", "inputs", "said"),
     [
-        (nets.Dense, (3, 8), "1 joins were found, at none of which something is added"),
-        (nets.UNet, (1, 8, 32, 32), "none for"),
-        (nets.TwoLanes, (2, 5, nets.WIDTH), "several lanes"),
-        (nets.Plain, (2, nets.WIDTH), "0 joins"),
+        (odd_nets.Dense, (3, 8), "1 joins were found, at none of which something is added"),
+        (odd_nets.UNet, (1, 8, 32, 32), "none for"),
+        (odd_nets.TwoLanes, (2, 5, nets.WIDTH), "several lanes"),
+        (odd_nets.Plain, (2, nets.WIDTH), "0 joins"),
     ],
     ids=["dense", "U-Net", "two lanes", "no skip"],
 )

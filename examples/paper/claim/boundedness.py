@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,6 +16,18 @@ from criticality.phases import ZOO, ResidualStep, amplification, classify
 from criticality.pointwise import Pointwise, PointwiseFunction
 from criticality.reports import COLOURS, MARKERS
 from criticality.theory import PointwiseNorm
+
+
+class Row(NamedTuple):
+    """One function: whether it is bounded and monotone, and the class and size of ``log J`` with it, at depths 48 and 1000."""
+
+    name: str
+    bounded: bool
+    monotone: bool
+    kind: str
+    exponent: float
+    log_apjn_48: float
+    log_apjn_1000: float
 
 
 def bumped_tanh() -> PointwiseFunction:
@@ -32,26 +44,26 @@ def decide(seed: int, functions: Sequence[PointwiseFunction] | None = None) -> O
     " exponential."""
     functions = functions or [*(f for name, f in ZOO.items() if name != "exproot"), bumped_tanh()]
     x = np.linspace(-60, 60, 240_001)
-    rows = []
+    rows: list[Row] = []
     for function in functions:
         found = classify(ResidualStep(PointwiseNorm(Pointwise(function))))
         far = function.value(np.array([-1e9, 1e9]))
         bounded = bool(np.max(np.abs(far)) < 10 and np.max(np.abs(function.value(x))) < 10)
         monotone = bool(np.all(np.diff(function.value(x)) >= -1e-12))
-        rows.append(
-            (function.name, bounded, monotone, found.kind, found.exponent, found.log_apjn[48], found.log_apjn[1000])
-        )
-    better = [row for row in rows if row[3] == "power"]
-    without = [row for row in rows if row[3] == "stretched" and not (row[1] and row[2])]
-    exceptions = [row for row in rows if row[1] and row[2] and row[3] == "exponential"]
+        at_depths = found.log_apjn[48], found.log_apjn[1000]
+        rows.append(Row(function.name, bounded, monotone, found.kind, found.exponent, *at_depths))
+    better = [row for row in rows if row.kind == "power"]
+    without = [row for row in rows if row.kind == "stretched" and not (row.bounded and row.monotone)]
+    both = [row for row in rows if row.bounded and row.monotone]
+    exceptions = [row for row in both if row.kind == "exponential"]
     verdict: Verdict = "fails" if better or without or exceptions else "holds"
-    best = min(better, key=lambda row: row[4], default=None)
+    best = min(better, key=lambda row: row.exponent, default=None)
     power = (
-        f"unbounded, sublinear ones with a power law: {', '.join(row[0] for row in better)}"
+        f"unbounded, sublinear ones with a power law: {', '.join(row.name for row in better)}"
         if better
         else "none better"
     )
-    exponent = f" (the least exponent is {best[4]:.2f}, of {best[0]})" if best else ""
+    exponent = f" (the least exponent is {best.exponent:.2f}, of {best.name})" if best else ""
     data: dict[str, Any] = {"rows": [list(row) for row in rows]}
     by_name = {function.name: function for function in functions}
     crossing: dict[str, Any] = {"depth_from": math.inf, "depth_from_same_slope": math.inf}
@@ -61,10 +73,10 @@ def decide(seed: int, functions: Sequence[PointwiseFunction] | None = None) -> O
     return Outcome(
         verdict,
         f"Class of {len(rows)} functions of every kind: bounded or not, monotone or not.",
-        f"Of those bounded and monotone, {sum(row[1] and row[2] for row in rows)} of"
-        f" {sum(row[1] and row[2] for row in rows) + len(exceptions)} are stretched exponentials. But there are"
+        f"Of those bounded and monotone, {len(both)} of"
+        f" {len(both) + len(exceptions)} are stretched exponentials. But there are"
         f" {power}{exponent}; and"
-        f" functions that are stretched without being both: {', '.join(row[0] for row in without) or 'none'}. What"
+        f" functions that are stretched without being both: {', '.join(row.name for row in without) or 'none'}. What"
         " decides is"
         " the tail: a square integrable slope makes log J a stretched exponential, one that falls as |x|^(p-1) with"
         " 1/2 < p < 1 a power law. At finite depth bounded functions may"
@@ -125,21 +137,21 @@ _KINDS = ((True, True), (True, False), (False, True), (False, False))
 
 
 def draw(axes: Sequence[Axes], data: Data) -> None:
-    rows = sorted(data["rows"], key=lambda row: -row[6])
-    heights = {row[0]: number for number, row in enumerate(rows)}
+    rows = sorted((Row(*row) for row in data["rows"]), key=lambda row: -row.log_apjn_1000)
+    heights = {row.name: number for number, row in enumerate(rows)}
     for style, kind in enumerate(_KINDS):
-        chosen = [row for row in rows if (row[1], row[2]) == kind]
+        chosen = [row for row in rows if (row.bounded, row.monotone) == kind]
         label = f"{'bounded' if kind[0] else 'unbounded'}, {'monotone' if kind[1] else 'not monotone'}"
         axes[0].plot(
-            [row[6] for row in chosen],
-            [heights[row[0]] for row in chosen],
+            [row.log_apjn_1000 for row in chosen],
+            [heights[row.name] for row in chosen],
             ls="",
             marker=MARKERS[style],
             color=COLOURS[style],
             mfc="white",
             label=label,
         )
-    axes[0].set_yticks(range(len(rows)), [f"{row[0]} ({row[3]})" for row in rows], fontsize=6)
+    axes[0].set_yticks(range(len(rows)), [f"{row.name} ({row.kind})" for row in rows], fontsize=6)
     axes[0].set(xscale="log", xlabel=r"$\log\,J(0 \to 1000)$ at $\alpha = 1$")
     axes[0].legend(fontsize=6.5)
     line(axes[1], data["alpha"], data["crossing"], 0, r"same $\alpha$")

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 
 from claim.drawing import Data
 from claim.outcome import Outcome, Verdict
+from criticality.errors import ArgumentError
 from criticality.reports import COLOURS, MARKERS
 from criticality.studies.association import LEAST, Estimate, Table, correlation, held_out, spearman, tabulate
 from criticality.studies.predictors import Predictors
@@ -101,7 +102,7 @@ def converged(short: Trainings, long: Trainings) -> float:
     after = {choice.key: choice for choice in long.choices}
     pairs = [(choice, after[choice.key]) for choice in short.choices if choice.key in after]
     if len(pairs) < 3:
-        raise ValueError(f"studies must have three choices in common, and have {len(pairs)}")
+        raise ArgumentError(f"studies must have three choices in common, and have {len(pairs)}")
     first, second = (np.array([pair[side].result().quality for pair in pairs]) for side in (0, 1))
     return float(spearman(first, second))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,14 +34,14 @@ def decide(seed: int, norm_of: NormOf = dyt, depth: int = 48) -> Outcome:
             math.log(alphas[-1]),
         )
         matched = math.exp(log_alpha)
-    at = _costs(norm_of(matched), depth) if math.isfinite(matched) else (math.nan,) * 3
+    at = _costs(norm_of(matched), depth) if math.isfinite(matched) else Costs(math.nan, math.nan, math.nan)
     one = _costs(norm_of(1.0), depth)
-    less = _costs(norm_of(matched / 10), depth) if math.isfinite(matched) else (math.nan,) * 3
+    less = _costs(norm_of(matched / 10), depth) if math.isfinite(matched) else Costs(math.nan, math.nan, math.nan)
     rises = bool(np.all(np.diff(effective) > -1e-9))
     verdict: Verdict = "fails"
-    if rises and min(at[0] / reference[0], at[1] / reference[1]) < 0.8:
+    if rises and min(at.share / reference.share, at.effective_depth / reference.effective_depth) < 0.8:
         verdict = "holds"
-    elif rises and less[0] < 0.5 * reference[0]:
+    elif rises and less.share < 0.5 * reference.share:
         verdict = "holds with limits"
     return Outcome(
         verdict,
@@ -49,17 +50,19 @@ def decide(seed: int, norm_of: NormOf = dyt, depth: int = 48) -> Outcome:
         " rewritten, Σ branch variance / stream variance), and departure from a linear network (largest change of a"
         " correlation), against α.",
         f"The α that amplifies as little as LayerNorm (log J = {target:.2f}) is {matched:.3f}, and costs little: there the branches"
-        f" hold {100 * at[0]:.0f} per cent of the final variance (LayerNorm: {100 * reference[0]:.0f}, α = 1: {100 * one[0]:.0f}),"
-        f" and the effective depth is {at[1]:.2f} ({reference[1]:.2f}, {one[1]:.2f}). Below it the cost grows: a tenth of it"
-        f" leaves {100 * less[0]:.1f} per cent of the variance and an effective depth of {less[1]:.2f}. The departure from"
-        f" linear is {at[2]:.3f} at the matched α and {one[2]:.3f} at α = 1, but {abs(reference[2]):.3f} with LayerNorm, whose"
+        f" hold {100 * at.share:.0f} per cent of the final variance (LayerNorm: {100 * reference.share:.0f},"
+        f" α = 1: {100 * one.share:.0f}), and the effective depth is {at.effective_depth:.2f}"
+        f" ({reference.effective_depth:.2f}, {one.effective_depth:.2f}). Below it the cost grows: a tenth of it"
+        f" leaves {100 * less.share:.1f} per cent of the variance and an effective depth of {less.effective_depth:.2f}."
+        f" The departure from linear is {at.departure:.3f} at the matched α and {one.departure:.3f} at α = 1, but"
+        f" {abs(reference.departure):.3f} with LayerNorm, whose"
         " branches are linear here: it says nothing about what a norm costs.",
         {
             "matched_alpha": matched,
-            "share": at[0],
-            "effective_depth": at[1],
-            "departure": at[2],
-            "share_of_a_tenth": less[0],
+            "share": at.share,
+            "effective_depth": at.effective_depth,
+            "departure": at.departure,
+            "share_of_a_tenth": less.share,
         },
         {
             "alpha": alphas.tolist(),
@@ -73,14 +76,22 @@ def decide(seed: int, norm_of: NormOf = dyt, depth: int = 48) -> Outcome:
     )
 
 
-def _costs(norm: Norm, depth: int) -> tuple[float, float, float]:
-    """Branch share of the final variance, effective depth, and departure from linear of ``x + W norm(x)``."""
+class Costs(NamedTuple):
+    """Branch share of the final variance, effective depth, and departure from linear."""
+
+    share: float
+    effective_depth: float
+    departure: float
+
+
+def _costs(norm: Norm, depth: int) -> Costs:
+    """Of ``x + W norm(x)``."""
     network = resnet(norm, depth)
     correlations = (-0.9, -0.5, 0.0, 0.5, 0.9)
     profiles = [propagate(network, SymmetricKernel.of(1.0, rho)) for rho in correlations]
     q = profiles[0].q.values
     departure = max(abs(float(p.correlation[-1]) - rho) for p, rho in zip(profiles, correlations, strict=True))
-    return float(1 - q[0] / q[-1]), float(np.sum(np.diff(q) / q[1:])), departure
+    return Costs(float(1 - q[0] / q[-1]), float(np.sum(np.diff(q) / q[1:])), departure)
 
 
 def draw(axes: Sequence[Axes], data: Data) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -30,21 +31,21 @@ def decide(
 ) -> Outcome:
     """ViT at initialization: measured, predicted, and predicted with attention left out."""
     cases = (("ln", None), ("dyt", 0.5), ("dyt", 1.0), ("dyt", 2.0), ("derf", 0.5), ("derf", 1.0))
-    rows, profiles = [], {}
+    rows: list[Case] = []
+    profiles = {}
     for norm, alpha in cases:
         description = ViTSpec(
             "vit_base_patch16_224", norm=norm, alpha=alpha, depth=depth, width=width, image_size=96, init="fan-in"
         )
         label = "LayerNorm" if alpha is None else f"{'DyT' if norm == 'dyt' else 'Derf'} α={alpha:g}"
-        numbers, profiles[label] = _case(description, theory, seed, seeds)
-        rows.append((label, *numbers))
-    full = all(row[4] for row in rows)
-    pointwise = [row for row in rows if row[0] != "LayerNorm"]
-    ranks = _rank_correlation([row[1] for row in pointwise], [row[3] for row in pointwise])
-    gap = max(abs(row[3] - row[1]) for row in rows)
-    layer_norm_gap = abs(rows[0][3] - rows[0][1])
-    by_scores = 1 - rows[0][6] / rows[0][2]
-    qualitative = ranks > 0.85 and min(row[5] for row in rows) > 0.95
+        case, profiles[label] = _case(label, description, theory, seed, seeds)
+        rows.append(case)
+    layer_norm, *pointwise = rows
+    full = all(row.within for row in rows)
+    ranks = _rank_correlation([row.measured for row in pointwise], [row.without_attention for row in pointwise])
+    gap = max(row.gap for row in rows)
+    by_scores = 1 - layer_norm.uniform_attention / layer_norm.predicted
+    qualitative = ranks > 0.85 and min(row.rank_correlation for row in rows) > 0.95
     verdict: Verdict = "fails"
     if full and qualitative:
         verdict = "holds" if gap < 0.3 else "holds with limits"
@@ -57,8 +58,8 @@ def decide(
         " of every case. Without it, the order"
         f" of the normalizers is kept (rank correlation {ranks:.2f}) and profiles fall alike, but log J is off by"
         f" up to {gap:.2f}"
-        f" ({layer_norm_gap:.2f} for LayerNorm). LayerNorm's log J is {rows[0][1]:.2f} ±"
-        f" {profiles['LayerNorm']['measured_se'][0]:.2f}, in theory {rows[0][2]:.2f} (± 0.03 from drawn scores),"
+        f" ({layer_norm.gap:.2f} for LayerNorm). LayerNorm's log J is {layer_norm.measured:.2f} ±"
+        f" {profiles['LayerNorm']['measured_se'][0]:.2f}, in theory {layer_norm.predicted:.2f} (± 0.03 from drawn scores),"
         f" of which {100 * by_scores:.0f} per cent"
         " are due to its scores: that much is gone with uniform attention.",
         {
@@ -66,18 +67,35 @@ def decide(
             "rank_correlation": ranks,
             "largest_gap": gap,
             "share_of_scores": by_scores,
-            "layer_norm_measured": rows[0][1],
-            "layer_norm_predicted": rows[0][2],
+            "layer_norm_measured": layer_norm.measured,
+            "layer_norm_predicted": layer_norm.predicted,
         },
         {"profiles": profiles, "rows": [list(row) for row in rows]},
     )
 
 
+class Case(NamedTuple):
+    """``log J(0 -> L)`` of one norm: measured, predicted, with attention left out of the theory and with uniform attention in it;
+    whether the whole profile is within, and the rank correlation of that without attention with the measured one."""
+
+    name: str
+    measured: float
+    predicted: float
+    without_attention: float
+    within: bool
+    rank_correlation: float
+    uniform_attention: float
+
+    @property
+    def gap(self) -> float:
+        """What leaving attention out costs."""
+        return abs(self.without_attention - self.measured)
+
+
 def _case(
-    description: ViTSpec, theory: Callable[[Network], Network], seed: int, seeds: int
-) -> tuple[tuple[float, float, float, bool, float, float], dict[str, list[float]]]:
-    """``log J(0 -> L)`` measured, predicted and without attention, whether the profile is within, rank correlation without
-    attention, ``log J(0 -> L)`` predicted with uniform attention; and the profiles."""
+    name: str, description: ViTSpec, theory: Callable[[Network], Network], seed: int, seeds: int
+) -> tuple[Case, dict[str, list[float]]]:
+    """What was found, and the profiles."""
     networks: list[Network] = []
 
     def build(number: int) -> nn.Module:
@@ -96,7 +114,7 @@ def _case(
     shape = _rank_correlation(alone.log_apjn.values, measured.log_apjn.values)
     uniform = float(propagate(_without_scores(network), inputs).log_apjn[0])
     at_input = (float(measured.log_apjn[0]), float(predicted.log_apjn[0]), float(alone.log_apjn[0]))
-    return (*at_input, within, shape, uniform), {
+    return Case(name, *at_input, within, shape, uniform), {
         "measured": measured.log_apjn.values.tolist(),
         "measured_se": measured.log_apjn_se.values.tolist(),
         "predicted": predicted.log_apjn.values.tolist(),

@@ -135,6 +135,23 @@ _MAPS: dict[str, dict[str, Callable[[PointwiseFunction | LayerNorm, int, int], M
 }
 
 
+def _table(drawn: Map) -> str:
+    """A dozen rows: the critical line, or the value at a few heights of the map."""
+    if drawn.line is not None:
+        rows, heads = [[a, b] for a, b in zip(drawn.y, drawn.line, strict=True)], ["sigma_b", "critical sigma_w"]
+    else:
+        some = sorted({len(drawn.y) // 4, len(drawn.y) // 2, len(drawn.y) - 1})
+        beside = some if drawn.y_name != "depth" else some[-1:]
+        rows = [
+            [a, *drawn.values[some, i], *(values[j, i] for values in drawn.beside.values() for j in beside)]
+            for i, a in enumerate(drawn.x)
+        ]
+        at = [f"{drawn.y_name}={drawn.y[i]:.3g}" for i in some]
+        heads = [drawn.x_name, *(f"{_SHORT.get(drawn.value_name, '')} {one}".strip() for one in at)]
+        heads += [f"{_SHORT[name]} {one}" for name in drawn.beside for one in at[-len(beside) :]]
+    return table(rows[:: max(1, len(rows) // 12)], heads)
+
+
 @click.command()
 @click.argument("network", type=OneOf([*_MAPS]))
 @click.option("--over", help="What the map is over: " + "; ".join(f"{n}: {' | '.join(m)}" for n, m in _MAPS.items()))
@@ -198,16 +215,4 @@ def phases(
         )
         save_json(record, out / "phases.json")
         save_figure(figure, out / "phases")
-    if drawn.line is not None:
-        rows, heads = [[a, b] for a, b in zip(drawn.y, drawn.line, strict=True)], ["sigma_b", "critical sigma_w"]
-    else:
-        some = sorted({len(drawn.y) // 4, len(drawn.y) // 2, len(drawn.y) - 1})
-        beside = some if drawn.y_name != "depth" else some[-1:]
-        rows = [
-            [a, *drawn.values[some, i], *(values[j, i] for values in drawn.beside.values() for j in beside)]
-            for i, a in enumerate(drawn.x)
-        ]
-        at = [f"{drawn.y_name}={drawn.y[i]:.3g}" for i in some]
-        heads = [drawn.x_name, *(f"{_SHORT.get(drawn.value_name, '')} {one}".strip() for one in at)]
-        heads += [f"{_SHORT[name]} {one}" for name in drawn.beside for one in at[-len(beside) :]]
-    emit(record, as_json, table(rows[:: max(1, len(rows) // 12)], heads))
+    emit(record, as_json, _table(drawn))

@@ -81,7 +81,7 @@ def predict(
     "module:PATH.py:FACTORY". Its input are the kernels of two photographs or of two stretches of source code.
     """
     if source is not None:
-        _forward(model, source, way, probe, samples, seed, as_json, out, options)
+        _forward(model, source, options, way=way, probe=probe, samples=samples, seed=seed, as_json=as_json, out=out)
         return
     if model == "resnet":
         left_out("predict resnet")
@@ -125,13 +125,14 @@ def predict(
 def _forward(
     model: str,
     source: int,
+    options: dict[str, Any],
+    *,
     way: str,
     probe: str,
     samples: int,
     seed: int,
     as_json: bool,
     out: Path | None,
-    options: dict[str, Any],
 ) -> None:
     """``log J(source -> m)`` of the exact theory for every later block."""
     from criticality.theory import propagate_between
@@ -162,7 +163,7 @@ _CHANGES = ("norm", "alpha", "depth", "width", "image_size", "tokens", "text", "
 def _resnet(**options: Any) -> ProfileArrays:
     from criticality.theory.propagation import propagated
 
-    return propagated(*_resnet_of(**options))
+    return propagated(*_resnet_of(**options), seeds=[0])[0]
 
 
 def _resnet_of(

@@ -112,7 +112,7 @@ def prescribe(
     if way != "auto":
         left_out(f"--way {way}")
     description = model_spec(model, **changes)
-    found, curve = _solved(description, target, kind, way, seeds, samples, seed, scope)
+    found, curve = _solved(description, target, kind, way=way, seeds=seeds, samples=samples, seed=seed, scope=scope)
 
     def build(number: int) -> torch.nn.Module:
         seed_everything(number)
@@ -141,6 +141,7 @@ def _solved(
     description: ModelSpec,
     target: str,
     kind: Kind,
+    *,
     way: Way,
     seeds: int,
     samples: int,

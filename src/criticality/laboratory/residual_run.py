@@ -124,14 +124,14 @@ def stack_of(
     require_alike(runs, APART)
     first = runs[0]
     shape = Shape(
-        sum(run.seeds for run in runs),
-        first.depth,
-        first.width,
-        784,
-        10,
-        first.norm,
-        first.activation or None,
-        first.mu,
+        runs=sum(run.seeds for run in runs),
+        depth=first.depth,
+        width=first.width,
+        inputs=784,
+        classes=10,
+        norm=first.norm,
+        activation=first.activation or None,
+        mu=first.mu,
         affine=first.task == "fashion-resnet",
     )
     stack = Stack(shape, dtype, device)

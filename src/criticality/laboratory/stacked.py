@@ -22,6 +22,11 @@ from criticality.laboratory.recursion import MATRICES, Stack
 from criticality.laboratory.residual_run import ResidualRun, stack_of
 from criticality.laboratory.steps import ADAM_BETAS, Batches, RateByRun, Replayed, Updates, rates_of
 
+__all__ = [
+    "train_stacked",
+    "train_together",
+]
+
 PROBES = 256
 """Validation images that profiles are measured on, the same in every run."""
 
@@ -126,26 +131,16 @@ def train_together(
                 break
     records.record(run.steps)
     series = [values.T.double().cpu().numpy() for values in (losses, right)]
-    return _datasets(runs, stack, data, pixels, records, series[0], series[1], time.perf_counter() - began)
+    return _datasets(
+        runs, stack, data, pixels, records, losses=series[0], right=series[1], seconds=time.perf_counter() - began
+    )
 
 
 def pixels_of(run: ResidualRun, data: FashionMNIST) -> dict[str, Tensor]:
     """Of each part, as the task wants them: standardized, or in [0, 1] for ``fashion-mlp``."""
-    parts = {"train": data.train, "validation": data.validation, "test": data.test}
     if run.task == "fashion-mlp":
-        return {name: part.pixels for name, part in parts.items()}
-    return {name: _standardized(data, name) for name in parts}
-
-
-_CACHE: dict[tuple[int, str], Tensor] = {}
-
-
-def _standardized(data: FashionMNIST, name: str) -> Tensor:
-    """Kept, as a study trains hundreds of runs in one process."""
-    key = id(data), name
-    if key not in _CACHE:
-        _CACHE[key] = data.standardized(getattr(data, name))
-    return _CACHE[key]
+        return {"train": data.train.pixels, "validation": data.validation.pixels, "test": data.test.pixels}
+    return data.standard
 
 
 def _optimizer(runs: Sequence[ResidualRun], stack: Stack) -> Callable[[int], None]:
@@ -200,6 +195,7 @@ def _datasets(
     data: FashionMNIST,
     pixels: dict[str, Tensor],
     records: Records,
+    *,
     losses: np.ndarray,
     right: np.ndarray,
     seconds: float,

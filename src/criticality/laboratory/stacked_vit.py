@@ -33,6 +33,10 @@ from criticality.laboratory.steps import Batches, RateByRun, Replayed, Updates, 
 from criticality.laboratory.tasks import task
 from criticality.laboratory.train import DIVERGED_FACTOR, Run, initial_model
 
+__all__ = [
+    "train_vits",
+]
+
 SIDE = 28
 HEAD_WIDTH = 32
 PROBES = 64
@@ -265,7 +269,7 @@ def train_vits(
     data = fashion_mnist(data_root)
     start = start_of(runs, data_root)
     stack = VitStack(start, on)
-    pixels = {name: data.standardized(getattr(data, name)).to(on) for name in ("train", "validation", "test")}
+    pixels = {name: part.to(on) for name, part in data.standard.items()}
     records = VitRecords(stack, pixels["validation"][:PROBES], geometric_steps(first.steps))
     stepping = _Stepping(runs, stack, start, pixels["train"], data.train.labels.to(on))
     losses = torch.full((first.steps, stack.runs), math.nan, device=on)

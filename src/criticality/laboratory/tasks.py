@@ -19,6 +19,12 @@ from criticality.laboratory.names import TASKS
 from criticality.models.initialization import initialize
 from criticality.theory import Network, TokenKernel
 
+__all__ = [
+    "CONTEXT",
+    "Task",
+    "task",
+]
+
 CONTEXT = 64
 """Bytes that the GPT sees."""
 

@@ -30,6 +30,16 @@ from criticality.prescription.monitor import Monitor
 from criticality.prescription.solve import Kind, prescribe
 from criticality.schema import SCHEMA, check_can_be_made, whole_or_absent
 
+__all__ = [
+    "DIVERGED_FACTOR",
+    "GPT_RECIPE",
+    "Run",
+    "Series",
+    "Training",
+    "initial_model",
+    "train",
+]
+
 DIVERGED_FACTOR = 1.5
 """A run has diverged when its loss stops being finite, or when the mean of the last ten losses exceeds the first loss by this
 factor."""
@@ -144,53 +154,125 @@ def train(
     Raises:
         ValueError: a checkpoint of another run, or one that cannot be read.
     """
-    made = task_named(run.task, data_root)
-    generator = torch.Generator().manual_seed(run.seed)
-    model = initial_model(run, made).to(torch_device(device))
-    optimizers = _optimizers(run, model)
-    monitor = Monitor(
-        model,
-        made.inputs(_on(made.batch(4, torch.Generator().manual_seed(12345)), device)),
-        every=run.every,
-        budget=1e9,
-    )
-    diagnostics = Diagnostics(model, monitor.inputs, run.steps)
-    series: Series = {name: [] for name in _SERIES}
+    training = Training(run, task_named(run.task, data_root), device)
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None:
         check_can_be_made(path)
     if path is not None and path.exists():
-        state = _load(path, run)
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        generator.set_state(state["generator"])
-        series = state["series"]
-        monitor.load_state(state["monitor"])
-        diagnostics.load_state(state["diagnostics"])
-    diverged_at, start = -1, len(series["loss"])
+        training.load(path)
+    start = len(training.series["loss"])
     if start == 0:
-        monitor.record(0)
+        training.monitor.record(0)
     for step in range(start, run.steps):
-        began = time.perf_counter()
-        rate = run.rate_at(step)
-        batch = made.batch(run.batch, generator)
-        loss, norm = _step(run, made, model, optimizers, _on(batch, device), rate, device, diagnostics.around(step))
-        taken = time.perf_counter() - began
-        for name, value in zip(_SERIES, (loss, made.constant_loss(batch), norm, taken), strict=True):
-            series[name].append(value)
+        training.step(step)
         if progress is not None:
-            progress(step, loss)
-        if _has_diverged(series["loss"]):
-            diverged_at = step
-            break
+            progress(step, training.series["loss"][-1])
+        if training.has_diverged():
+            return training.dataset(step)
         if (step + 1) % run.every == 0:
-            monitor.record(step + 1)  # nan where the model is no longer finite: a divergence is for the losses to say
+            training.monitor.record(step + 1)  # nan where the model is no longer finite: the losses say what diverged
         if path is not None and (step + 1) % checkpoint_every == 0:
-            _save(path, run, model, optimizers, generator, series, monitor, diagnostics)
-    if diverged_at < 0:
-        diagnostics.record(run.steps)
-    return _dataset(run, made, model, monitor, series, diverged_at, device).merge(diagnostics.dataset())
+            training.save(path)
+    training.diagnostics.record(run.steps)
+    return training.dataset()
+
+
+class Training:
+    """A run under way: its model and optimizers, what watches them, and what was recorded."""
+
+    def __init__(self, run: Run, made: Task, device: str = "cpu"):
+        self.run, self.made, self.device = run, made, device
+        self.generator = torch.Generator().manual_seed(run.seed)
+        self.model = initial_model(run, made).to(torch_device(device))
+        self.optimizers = _optimizers(run, self.model)
+        watched = made.inputs(self._there(made.batch(4, torch.Generator().manual_seed(12345))))
+        self.monitor = Monitor(self.model, watched, every=run.every, budget=1e9)
+        self.diagnostics = Diagnostics(self.model, self.monitor.inputs, run.steps)
+        self.series: Series = {name: [] for name in _SERIES}
+
+    def step(self, step: int) -> None:
+        """The next batch, and what it changes."""
+        began = time.perf_counter()
+        batch = self.made.batch(self.run.batch, self.generator)
+        loss, norm = self.update(batch, self.run.rate_at(step), self.diagnostics.around(step))
+        taken = time.perf_counter() - began
+        for name, value in zip(_SERIES, (loss, self.made.constant_loss(batch), norm, taken), strict=True):
+            self.series[name].append(value)
+
+    def update(
+        self, batch: Any, rate: float, recording: AbstractContextManager[None] | None = None
+    ) -> tuple[float, float]:
+        """Forward, backward and the optimizers' step; the loss and the norm of its gradient."""
+        self.model.train()
+        for optimizer, factor in zip(self.optimizers, (1.0, 0.1), strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.zero_grad()
+        with torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=self.run.dtype == "bfloat16"):
+            loss = self.made.loss(self.model, self._there(batch))
+        loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), self.run.clip if self.run.clip else math.inf))
+        with recording or nullcontext():
+            for optimizer in self.optimizers:
+                optimizer.step()
+        return float(loss.detach()), norm
+
+    def has_diverged(self) -> bool:
+        """By its losses."""
+        losses = self.series["loss"]
+        if not math.isfinite(losses[-1]):
+            return True
+        return len(losses) > _WINDOW and float(np.mean(losses[-_WINDOW:])) > DIVERGED_FACTOR * losses[0]
+
+    def _there(self, batch: Any) -> Any:
+        if isinstance(batch, tuple):
+            return tuple(part.to(self.device) for part in batch)
+        return batch.to(self.device)
+
+    def save(self, path: Path) -> None:
+        """To a checkpoint, whole or not at all."""
+        state = {
+            "run": _identity(self.run),
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "generator": self.generator.get_state(),
+            "series": self.series,
+            "monitor": self.monitor.state(),
+            "diagnostics": self.diagnostics.state(),
+        }
+        with whole_or_absent(path) as file:
+            torch.save(state, file)
+
+    def load(self, path: Path) -> None:
+        """Take up what ``save`` wrote."""
+        state = _read(path, self.run)
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.generator.set_state(state["generator"])
+        self.series = state["series"]
+        self.monitor.load_state(state["monitor"])
+        self.diagnostics.load_state(state["diagnostics"])
+
+    def dataset(self, diverged_at: int = -1) -> xr.Dataset:
+        """What was recorded, and how well the model does now."""
+        run, made, result = self.run, self.made, self.monitor.dataset()
+        self.model.eval()
+        with torch.no_grad():
+            score = float(made.score(self.model, self._there(made.validation())))
+            if made.test is not None:
+                result["test_score"] = float(made.score(self.model, self._there(made.test())))
+        for name, values in self.series.items():
+            result[name] = ("train_step", np.concatenate([values, np.full(run.steps - len(values), np.nan)]))
+        result["score"] = score if math.isfinite(score) else math.nan
+        if diverged_at < 0 and not math.isfinite(score):  # the last step did it
+            diverged_at = run.steps - 1
+        result["diverged"] = diverged_at >= 0
+        result["diverged_at"] = diverged_at
+        result["log_apjn_initial"] = float(result.log_apjn[0, 0])
+        settings = {key: ("" if value is None else value) for key, value in asdict(run).items()}
+        result = result.assign_attrs(source="training", schema=SCHEMA, **settings)
+        return result.merge(self.diagnostics.dataset())
 
 
 def initial_model(run: Run, made: Task) -> nn.Module:
@@ -240,102 +322,20 @@ def _optimizers(run: Run, model: nn.Module) -> list[torch.optim.Optimizer]:
     ]
 
 
-def _step(
-    run: Run,
-    made: Any,
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    batch: Any,
-    rate: float,
-    device: str,
-    recording: AbstractContextManager[None] | None = None,
-) -> tuple[float, float]:
-    model.train()
-    for optimizer, factor in zip(optimizers, (1.0, 0.1), strict=False):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * factor
-        optimizer.zero_grad()
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=run.dtype == "bfloat16"):
-        loss = made.loss(model, batch)
-    loss.backward()
-    norm = float(nn.utils.clip_grad_norm_(model.parameters(), run.clip if run.clip else math.inf))
-    with recording or nullcontext():
-        for optimizer in optimizers:
-            optimizer.step()
-    return float(loss.detach()), norm
+def _identity(run: Run) -> dict[str, Any]:
+    """What a checkpoint must be of; a run may be made longer."""
+    return {key: value for key, value in asdict(run).items() if key != "steps"}
 
 
-def _has_diverged(losses: list[float]) -> bool:
-    if not math.isfinite(losses[-1]):
-        return True
-    return len(losses) > _WINDOW and float(np.mean(losses[-_WINDOW:])) > DIVERGED_FACTOR * losses[0]
-
-
-def _on(batch: Any, device: str) -> Any:
-    if isinstance(batch, tuple):
-        return tuple(part.to(device) for part in batch)
-    return batch.to(device)
-
-
-def _save(
-    path: Path,
-    run: Run,
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    generator: torch.Generator,
-    series: Series,
-    monitor: Monitor,
-    diagnostics: Diagnostics,
-) -> None:
-    state = {
-        "run": {key: value for key, value in asdict(run).items() if key != "steps"},
-        "model": model.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "generator": generator.get_state(),
-        "series": series,
-        "monitor": monitor.state(),
-        "diagnostics": diagnostics.state(),
-    }
-    with whole_or_absent(path) as file:
-        torch.save(state, file)
-
-
-def _load(path: Path, run: Run) -> dict[str, Any]:
+def _read(path: Path, run: Run) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, weights_only=True)
     except Exception as error:
         raise FileError(f"checkpoint {str(path)!r} must be a whole checkpoint of criticality: {error}") from error
     if set(state.get("series", ())) != set(_SERIES) or "diagnostics" not in state:
         raise FileError(f"checkpoint {str(path)!r} must be of this version of criticality, but holds other series")
-    wanted = {key: value for key, value in asdict(run).items() if key != "steps"}
+    wanted = _identity(run)
     if state.get("run") != wanted:
         other = [key for key, value in wanted.items() if state.get("run", {}).get(key) != value]
         raise FileError(f"checkpoint {str(path)!r} must be of this run, but is of one with other {', '.join(other)}")
     return state
-
-
-def _dataset(
-    run: Run,
-    made: Any,
-    model: nn.Module,
-    monitor: Monitor,
-    series: Series,
-    diverged_at: int,
-    device: str,
-) -> xr.Dataset:
-    result = monitor.dataset()
-    model.eval()
-    with torch.no_grad():
-        score = float(made.score(model, _on(made.validation(), device)))
-        if made.test is not None:
-            result["test_score"] = float(made.score(model, _on(made.test(), device)))
-    for name, values in series.items():
-        result[name] = ("train_step", np.concatenate([values, np.full(run.steps - len(values), np.nan)]))
-    result["score"] = score if math.isfinite(score) else math.nan
-    if diverged_at < 0 and not math.isfinite(score):  # the last step did it
-        diverged_at = run.steps - 1
-    result["diverged"] = diverged_at >= 0
-    result["diverged_at"] = diverged_at
-    result["log_apjn_initial"] = float(result.log_apjn[0, 0])
-    settings = {key: ("" if value is None else value) for key, value in asdict(run).items()}
-    return result.assign_attrs(source="training", schema=SCHEMA, **settings)

@@ -6,6 +6,9 @@ from criticality.measurement.ends import input_kernels, output_kernels
 from criticality.measurement.points import Points
 from criticality.measurement.profile import Profile, profile
 from criticality.measurement.statistics import log_mean
+from criticality.moved import renamed_names
+
+__getattr__ = renamed_names(__name__)
 
 __all__ = [
     "Points",

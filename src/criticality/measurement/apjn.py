@@ -81,7 +81,9 @@ def measure(
         NotFiniteError: a stream or gradient that is not finite, or a gradient that is 0.
         ValueError: ``probes`` below 1; as ``probe_kernel``.
     """
-    measured = _profile(model, inputs, points, chain, probes, probe, seed, device, dtype, mode)
+    measured = _profile(
+        model, inputs, points, chain, probes=probes, probe=probe, seed=seed, device=device, dtype=dtype, mode=mode
+    )
     mean, error = log_mean(measured.log_apjn)
     return _dataset([measured], mean, error, probes=probes, probe=probe_name(probe), seeds=1, seed=seed)
 
@@ -163,7 +165,8 @@ def ensemble_profiles(
         with forked():
             seed_everything(seed)
             model = _built(build, seed)
-        profiles.append(_profile(model, inputs, points, chain, probes, probe, seed, device, dtype, mode, kernels))
+        settings: dict[str, Any] = {"device": device, "dtype": dtype, "mode": mode, "kernels": kernels}
+        profiles.append(_profile(model, inputs, points, chain, probes=probes, probe=probe, seed=seed, **settings))
         if progress is not None:
             progress(seed)
     return profiles
@@ -244,6 +247,7 @@ def _profile(
     inputs: Any,
     points: Points,
     chain: str | None,
+    *,
     probes: int,
     probe: Probe,
     seed: int,

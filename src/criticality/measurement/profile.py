@@ -24,6 +24,7 @@ from criticality.shapes import Float
 from criticality.stream import Call, Point, Trace, trace
 from criticality.stream.find import watch
 from criticality.stream.points import OPAQUE
+from criticality.stream.record import Record
 from criticality.stream.tensors import node_name
 from criticality.stream.untouched import fresh_batch_norms
 
@@ -87,52 +88,74 @@ def profile(
     asked, of_chain = points_asked_for(model, found, points, chain)
     nodes = [found.node(point) for point in asked]
     axes = stream_axes(model, inputs, found, of_chain, asked, under)
-    first = seen.value(nodes[0])
-    start = token_kernels(first, axes) if kernels and first is not None else None
-    known = seen.moments(nodes, axes)
-    calls = {
-        point.node: found.layout.call(point.node)
-        for point in asked
-        if found.node(point) not in known or (kernels and start is None and point is asked[0])
-    }
-    missing = {call.number: found.layout.graph.nodes[number] for number, call in calls.items() if call is not None}
-    if missing:
-
-        def note(call: Call, tensor: Tensor) -> None:
-            nonlocal start
-            if call.number in missing:
-                node = missing[call.number]
-                known[node] = moment(tensor, axes)
-                start = token_kernels(tensor, axes) if kernels and node is nodes[0] else start
-
-        watch(model, inputs, note, under() if under else None)
-    moments = np.array([known.get(node, _UNKNOWN) for node in nodes]).T
-    _check_finite(model, inputs, asked, moments[0], under)
+    runs = _Runs(model, inputs, under)
+    start, moments = _moments(runs, found, seen, asked, axes, kernels)
+    _check_finite(runs, asked, moments[0])
     log_apjn = np.log(
         [gradient_norms(found, nodes, asked, seed, n, n + 1 < probes, probe, axes) for n in range(probes)]
     )
     side_inputs = of_chain.side_inputs if of_chain is not None else ()
     names = tuple(one.name for one in found.chains)
     return Profile(
-        of_chain.name if of_chain is not None else "",
-        names,
-        tuple(asked),
-        log_apjn,
-        moments,
-        side_inputs,
-        blocked(found),
-        found.resumed,
-        fresh,
-        model.training,
-        asked[0].shape[-1 if axes is None else axes.channels],
-        start,
+        chain=of_chain.name if of_chain is not None else "",
+        chains=names,
+        points=tuple(asked),
+        log_apjn=log_apjn,
+        moments=moments,
+        side_inputs=side_inputs,
+        blocked=blocked(found),
+        resumed=found.resumed,
+        batch_statistics=fresh,
+        training=model.training,
+        width=asked[0].shape[-1 if axes is None else axes.channels],
+        start=start,
     )
 
 
 _UNKNOWN = Moment(float("nan"), float("nan"), float("nan"))
 
 
-def _check_finite(model: nn.Module, inputs: Any, points: Sequence[Point], q: np.ndarray, under: Under | None) -> None:
+@dataclass(frozen=True)
+class _Runs:
+    """A model that is run again where one pass has not shown all that is asked."""
+
+    model: nn.Module
+    inputs: Any
+    under: Under | None
+
+    def watch(self, note: Callable[[Call, Tensor], None]) -> Record:
+        return watch(self.model, self.inputs, note, self.under() if self.under else None)
+
+
+def _moments(
+    runs: _Runs, found: Trace, seen: Seen, points: Sequence[Point], axes: Axes | None, kernels: bool
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """Kernels at the first point where they are asked for, and moments ``(3, points)``; of values that were not held by one more
+    pass."""
+    nodes = [found.node(point) for point in points]
+    first = seen.value(nodes[0])
+    start = token_kernels(first, axes) if kernels and first is not None else None
+    known = seen.moments(nodes, axes)
+    calls = {
+        point.node: found.layout.call(point.node)
+        for point in points
+        if found.node(point) not in known or (kernels and start is None and point is points[0])
+    }
+    missing = {call.number: found.layout.graph.nodes[number] for number, call in calls.items() if call is not None}
+
+    def note(call: Call, tensor: Tensor) -> None:
+        nonlocal start
+        if call.number in missing:
+            node = missing[call.number]
+            known[node] = moment(tensor, axes)
+            start = token_kernels(tensor, axes) if kernels and node is nodes[0] else start
+
+    if missing:
+        runs.watch(note)
+    return start, np.array([known.get(node, _UNKNOWN) for node in nodes]).T
+
+
+def _check_finite(runs: _Runs, points: Sequence[Point], q: np.ndarray) -> None:
     """Raise for a stream that is not finite, naming the module in which it first is not."""
     bad = [point for point, value in zip(points, q, strict=True) if np.isinf(value) or np.isnan(value)]
     if not bad:
@@ -143,7 +166,7 @@ def _check_finite(model: nn.Module, inputs: Any, points: Sequence[Point], q: np.
         if not first and not bool(torch.isfinite(tensor.detach()).all()):
             first.append(call)
 
-    record = watch(model, inputs, note, under() if under else None)
+    record = runs.watch(note)
     if not first:
         return  # a value that no call was seen to make
     if first[0].function == "input":
@@ -189,6 +212,32 @@ def gradient_norms(
         ValueError: as ``probe_kernel``.
     """
     of_loss = isinstance(probe, str) and probe == "loss"
+    if of_loss:
+        end: Tensor | GradientEdge = found.output
+        u = loss_gradient(found.output, seed, number)
+    else:
+        end = GradientEdge(nodes[-1], 0)
+        u = token_probe(probe, points[-1].shape, axes, seed, number, found.output)
+        u = u.to(_dtype_at(nodes[-1], u.dtype))
+    try:
+        squares = _squares(found, nodes, end, u, retain)
+    except RuntimeError as error:
+        said = str(error).strip().partition("\n")[0].partition(". Hint")[0]
+        raise model_failed(
+            f"model must be differentiable between its points, and the backward pass from {points[-1].name!r} to"
+            f" {points[0].name!r} raised {type(error).__name__}: {said}",
+            error,
+        ) from error
+    size = squares[nodes[-1]] if of_loss else squared_norm(u)
+    norms = [squares[node] / size if size else 0.0 for node in nodes[:-1]] + [1.0]
+    _check_gradients(norms, points, u.dtype)
+    return norms
+
+
+def _squares(
+    found: Trace, nodes: Sequence[Node], end: Tensor | GradientEdge, u: Tensor, retain: bool
+) -> dict[Node, float]:
+    """Squared norms of the gradients at the nodes for ``u`` at the end; that of the last node where the end comes after it."""
     squares = dict.fromkeys(nodes, 0.0)
 
     def note(node: Node) -> Callable[[tuple[Tensor | None, ...]], None]:
@@ -197,14 +246,8 @@ def gradient_norms(
 
         return hook
 
-    if of_loss:
-        end: Tensor | GradientEdge = found.output
-        u = loss_gradient(found.output, seed, number)
-    else:
-        end = GradientEdge(nodes[-1], 0)
-        u = token_probe(probe, points[-1].shape, axes, seed, number, found.output)
-        u = u.to(_dtype_at(nodes[-1], u.dtype))
-    handles = [node.register_prehook(note(node)) for node in dict.fromkeys(nodes if of_loss else nodes[:-1])]
+    watched = nodes if isinstance(end, Tensor) else nodes[:-1]
+    handles = [node.register_prehook(note(node)) for node in dict.fromkeys(watched)]
     opaque = any(node_name(node) == OPAQUE for node in found.layout.graph.nodes)
     try:
         start = GradientEdge(nodes[0], 0)
@@ -213,27 +256,24 @@ def gradient_norms(
         else:
             (gradient,) = torch.autograd.grad(end, start, u, retain_graph=retain, allow_unused=True)
             squares[nodes[0]] = 0.0 if gradient is None else squared_norm(gradient)
-    except RuntimeError as error:
-        said = str(error).strip().partition("\n")[0].partition(". Hint")[0]
-        raise model_failed(
-            f"model must be differentiable between its points, and the backward pass from {points[-1].name!r} to"
-            f" {points[0].name!r} raised {type(error).__name__}: {said}",
-            error,
-        ) from error
     finally:
         for handle in handles:
             handle.remove()
-    size = squares[nodes[-1]] if of_loss else squared_norm(u)
-    norms = [squares[node] / size if size else 0.0 for node in nodes[:-1]] + [1.0]
+    return squares
+
+
+def _check_gradients(norms: Sequence[float], points: Sequence[Point], dtype: torch.dtype) -> None:
     bad = [index for index, value in enumerate(norms) if not (np.isfinite(value) and value > 0)]
-    if bad:
-        precise = u.dtype == torch.float64
-        cure = "; no value of this point reaches the end on these inputs" if norms[bad[-1]] == 0 else ""
-        raise (ZeroGradientError if norms[bad[-1]] == 0 else NotFiniteError)(
-            f"gradient at point {bad[-1]} ({points[bad[-1]].name!r}) must be finite and not 0 in {u.dtype}, got a"
-            f" squared norm of {norms[bad[-1]]}{cure if precise else '; try dtype=torch.float64'}"
-        )
-    return norms
+    if not bad:
+        return
+    zero = norms[bad[-1]] == 0
+    cure = "; try dtype=torch.float64"
+    if dtype == torch.float64:
+        cure = "; no value of this point reaches the end on these inputs" if zero else ""
+    raise (ZeroGradientError if zero else NotFiniteError)(
+        f"gradient at point {bad[-1]} ({points[bad[-1]].name!r}) must be finite and not 0 in {dtype}, got a"
+        f" squared norm of {norms[bad[-1]]}{cure}"
+    )
 
 
 def _dtype_at(node: Node, default: torch.dtype) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""Bridges from real models to the theory: construction, reading of variances, real inputs.
+"""Real models by name: built, initialized, their norms replaced; real inputs for them.
 
 Names are imported when they are first used: a Hugging Face model does not wait for timm, nor the other way round.
 """
@@ -33,18 +33,7 @@ _MODULES = {
     "text": ("random_tokens", "source_bytes"),
     "timm_vit": ("ViTSpec",),
 }
-_RENAMED = {
-    "HuggingFaceSpec": "HuggingFaceSpec",
-    "ModelSpec": "ModelSpec",
-    "OwnSpec": "OwnSpec",
-    "ViTSpec": "ViTSpec",
-    "model_spec": "model_spec",
-    "vit_network": "criticality.reader.read_network",
-    "huggingface_network": "criticality.reader.read_network",
-    "embedding_kernels": "criticality.measurement.input_kernels",
-    "InitializationRecorder": "criticality.weightless.laws_of",
-}
-__getattr__, __dir__ = lazy_names(__name__, _MODULES, _RENAMED)
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)
 
 __all__ = [
     "INITS",

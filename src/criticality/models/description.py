@@ -26,6 +26,7 @@ from criticality.models.conversion import Alpha, check_norm, replace_norms
 from criticality.models.fitting import require_fit
 from criticality.models.initialization import check_init, initialize_branches
 from criticality.models.sites import alphas_by_flow, on_heads_by_flow
+from criticality.moved import renamed_fields
 from criticality.python_file import load_file
 from criticality.randomness import forked, seed_everything
 from criticality.reader import read_network
@@ -69,6 +70,7 @@ class ModelSpec(Protocol):
         ...
 
 
+@renamed_fields(describe="read(seed)")
 @dataclass(frozen=True)
 class OwnSpec:
     """A model of one's own: ``FACTORY()`` of a Python file returns it.

@@ -25,12 +25,14 @@ from criticality.models.library_model import LibraryModel
 from criticality.models.pretrained import RECORD, restore_norms
 from criticality.models.sites import alphas_by_flow, on_heads_by_flow
 from criticality.models.text import random_tokens, source_bytes
+from criticality.moved import renamed_fields
 
 BYTES = 256
 SEQUENCES, BATCH_TOKENS = 2, 128
 """A batch of text is as many sequences as hold so many tokens, at least two: from one short stretch to another J differs much."""
 
 
+@renamed_fields(describe="read(seed)")
 @dataclass(frozen=True)
 class HuggingFaceSpec(LibraryModel):
     """A Hugging Face model by config, with what is changed of it; ``None`` keeps the config's own value.
@@ -271,6 +273,9 @@ def _resize(config: Any, width: int, heads: int | None) -> None:
         config.num_key_value_heads = max(1, heads * groups // old_heads)
         if heads % config.num_key_value_heads:
             config.num_key_value_heads = heads
+    rotated = getattr(config, "rotary_dim", None)
+    if isinstance(rotated, int):  # the same share of a head's channels, in pairs
+        config.rotary_dim = max(2, rotated * (width // heads) // (old_width // old_heads) // 2 * 2)
     if getattr(config, "head_dim", None) is not None:
         with suppress(AttributeError):  # where it follows from width and heads
             config.head_dim = (

@@ -17,10 +17,12 @@ from criticality.models.images import photographs
 from criticality.models.initialization import check_init
 from criticality.models.library_model import LibraryModel
 from criticality.models.sites import alphas_by_flow, on_heads_by_flow
+from criticality.moved import renamed_fields
 
 timm = require("timm")
 
 
+@renamed_fields(describe="read(seed)")
 @dataclass(frozen=True)
 class ViTSpec(LibraryModel):
     """A timm model by name, with what is changed of it; ``None`` keeps the model's own value.

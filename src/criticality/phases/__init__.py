@@ -1,5 +1,6 @@
 """Phases of deep networks: how log J grows with depth, for any depth, and why."""
 
+from criticality.moved import renamed_names
 from criticality.phases.asymptotics import (
     ExponentialLaw,
     PowerLaw,
@@ -24,6 +25,8 @@ from criticality.phases.maps import collapse_map, exponents_map, transformer_map
 from criticality.phases.planes import Plane, amplification_map
 from criticality.phases.tails import Tail, tail_of
 from criticality.phases.zoo import ZOO, zoo_function, zoo_table
+
+__getattr__ = renamed_names(__name__)
 
 __all__ = [
     "ZOO",

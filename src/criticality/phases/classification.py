@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from criticality.arguments import Correlation, Size, Start, checked
 from criticality.errors import UndescribedError
 from criticality.phases.asymptotics import ExponentialLaw, Law, PowerLaw, StretchedLaw, law_of
 from criticality.phases.depth import BlockStep, ResidualStep, amplification
-from criticality.phases.tails import slope_diverges, tail_of
+from criticality.phases.tails import Asymptote, slope_diverges, tail_of
 from criticality.theory.network import Network
 from criticality.theory.norms import Norm, PointwiseNorm
 
@@ -52,7 +52,7 @@ class Classification:
     coefficient: float
     interval: tuple[float, float]
     crossover_depth: float
-    analytic: tuple[str, float, float] | None
+    analytic: Asymptote | None
     agrees: bool | None
     law: Law | None
     log_apjn: dict[int, float]
@@ -87,7 +87,17 @@ def classify(
     step = BlockStep(network, tokens, rho0) if isinstance(network, Network) else network
     if any(slope_diverges(norm.pointwise.phi) for norm in _norms(network) if isinstance(norm, PointwiseNorm)):
         nan, infinite = math.nan, dict.fromkeys(DEPTHS, math.inf)
-        return Classification("divergent", nan, nan, (nan, nan), nan, ("divergent", nan, nan), True, None, infinite)
+        return Classification(
+            kind="divergent",
+            exponent=nan,
+            coefficient=nan,
+            interval=(nan, nan),
+            crossover_depth=nan,
+            analytic=Asymptote("divergent", nan, nan),
+            agrees=True,
+            law=None,
+            log_apjn=infinite,
+        )
     if isinstance(step, BlockStep) and step.tokens > 1:
         _refuse_slow(step)
     law = law_of(step, q0)
@@ -95,19 +105,15 @@ def classify(
     log_j = amplification(step, [*depths, *DEPTHS], q0)
     profile, at_depths = log_j[: len(depths)], log_j[len(depths) :]
     largest = law.common_exponent if isinstance(law, PowerLaw) else 0.0
-    kind, exponent, coefficient, interval, crossover = _read(depths, profile, largest)
+    read = _read(depths, profile, largest)
     analytic = None if law is None else _analytic(law)
     agrees = None
     if analytic is not None and law is not None:
-        (low, high), slack = interval, _slack(step, law)
-        span = (law.exponent, law.common_exponent) if isinstance(law, PowerLaw) else (analytic[1], analytic[1])
-        agrees = analytic[0] == kind and low - slack <= max(span) and high + slack >= min(span)
+        (low, high), slack = read.interval, _slack(step, law)
+        span = (law.exponent, law.common_exponent) if isinstance(law, PowerLaw) else (analytic.exponent,) * 2
+        agrees = analytic.kind == read.kind and low - slack <= max(span) and high + slack >= min(span)
     return Classification(
-        kind,
-        exponent,
-        coefficient,
-        interval,
-        crossover,
+        *read,
         analytic,
         agrees,
         law,
@@ -118,7 +124,7 @@ def classify(
 def _norms(network: ResidualStep | Network) -> list[Norm]:
     """Those that are repeated with depth."""
     if isinstance(network, Network):
-        return [sublayer.norm for sublayer in network.last_block]
+        return [norm for sublayer in network.last_block for norm in sublayer.entry_norms]
     return [network.norm]
 
 
@@ -135,16 +141,24 @@ def _refuse_slow(step: BlockStep) -> None:
             )
 
 
-def _read(
-    depths: np.ndarray, profile: np.ndarray, largest: float
-) -> tuple[Class, float, float, tuple[float, float], float]:
-    """Class, exponent, coefficient, interval and crossover depth of a profile.
+class _Read(NamedTuple):
+    """What a profile shows, as ``Classification`` has it."""
+
+    kind: Class
+    exponent: float
+    coefficient: float
+    interval: tuple[float, float]
+    crossover_depth: float
+
+
+def _read(depths: np.ndarray, profile: np.ndarray, largest: float) -> _Read:
+    """The class of a profile, and how it grows.
 
     ``largest``: exponent of a power law that the profile may be on its slow way to, through nine decades and more; one whose local
     exponent has not left it behind is a power law.
     """
     if profile[-1] <= 0:
-        return "decaying", math.nan, math.nan, (math.nan, math.nan), math.nan
+        return _Read("decaying", math.nan, math.nan, (math.nan, math.nan), math.nan)
     x = np.log(depths)
     gain = np.gradient(profile, x)  # d log J / d log L: constant for a power law, ~ L^beta otherwise
     beta = np.gradient(np.log(gain), x)
@@ -155,14 +169,14 @@ def _read(
     crossover = float(depths[min(above[-1] + 1, len(beta) - 1)] if len(above) else depths[0])
     if settled > 1 - _SETTLED:
         rate = float((profile[-1] - profile[-2]) / (depths[-1] - depths[-2]))
-        return "exponential", 1.0, rate, (1 - moves - 1e-6, 1 + moves + 1e-6), math.nan
+        return _Read("exponential", 1.0, rate, (1 - moves - 1e-6, 1 + moves + 1e-6), math.nan)
     if settled < _SETTLED or gain[-1] < (1 + _SETTLED) * largest:
         zeta, drift = float(gain[-1]), float(np.ptp(gain[last])) + 1e-5 * float(gain[-1])
-        return "power", zeta, math.nan, (zeta - drift, zeta + drift), crossover
+        return _Read("power", zeta, math.nan, (zeta - drift, zeta + drift), crossover)
     exponent = _extrapolated(x, beta)
     spread = 1.5 * max(abs(exponent - settled), moves) + 1e-6
     coefficient = _coefficient(depths, profile, exponent if abs(exponent - 0.5) > 2e-3 else 0.5)
-    return "stretched", exponent, coefficient, (exponent - spread, exponent + spread), crossover
+    return _Read("stretched", exponent, coefficient, (exponent - spread, exponent + spread), crossover)
 
 
 def _extrapolated(x: np.ndarray, beta: np.ndarray) -> float:
@@ -181,14 +195,14 @@ def _coefficient(depths: np.ndarray, profile: np.ndarray, exponent: float) -> fl
     return float((profile[-1] - profile[first]) / grown)
 
 
-def _analytic(law: Law) -> tuple[str, float, float]:
-    """Class, exponent and coefficient; of two modes the exponent of the one that leads at the greatest depth."""
+def _analytic(law: Law) -> Asymptote:
+    """Of two modes the exponent of the one that leads at the greatest depth."""
     if isinstance(law, PowerLaw):
         leads = law.common_exponent if law.takeover_depth < _DECADES[-1] else law.exponent
-        return "power", leads, math.nan
+        return Asymptote("power", leads, math.nan)
     if isinstance(law, StretchedLaw):
-        return "stretched", law.exponent, law.coefficient
-    return "exponential", 1.0, law.rate
+        return Asymptote("stretched", law.exponent, law.coefficient)
+    return Asymptote("exponential", 1.0, law.rate)
 
 
 def _slack(step: ResidualStep | BlockStep, law: Law) -> float:

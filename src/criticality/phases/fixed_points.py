@@ -32,10 +32,9 @@ def critical_line(
     """
     pointwise = Pointwise(function, alpha=alpha)
 
-    def variances(log_q: float) -> tuple[float, float]:
-        q = math.exp(log_q)
-        weight = 1 / pointwise.equal(q, 1.0, True)[0]
-        return weight, q - weight * pointwise.equal(q, 1.0, False)[0]
+    def weight(log_q: float) -> float:
+        slope, _ = pointwise.equal(math.exp(log_q), 1.0, True)
+        return 1 / slope
 
     deviations = np.atleast_1d(numbers_within(Number(low=0), "bias_deviations", bias_deviations))
     line = np.empty(len(deviations))
@@ -43,16 +42,17 @@ def critical_line(
         low, high = math.log(1e-12), math.log(1e12)
 
         def excess(log_q: float, wanted: float = bias * bias) -> float:
-            return variances(log_q)[1] - wanted
+            value, _ = pointwise.equal(math.exp(log_q), 1.0, False)
+            return math.exp(log_q) - weight(log_q) * value - wanted
 
         if bias == 0:
-            line[i] = math.sqrt(variances(low)[0])
+            line[i] = math.sqrt(weight(low))
         elif excess(low) * excess(high) > 0:
             raise ArgumentError(
                 f"bias_deviations must have a critical sigma_w for {function.name!r}, and {bias:g} has none"
             )
         else:
-            line[i] = math.sqrt(variances(optimize.brentq(excess, low, high, xtol=1e-13, rtol=1e-13))[0])
+            line[i] = math.sqrt(weight(optimize.brentq(excess, low, high, xtol=1e-13, rtol=1e-13)))
     return line
 
 
@@ -90,7 +90,7 @@ def fixed_point_of(
     layer = Layer(PointwiseNorm(pointwise), weight_variance, bias_variance, skip=0.0)
 
     def next_variance(q: float) -> float:
-        return float(layer.step(q)[0])
+        return float(layer.variance(q))
 
     q = 1.0
     for _ in range(400):
@@ -112,7 +112,7 @@ def fixed_point_of(
         )
     if q <= 1e-9 and bias_variance == 0:
         return FixedPoint(0.0, at_zero, 1.0, *(_length(at_zero),) * 3)
-    chi = float(layer.step(q)[1])
+    _, chi = map(float, layer.step(q))
     h = 1e-4
     slope = (next_variance(q * (1 + h)) - next_variance(q * (1 - h))) / (2 * h * q)
     rho, rho_slope = 1.0, chi

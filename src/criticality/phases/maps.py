@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -22,6 +23,7 @@ from criticality.phases.chebyshev import Chebyshev
 from criticality.phases.depth import BlockStep
 from criticality.pointwise import Pointwise, PointwiseFunction
 from criticality.shapes import Float
+from criticality.theory.edits import pointwise_norms
 from criticality.theory.network import Network, scale_weights
 from criticality.theory.norms import PointwiseNorm
 
@@ -55,40 +57,56 @@ def transformer_map(
         threads: how many share the work.
 
     Returns:
-        ``log J`` of shape ``(depth, alphas)``, or ``(gains, alphas)`` at the full depth, and the error of the
-        interpolation (0 without one): the largest deviation half-way between nodes, relative to ``1 + log J``.
+        ``log J`` of shape ``(depth, alphas)``, or ``(gains, alphas)`` at the full depth, and the error of the interpolation (0
+        without one): the largest deviation half-way between nodes, relative to ``1 + log J``.
 
     Raises:
         ValueError: norms that are not pointwise, or values that are not positive and increasing.
     """
     own = _one_alpha(network)
 
-    def profile(scales: np.ndarray, weight_gain: float, every: bool) -> np.ndarray:
-        """``(depth or 1, scales)``."""
-        step = BlockStep(scale_weights(network, weight_gain), tokens, rho0, branch_scale=scales / own)
+    def profile(alphas: np.ndarray, weight_gain: float) -> np.ndarray:
+        """``log J`` at every depth, ``(depth, alphas)``."""
+        scales = alphas / own
+        step = BlockStep(scale_weights(network, weight_gain), tokens, rho0, branch_scale=scales)
         state = np.tile(step.start(q0)[:, None], len(scales))
-        state[0] += 2 * np.log(scales / own)
-        kept = np.empty((depth if every else 1, len(scales)))
+        state[0] += 2 * np.log(scales)
+        kept = np.empty((depth, len(scales)))
         for layer in range(depth):
             state = state + step.change(state)
-            if every or layer == depth - 1:
-                kept[layer if every else 0] = state[-1]
+            kept[layer] = state[-1]
         return kept
 
-    places, gains = _logarithms("alpha", alpha), None if gain is None else _logarithms("gain", gain)
-    if gains is None:
-        return profile(np.exp(places), 1.0, True), 0.0
+    places = _logarithms("alpha", alpha)
+    if gain is None:
+        return profile(np.exp(places), 1.0), 0.0
+    gains = _logarithms("gain", gain)
     along, across = (Chebyshev(values[0], values[-1], nodes) for values in (places, gains))
     with ThreadPoolExecutor(threads) as pool:
-        rows = list(pool.map(lambda g: profile(np.exp(along.points), float(g), False)[0], np.exp(across.points)))
-
-    def between(some: np.ndarray, others: np.ndarray) -> np.ndarray:
-        found: np.ndarray = across.matrix(others) @ np.array(rows) @ along.matrix(some).T
-        return found
-
+        rows = list(pool.map(lambda one: profile(np.exp(along.points), float(one))[-1], np.exp(across.points)))
     check, few = along.between(), across.between()[:: max(1, nodes // 6)]
-    direct = np.concatenate([profile(np.exp(check), float(g), False) for g in np.exp(few)])
+    direct = np.array([profile(np.exp(check), float(one))[-1] for one in np.exp(few)])
+    between = partial(_between, along, across, np.array(rows))
     return between(places, gains), _relative(between(check, few), direct)
+
+
+def _between(
+    along: Chebyshev, across: Chebyshev, rows: np.ndarray, places: np.ndarray, gains: np.ndarray
+) -> np.ndarray:
+    """What is interpolated from the ``rows`` at the nodes, ``(gains, places)``."""
+    found: np.ndarray = across.matrix(gains) @ rows @ along.matrix(places).T
+    return found
+
+
+def _one_alpha(network: Network) -> float:
+    """That of the norms of the last block."""
+    last = network.last_block
+    norms = [norm for part in last for norm in part.entry_norms]
+    alphas = {norm.pointwise.alpha for norm in pointwise_norms(last)}
+    seen = all(isinstance(norm, PointwiseNorm) for norm in norms) and len(norms) == len(pointwise_norms(last))
+    if len(alphas) != 1 or not seen or any(part.placement != "pre" for part in last):
+        raise ArgumentError(f"network {network.name!r} must be pre-norm with pointwise norms of one alpha")
+    return alphas.pop()
 
 
 @checked
@@ -125,14 +143,6 @@ def exponents_map(
         found[:, layer] = np.log(difference) - alone[0], alone[3] + np.log1p(alone[2])
         state = state + step.change(state)
     return found[0], found[1]
-
-
-def _one_alpha(network: Network) -> float:
-    last = network.last_block
-    alphas = {part.norm.pointwise.alpha for part in last if isinstance(part.norm, PointwiseNorm)}
-    if len(alphas) != 1 or not all(isinstance(part.norm, PointwiseNorm) and part.placement == "pre" for part in last):
-        raise ArgumentError(f"network {network.name!r} must be pre-norm with pointwise norms of one alpha")
-    return alphas.pop()
 
 
 @checked

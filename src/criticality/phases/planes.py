@@ -8,7 +8,7 @@ sigma_b^2`` and ``chi = skip^2 + sigma_w^2 alpha^2 D(alpha^2 q)``; ``skip = 0`` 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -20,7 +20,8 @@ from criticality.errors import ArgumentError
 from criticality.phases.chebyshev import Chebyshev
 from criticality.phases.tables import HIGHEST, LOWEST, MomentTable, NormTable
 from criticality.pointwise import Pointwise, PointwiseFunction
-from criticality.theory.norms import LayerNorm
+from criticality.theory.layer import Layer
+from criticality.theory.norms import LayerNorm, PointwiseNorm
 
 _KINDS = {
     "weight_variance": Number(low=0),
@@ -85,10 +86,7 @@ def amplification_map(
     """
     given = {"weight_variance": weight_variance, "bias_variance": bias_variance, "alpha": alpha, "skip": skip, "q0": q0}
     arrays = {name: numbers_within(_KINDS[name], name, array) for name, array in given.items()}
-    try:
-        shape = np.broadcast_shapes(*(array.shape for array in arrays.values()))
-    except ValueError as error:
-        raise ArgumentError(f"{', '.join(given)} must broadcast: {error}") from None
+    shape = _shape_of(arrays)
     extremes = [[float(pick(array)) for array in arrays.values()] for pick in (np.min, np.max)]
     table = (
         NormTable(function)
@@ -119,6 +117,14 @@ def amplification_map(
     deviation = _deviation(at, plane[0], x.places, y.places) if interpolated else 0.0
     log_j, log_q, log_chi = (np.broadcast_to(one[y.index, x.index], shape).copy() for one in plane)
     return Plane(log_j, np.exp(log_q), log_chi, deviation)
+
+
+def _shape_of(arrays: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+    """That to which they broadcast."""
+    try:
+        return np.broadcast_shapes(*(array.shape for array in arrays.values()))
+    except ValueError as error:
+        raise ArgumentError(f"{', '.join(arrays)} must broadcast: {error}") from None
 
 
 class _Axis:
@@ -209,15 +215,15 @@ def _deviation(run: Networks, log_j: np.ndarray, x: np.ndarray, y: np.ndarray) -
 
 def _range(function: PointwiseFunction, depth: int, extremes: list[list[float]]) -> tuple[float, float]:
     """Logarithms between which ``alpha^2 q`` stays: by the recursion of the smallest and of the largest network."""
-    pointwise = Pointwise(function)
+    norm = PointwiseNorm(Pointwise(function))
     ends = []
-    for w, b, a, s, q in extremes:
-        path = [a * a * q]
+    for weight, bias, alpha, skip, q in extremes:
+        layer, path = Layer(norm, weight, bias, skip, alpha), [alpha * alpha * q]
         for _ in range(depth):
-            q = s * s * q + w * float(pointwise.equal(a * a * q, 1.0, False)[0]) + b
-            if q < 1e-26 or a * a * q > 1e26:
+            q = layer.variance(q)
+            if q < 1e-26 or alpha * alpha * q > 1e26:
                 break
-            path.append(a * a * q)
+            path.append(alpha * alpha * q)
         ends += [min(path), max(path)]
     return max(math.log(min(ends)) - 1, LOWEST), min(math.log(max(ends)) + 1, HIGHEST)
 
@@ -231,17 +237,16 @@ def _run(
     skip: np.ndarray,
     q0: np.ndarray,
 ) -> np.ndarray:
+    layer = Layer(lambda scaled: table.both(np.log(scaled)), weight, bias, skip, alpha)
     q, total = q0.copy(), np.zeros_like(q0)
-    keep, gain, shift = skip * skip, weight * alpha * alpha, 2 * np.log(alpha)
     product = np.ones_like(q)
     chi = product
-    for layer in range(depth):
-        value, slope = table.both(np.log(q) + shift)
-        chi = keep + gain * slope
+    for number in range(depth):
+        q, chi = layer.step(q)
+        q = np.clip(q, 1e-30, 1e300)
         product = product * chi
-        if layer % 8 == 7:  # a logarithm now and then
+        if number % 8 == 7:  # a logarithm now and then
             total += np.log(product)
             product = np.ones_like(q)
-        q = np.clip(keep * q + weight * value + bias, 1e-30, 1e300)
     with np.errstate(divide="ignore"):
         return np.stack([total + np.log(product), np.log(q), np.log(chi)])

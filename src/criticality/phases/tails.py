@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,14 @@ Growth = Literal["bounded", "logarithmic", "power", "oscillating"]
 _FAR = np.logspace(3, 9, 25)
 _DEFICIT_ROUNDING = 1e-14
 """Below it ``1 - phi^2 / phi_inf^2`` is rounding, which panels of length 2^20 would add up."""
+
+
+class Asymptote(NamedTuple):
+    """Class, exponent and coefficient of ``log J`` at great depth."""
+
+    kind: str
+    exponent: float
+    coefficient: float
 
 
 @dataclass(frozen=True)
@@ -44,30 +52,30 @@ class Tail:
     scale: float
     slope_integral: float
 
-    def expected(self, alpha: float, weight_variance: float) -> tuple[str, float, float]:
-        """Class, exponent and coefficient of ``log J`` for ``x + W phi(alpha x)`` (docs/theory, section 7).
+    def expected(self, alpha: float, weight_variance: float) -> Asymptote:
+        """What ``log J`` comes to for ``x + W phi(alpha x)`` (docs/theory, section 7).
 
         ``stretched``: ``log J ~ coefficient L^exponent``. ``power``: ``J ~ L^exponent``, coefficient nan.
         ``exponential``: ``log J ~ coefficient L``, exponent 1; the coefficient is the rate at infinite variance.
         """
         sigma2, p = weight_variance, self.power
         if sigma2 == 0:
-            return "power", 0.0, math.nan
+            return Asymptote("power", 0.0, math.nan)
         if self.growth == "oscillating":
-            return "exponential", 1.0, math.log1p(sigma2 * alpha**2 * self.scale**2)
+            return Asymptote("exponential", 1.0, math.log1p(sigma2 * alpha**2 * self.scale**2))
         if p >= 0.999:
-            return "exponential", 1.0, math.log1p(sigma2 * alpha**2 * self.scale**2)
+            return Asymptote("exponential", 1.0, math.log1p(sigma2 * alpha**2 * self.scale**2))
         if p > 0.5:
-            return "power", p * p / ((1 - p) * (2 * p - 1)), math.nan
+            return Asymptote("power", p * p / ((1 - p) * (2 * p - 1)), math.nan)
         if abs(p - 0.5) < 1e-3:  # between the two: log J ~ (log L)^2
-            return "stretched", 0.0, math.nan
+            return Asymptote("stretched", 0.0, math.nan)
         moment = 2**p * special.gamma(p + 0.5) / math.sqrt(math.pi)
         growth = (1 - p) * sigma2 * self.scale**2 * alpha ** (2 * p) * moment
         exponent = (1 - 2 * p) / (2 * (1 - p))
         if self.growth == "logarithmic" or not math.isfinite(self.slope_integral):
-            return "stretched", exponent, math.nan
+            return Asymptote("stretched", exponent, math.nan)
         rate = sigma2 * alpha * self.slope_integral / math.sqrt(2 * math.pi)
-        return "stretched", exponent, float(rate * growth ** (-1 / (2 * (1 - p))) / exponent)
+        return Asymptote("stretched", exponent, float(rate * growth ** (-1 / (2 * (1 - p))) / exponent))
 
 
 @checked

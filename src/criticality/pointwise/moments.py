@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from criticality.arguments import CORRELATION, VARIANCE, Finite, Positive, check_fields, numbers_within
 from criticality.errors import ArgumentError, NotFiniteError, UndescribedError
+from criticality.pointwise.closed_forms import KernelFormula
 from criticality.pointwise.function import PointwiseFunction
 from criticality.pointwise.hermite import ORDERS, grid_resolves, hermite_series, tabulated_coefficients
 from criticality.pointwise.kinks import REACH
@@ -37,6 +39,20 @@ _SLOW_PANELS, _SLOW_TERMS = 2000, 500_000
 
 _INFINITE = 1e90
 """A square of a slope: what is written for the infinite one at a singular kink."""
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Of inputs: their variances times ``alpha^2``, correlations, and which are one input and itself (``alone``); the ``distinct``
+    variances that occur, and which of them are ``left`` and ``right``."""
+
+    s_a: np.ndarray
+    s_b: np.ndarray
+    rho: np.ndarray
+    alone: np.ndarray
+    distinct: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -168,7 +184,7 @@ class Pointwise:
         """Arguments of one shape; gamma and alpha of the derivative are left to the caller.  ``points``: the variances that
         occur, and which of them are those of each pair."""
         s_a, s_b = self.alpha**2 * q_a, self.alpha**2 * q_b
-        formula = self.phi.formula if self.shift == 0.0 else None
+        formula = self._formula
         if formula is not None and formula.terms > _MANY_TERMS and (rho == 1.0).all() and np.array_equal(s_a, s_b):
             formula = None  # one-dimensional quadrature is cheaper
         # A mixture costs by the pair, the series by the variances that its table is made of.
@@ -193,7 +209,6 @@ class Pointwise:
     ) -> np.ndarray:
         """Hermite series where its own bound meets the tolerance; closed form or nested panels for the other pairs."""
         function = self.phi.derivative if derivative else self.phi.value
-        kinks = self.phi.kinks
         alone = (rho == 1.0) & (s_a == s_b)
         if alone.all():
             return self._one_point(lambda u: function(u) ** 2, s_a, (function,))
@@ -203,60 +218,88 @@ class Pointwise:
         else:
             distinct, left, right = self.alpha**2 * points[0], *points[1:]
         self._check_resolved(function, distinct)
-        value = np.empty_like(rho)
-        hard = np.arange(len(rho))
-        loose = tolerance > EXACT
-        formula = self.phi.formula if self.shift == 0.0 else None
-        higher = loose and (grid_resolves(distinct, kinks) or (formula is None and bool(kinks)))
-        orders = (ORDERS if formula is None else ORDERS[:2]) if higher else ORDERS[:1]
-        if kinks and not self._steep and np.count_nonzero(~alone) <= len(distinct):
-            alike = (np.minimum(s_a, s_b) * (1 - rho**2) <= SMALL_SIGMA**2).all()
-            orders = orders[:1] if alike else orders  # nested panels take a fifth of the highest order
+        pairs, value = _Pairs(s_a, s_b, rho, alone, distinct, left, right), np.empty_like(rho)
+        hard = self._by_series(function, pairs, value, tolerance)
+        if len(hard) and tolerance > EXACT and self._formula is not None:
+            hard = self._by_formula(self._formula, pairs, value, hard, derivative, tolerance)
+        if len(hard):
+            self._by_panels(function, pairs, value, hard, tolerance)
+        return value
+
+    def _by_series(self, function: ArrayFunction, pairs: _Pairs, value: np.ndarray, tolerance: float) -> np.ndarray:
+        """Writes what the series gives into ``value``, order by order; which pairs are left to others."""
+        loose, formula = tolerance > EXACT, self._formula
+        hard = np.arange(len(pairs.rho))
         # Interpolation, orders that are dropped and the remainder share what is allowed.
         shared = tolerance / 4 if loose else 0.0
+        orders = self._orders(pairs, loose)
         for order in orders:
             coefficients, remainder = tabulated_coefficients(
-                function, np.maximum(distinct, 1e-300), self.shift, kinks, order, shared
+                function, np.maximum(pairs.distinct, 1e-300), self.shift, self.phi.kinks, order, shared
             )
             total = np.sum(coefficients**2, axis=1) + remainder
             if loose and order == orders[0]:  # the second moment itself, of which the series would want every order
-                same = alone & (s_a > 0)
-                value[same] = total[left[same]]
+                same = pairs.alone & (pairs.s_a > 0)
+                value[same] = total[pairs.left[same]]
                 hard = hard[~same]
+            a, b, rho = pairs.left[hard], pairs.right[hard], pairs.rho[hard]
             if loose and np.all(remainder <= 2 * shared * total):
-                value[hard] = hermite_series(coefficients, left[hard], right[hard], rho[hard], shared)
-                return value
-            a, b = left[hard], right[hard]
-            bound = np.abs(rho[hard]) ** (order + 1) * np.sqrt(remainder)[a] * np.sqrt(remainder)[b]
+                value[hard] = hermite_series(coefficients, a, b, rho, shared)
+                return hard[:0]
+            bound = np.abs(rho) ** (order + 1) * np.sqrt(remainder)[a] * np.sqrt(remainder)[b]
             if loose:  # what is beyond this order is not computed at it
                 beyond = bound > 2 * shared * np.sqrt(total)[a] * np.sqrt(total)[b]
-                met = hard[~beyond]
-                value[met] = hermite_series(coefficients, left[met], right[met], rho[met], shared)
+                met = ~beyond
+                value[hard[met]] = hermite_series(coefficients, a[met], b[met], rho[met], shared)
             else:
-                value[hard] = hermite_series(coefficients, a, b, rho[hard], shared)
+                value[hard] = hermite_series(coefficients, a, b, rho, shared)
                 beyond = bound > tolerance * np.abs(value[hard])
             hard = hard[beyond]
-            if len(hard) <= (4 * len(distinct) if formula is not None and loose else 0):
+            if len(hard) <= (4 * len(pairs.distinct) if formula is not None and loose else 0):
                 break
-        if not len(hard):
-            return value
-        if formula is not None and loose:
-            if formula.cancels and len(hard) * formula.terms > _SLOW_TERMS:
-                self._refuse_slow(len(hard))
-            value[hard], size = formula.average(s_a[hard], s_b[hard], rho[hard], derivative, tolerance)
-            if not formula.cancels:
-                return value
-            hard = hard[_cancelled(value[hard], size, tolerance)]
-        equal = hard[alone[hard]]  # one dimension is enough
-        value[equal] = self._one_point(lambda u: function(u) ** 2, s_a[equal], (function,))
-        hard = hard[~alone[hard]]
-        if loose and len(hard) * (1 + len(kinks)) ** 2 > (0 if self._steep else _SLOW_PANELS):
+        return hard
+
+    def _orders(self, pairs: _Pairs, loose: bool) -> tuple[int, ...]:
+        """Of the series, as many as are cheaper than what comes after it."""
+        kinks, formula = self.phi.kinks, self._formula
+        higher = loose and (grid_resolves(pairs.distinct, kinks) or (formula is None and bool(kinks)))
+        orders = (ORDERS if formula is None else ORDERS[:2]) if higher else ORDERS[:1]
+        if kinks and not self._steep and np.count_nonzero(~pairs.alone) <= len(pairs.distinct):
+            alike = (np.minimum(pairs.s_a, pairs.s_b) * (1 - pairs.rho**2) <= SMALL_SIGMA**2).all()
+            orders = orders[:1] if alike else orders  # nested panels take a fifth of the highest order
+        return orders
+
+    def _by_formula(
+        self,
+        formula: KernelFormula,
+        pairs: _Pairs,
+        value: np.ndarray,
+        hard: np.ndarray,
+        derivative: bool,
+        tolerance: float,
+    ) -> np.ndarray:
+        """Writes what the closed form gives into ``value``; of which pairs nothing is left but rounding."""
+        if formula.cancels and len(hard) * formula.terms > _SLOW_TERMS:
+            self._refuse_slow(len(hard))
+        value[hard], size = formula.average(pairs.s_a[hard], pairs.s_b[hard], pairs.rho[hard], derivative, tolerance)
+        return hard[_cancelled(value[hard], size, tolerance)] if formula.cancels else hard[:0]
+
+    def _by_panels(
+        self, function: ArrayFunction, pairs: _Pairs, value: np.ndarray, hard: np.ndarray, tolerance: float
+    ) -> None:
+        """Writes quadratures into ``value``: of one dimension where that is enough, else of nested panels."""
+        equal, hard = hard[pairs.alone[hard]], hard[~pairs.alone[hard]]
+        value[equal] = self._one_point(lambda u: function(u) ** 2, pairs.s_a[equal], (function,))
+        kinks = self.phi.kinks
+        if tolerance > EXACT and len(hard) * (1 + len(kinks)) ** 2 > (0 if self._steep else _SLOW_PANELS):
             self._refuse_slow(len(hard))
         for i in hard.tolist():
-            value[i] = gaussian_pair_average(
-                function, float(np.sqrt(s_a[i])), float(np.sqrt(s_b[i])), float(rho[i]), self.shift, kinks
-            )
-        return value
+            sigma_a, sigma_b = math.sqrt(pairs.s_a[i]), math.sqrt(pairs.s_b[i])
+            value[i] = gaussian_pair_average(function, sigma_a, sigma_b, float(pairs.rho[i]), self.shift, kinks)
+
+    @property
+    def _formula(self) -> KernelFormula | None:
+        return self.phi.formula if self.shift == 0.0 else None
 
     @property
     def _steep(self) -> bool:

@@ -101,7 +101,7 @@ def planned_changes(prescription: Prescription, model: nn.Module, inputs: Any = 
     """
     handles = Handles(model, inputs)
     _check_made_for(prescription, handles)
-    return planned(prescription.edits, handles)[0]
+    return planned(prescription.edits, handles).changes
 
 
 @checked

@@ -16,7 +16,7 @@ from criticality.arguments import Count, Finite, checked
 from criticality.errors import ArgumentError, NotFiniteError, ZeroGradientError
 from criticality.measurement import measure
 from criticality.measurement.points import Points
-from criticality.prescription.watching import Seen, Watcher, unwrapped
+from criticality.prescription.watching import NormState, Seen, Watcher, unwrapped
 from criticality.probes import Probe, check_probe
 from criticality.schema import SCHEMA, check_can_be_made, profile_dataset, write_dataset
 
@@ -25,6 +25,7 @@ Log = Callable[[dict[str, float], int], None]
 
 _SATURATED = 0.01
 _COLLAPSE = 0.2
+_UNKNOWN = NormState(math.nan, math.nan)
 
 
 class CriticalityWarning(UserWarning):
@@ -88,7 +89,7 @@ class Monitor:
         self._failures: set[str] = set()
         self._profiles: list[xr.Dataset] = []
         self._steps: list[int] = []
-        self._norms: list[dict[str, tuple[float, float]]] = []
+        self._norms: list[dict[str, NormState]] = []
         self._shares: list[dict[str, float]] = []
 
     def step(self, step: int) -> dict[str, float] | None:
@@ -144,7 +145,7 @@ class Monitor:
         result = xr.concat(self._profiles, steps, combine_attrs="override", join="outer")
         names = list(dict.fromkeys(name for record in self._norms for name in record))
         if names:
-            table = np.array([[record.get(name, (math.nan, math.nan)) for name in names] for record in self._norms])
+            table = np.array([[record.get(name, _UNKNOWN) for name in names] for record in self._norms])
             result = result.assign_coords(norm=names)
             result["alpha"] = (("step", "norm"), table[:, :, 0], {"long_name": "alpha"})
             result["slope"] = (
@@ -182,7 +183,7 @@ class Monitor:
             values = {name: np.array(entry) for name, entry in arrays.items() if name != "log_susceptibility"}
             blocks = state["blocks"][number] if "blocks" in state else range(len(values["log_apjn"]))
             self._profiles.append(profile_dataset(blocks, source="measurement", attrs={}, **values))
-        self._norms = [{name: (pair[0], pair[1]) for name, pair in record.items()} for record in state["norms"]]
+        self._norms = [{name: NormState(*pair) for name, pair in record.items()} for record in state["norms"]]
         self._shares = [
             dict(shares) if isinstance(shares, dict) else {str(number): share for number, share in enumerate(shares)}
             for shares in state["shares"]
@@ -213,7 +214,7 @@ class Monitor:
         self,
         step: int,
         scalars: dict[str, float],
-        norms: dict[str, tuple[float, float]],
+        norms: dict[str, NormState],
         trouble: NotFiniteError | None,
     ) -> None:
         log_apjn = scalars["criticality/log_apjn"]
@@ -228,7 +229,7 @@ class Monitor:
         if self.budget is not None and log_apjn > self.budget:
             found.append(("chaos", f"log J(0->L) = {log_apjn:.2f} exceeds the budget of {self.budget:.2f}"))
         for name, (_, slope) in (norms if trouble is None else {}).items():  # one that sees inf is saturated, of course
-            first = self._norms[0].get(name, (math.nan, math.nan))[1]
+            first = self._norms[0].get(name, _UNKNOWN).slope
             if slope < max(_SATURATED, _COLLAPSE * first):
                 found.append(
                     (f"saturation of {name}", f"E phi'^2 of norm {name!r} fell to {slope:.3g} from {first:.3g}")

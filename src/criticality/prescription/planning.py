@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from criticality.errors import ArgumentError
 from criticality.models.patterns import Patterns
+from criticality.moved import renamed_fields
 from criticality.prescription.handles import AlphaSite, BranchHandle, Handles
 from criticality.prescription.scaling import Scaled, parameter_of
 from criticality.theory.edits import Alpha, AlphaGain, BranchGain, Edit, WeightGain
@@ -19,6 +20,7 @@ from criticality.theory.edits import Alpha, AlphaGain, BranchGain, Edit, WeightG
 EVERYTHING = Patterns()
 
 
+@renamed_fields(tensors="values, by the name of each parameter")
 @dataclass(frozen=True)
 class Change:
     """One number of a model, before and after.
@@ -49,8 +51,11 @@ class Untouched:
         return f"{self.name}: {self.reason}"
 
 
-Plan = tuple[list[Change], list[Untouched]]
-"""What is written, and what is left as it is."""
+class Plan(NamedTuple):
+    """What is written, and what is left as it is."""
+
+    changes: list[Change]
+    left: list[Untouched]
 
 
 def planned(edits: Sequence[Edit], handles: Handles, patterns: Patterns = EVERYTHING, strict: bool = False) -> Plan:
@@ -65,14 +70,13 @@ def planned(edits: Sequence[Edit], handles: Handles, patterns: Patterns = EVERYT
     weights = [edit for edit in edits if isinstance(edit, WeightGain) and edit.factor != 1.0]
     if patterns != EVERYTHING:
         _check_patterns(patterns, handles, bool(alphas), bool(gains), bool(weights))
-    changes, left = _planned_alphas(alphas, handles, patterns)
-    scaled, kept = _planned_branches(gains, handles, patterns)
-    changes, left = changes + scaled, left + kept
-    multiplied, kept = _planned_weights(weights, handles, patterns, changes)
-    changes, left = changes + multiplied, left + kept
+    parts = [_planned_alphas(alphas, handles, patterns), _planned_branches(gains, handles, patterns)]
+    before = [change for part in parts for change in part.changes]
+    parts.append(_planned_weights(weights, handles, patterns, before))
+    changes, left = [one for part in parts for one in part.changes], [one for part in parts for one in part.left]
     if strict:
         check_all_set(handles, left)
-    return changes, left
+    return Plan(changes, left)
 
 
 def check_all_set(handles: Handles, left: Sequence[Untouched]) -> None:
@@ -105,16 +109,23 @@ def left_out_branch(branch: BranchHandle, patterns: Patterns) -> str:
     return patterns.left_out(branch.name, *branch.parameters)
 
 
-def split_sites(sites: Sequence[AlphaSite], patterns: Patterns) -> tuple[list[AlphaSite], list[Untouched]]:
+class Split(NamedTuple):
     """Norms that patterns choose, and those that they leave."""
+
+    chosen: list[AlphaSite]
+    left: list[Untouched]
+
+
+def split_sites(sites: Sequence[AlphaSite], patterns: Patterns) -> Split:
+    """By the patterns."""
     reasons = {site.name: patterns.left_out(site.name) for site in sites}
     left = [Untouched(name, reason, True) for name, reason in reasons.items() if reason]
-    return [site for site in sites if not reasons[site.name]], left
+    return Split([site for site in sites if not reasons[site.name]], left)
 
 
 def _planned_alphas(edits: Sequence[Alpha | AlphaGain], handles: Handles, patterns: Patterns) -> Plan:
     if not edits:
-        return [], []
+        return Plan([], [])
     sites = alpha_sites(handles)
     inner = [site for site in sites if not site.final]
     wanted: dict[str, float] = {}
@@ -141,12 +152,12 @@ def _planned_alphas(edits: Sequence[Alpha | AlphaGain], handles: Handles, patter
         if site.name not in wanted
     ]
     changes = [_alpha(handles, site, wanted[site.name]) for site in chosen if site.name in wanted]
-    return changes, left + other_norms(handles, patterns)
+    return Plan(changes, left + other_norms(handles, patterns))
 
 
 def _planned_branches(gains: Sequence[BranchGain], handles: Handles, patterns: Patterns) -> Plan:
     if not gains:
-        return [], []
+        return Plan([], [])
     factors = [1.0] * len(handles.branches)
     for gain in gains:
         for number in range(len(factors)) if gain.at == "all" else [_numbered(gain.at, factors, "branch", handles)]:
@@ -155,9 +166,9 @@ def _planned_branches(gains: Sequence[BranchGain], handles: Handles, patterns: P
     left = [Untouched(one.name, reason, True) for one, _ in changed if (reason := left_out_branch(one, patterns))]
     chosen = [(one, factor) for one, factor in changed if not left_out_branch(one, patterns)]
     if not chosen:
-        return [], left
+        return Plan([], left)
     changes, unscaled = _scaled_branches(handles, *zip(*chosen, strict=True))
-    return changes, left + unscaled
+    return Plan(changes, left + unscaled)
 
 
 def _planned_weights(
@@ -179,7 +190,7 @@ def _planned_weights(
         elif factor != 1.0:
             value = values.get(name, parameter_of(handles.model, name).detach())
             changes.append(Change(name.rpartition(".")[0], "weights x", 1.0, factor, ((name, value * factor),)))
-    return changes, left
+    return Plan(changes, left)
 
 
 def _numbered(number: Any, among: Sequence[Any], what: str, handles: Handles) -> int:
@@ -212,7 +223,7 @@ def _scaled_branches(handles: Handles, branches: Sequence[BranchHandle], factors
         raise ArgumentError(
             f"model {type(handles.model).__name__} must have a branch with a weight that scales it, and has none{why}"
         )
-    return changes, left
+    return Plan(changes, left)
 
 
 def _unscaled(branch: BranchHandle, rules: dict[str, Scaled]) -> str:

@@ -279,7 +279,16 @@ def _prescription(
     edits = edits_of_kind(kind, value)
     if kind in ("constant", "schedule"):
         edits = alpha_edits(alphas_of(changed), value if kind == "constant" else value / math.sqrt(float(q[-1])))
-    return Prescription(kind, value, edits, float(profile.log_apjn[0]), before, target, float(1 - q[0] / q[-1]), why)
+    return Prescription(
+        kind=kind,
+        value=value,
+        edits=edits,
+        log_apjn=float(profile.log_apjn[0]),
+        log_apjn_before=before,
+        target=target,
+        branch_share=float(1 - q[0] / q[-1]),
+        why=why,
+    )
 
 
 def _why(kind: Kind, value: float, target: float | str, wanted: float) -> str:

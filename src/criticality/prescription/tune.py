@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,6 +23,12 @@ from criticality.prescription.levers import Layers, Levers
 from criticality.shapes import Float
 from criticality.stream.sharded import mean_over_processes
 from criticality.theory.edits import BranchGain
+
+__all__ = [
+    "Tuning",
+    "power_law",
+    "tune",
+]
 
 _LARGEST_STEP = 4.0
 
@@ -117,11 +123,8 @@ def tune(
     nodes = [point.node for point in asked]
     names = [point.name for point in asked[1:]]
     levers = Levers.found(handles, nodes) if layers is None else Levers.given(handles.model, layers, blocks, names)
-    if strict and levers.untouched:
-        raise ArgumentError(
-            f"branches of {type(handles.model).__name__} must all be scaled, with strict, and {len(levers.untouched)} would"
-            f" be left, such as {levers.untouched[0]}"
-        )
+    if strict:
+        _check_all_scaled(handles.model, levers)
 
     def look(number: int) -> tuple[np.ndarray, np.ndarray]:
         return _susceptibilities(handles.model, handles.inputs, points, probes, seed + 1000 * number)
@@ -131,22 +134,27 @@ def tune(
     except BaseException:
         levers.put_back()
         raise
-    reason, gains = tuning.reason, tuning.gains
-    if not tuning.converged and not keep:
-        levers.put_back()
-        reason, gains = f"{reason}; the weights were put back", np.ones(depth)
-    return Tuning(
-        tuning.converged,
-        tuning.passes,
-        gains,
-        tuning.log_susceptibility,
-        wanted,
-        tuning.error,
-        reason,
-        levers.moved(),
-        levers.untouched,
-        tuple(BranchGain(float(gains[block]), at) for at, block in levers.blocks.items() if gains[block] != 1.0),
-    )
+    return _kept(tuning, levers) if tuning.converged or keep else _given_up(tuning, levers)
+
+
+def _check_all_scaled(model: nn.Module, levers: Levers) -> None:
+    if levers.untouched:
+        raise ArgumentError(
+            f"branches of {type(model).__name__} must all be scaled, with strict, and {len(levers.untouched)} would"
+            f" be left, such as {levers.untouched[0]}"
+        )
+
+
+def _kept(tuning: Tuning, levers: Levers) -> Tuning:
+    gains = tuning.gains
+    edits = tuple(BranchGain(float(gains[block]), at) for at, block in levers.blocks.items() if gains[block] != 1.0)
+    return replace(tuning, moved=levers.moved(), untouched=levers.untouched, edits=edits)
+
+
+def _given_up(tuning: Tuning, levers: Levers) -> Tuning:
+    levers.put_back()
+    reason, gains = f"{tuning.reason}; the weights were put back", np.ones_like(tuning.gains)
+    return _kept(replace(tuning, reason=reason, gains=gains), levers)
 
 
 def _wanted(target: float | Sequence[float] | np.ndarray, depth: int) -> np.ndarray:

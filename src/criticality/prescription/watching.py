@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,13 @@ SAMPLED = 16_384
 """Entries of a value that its moments are estimated from."""
 
 
+class NormState(NamedTuple):
+    """Of a pointwise norm: its alpha, and ``E phi'(alpha x + shift)^2`` of what it sees, 1 where phi is linear."""
+
+    alpha: float
+    slope: float
+
+
 @dataclass
 class Seen:
     """What a pass showed.
@@ -32,14 +39,14 @@ class Seen:
         positions: of the boundaries of blocks.
         points: their names.
         q: mean square of the stream at each.
-        norms: alpha and ``E phi'^2`` of each pointwise norm of the stream before its last point, by name.
+        norms: of each pointwise norm of the stream before its last point, by name.
         shares: of what each block adds, relative to the stream after it, by the name of its last point.
     """
 
     positions: list[float] = field(default_factory=list)
     points: list[str] = field(default_factory=list)
     q: list[float] = field(default_factory=list)
-    norms: dict[str, tuple[float, float]] = field(default_factory=dict)
+    norms: dict[str, NormState] = field(default_factory=dict)
     shares: dict[str, float] = field(default_factory=dict)
 
 
@@ -122,7 +129,7 @@ class Watcher:
         for _, site in norm_sites(chain, reader, lambda name: name in entered and self._behaviour(name) is not None):
             for name in self._within(site.module, entered):
                 if name not in seen.norms:
-                    seen.norms[name] = self._alpha_and_slope(name, entered[name])
+                    seen.norms[name] = self._state(name, entered[name])
 
     def _within(self, site: str, entered: dict[str, Tensor]) -> list[str]:
         """Pointwise norms at a site."""
@@ -138,8 +145,7 @@ class Watcher:
             self._known[name] = seen if known else None  # type: ignore[assignment]
         return self._known[name]
 
-    def _alpha_and_slope(self, name: str, sample: Tensor) -> tuple[float, float]:
-        """Alpha, and ``E phi'(alpha x + shift)^2``, 1 where phi is linear."""
+    def _state(self, name: str, sample: Tensor) -> NormState:
         module, seen = self.model.get_submodule(name), self._known[name]
         assert seen is not None
         assert seen.function is not None
@@ -148,7 +154,7 @@ class Watcher:
         with np.errstate(all="ignore"):
             slope = derivative(alpha * sample.double().cpu().numpy() + shift)
             at_zero = derivative(np.zeros(1))[0] or 1.0
-            return alpha, float(np.mean((slope / at_zero) ** 2))
+            return NormState(alpha, float(np.mean((slope / at_zero) ** 2)))
 
 
 def _number(module: nn.Module, given: str | float) -> float:

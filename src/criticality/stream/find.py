@@ -17,10 +17,11 @@ from torch.autograd.graph import Node
 
 from criticality.arguments import check
 from criticality.errors import InputsError, StreamNotFoundError
+from criticality.stream.boundaries import points
 from criticality.stream.flow import Flow, SideInput, hides_much, hold_side_inputs, largest_region
 from criticality.stream.graph import graph_of
 from criticality.stream.inputs import call, differentiable
-from criticality.stream.points import ADDITIONS, Layout, Point, Step, additions_on_skip, points, steps, weighted_joins
+from criticality.stream.points import ADDITIONS, Layout, Point, Step, additions_on_skip, steps, weighted_joins
 from criticality.stream.record import Observe, Record
 from criticality.stream.recording import Recording
 from criticality.stream.tensors import node_name, tensors_in
@@ -242,7 +243,7 @@ def _chains(layout: Layout, sources: list[Tensor], output: Tensor, missed: list[
             key = tuple(step.join for step in part_steps)
             if key not in found:
                 sides = tuple(layout.label(side.node) for side in held)
-                chain_points = tuple(points(layout, part_steps))
+                chain_points = tuple(points(layout, part, part_steps))
                 found[key] = Chain(_chain_name(chain_points), chain_points, tuple(part_steps), sides, part)
     chains = sorted(found.values(), key=lambda chain: -len(chain.steps))
     kept: list[Chain] = []

@@ -14,6 +14,18 @@ from scipy.stats import rankdata
 from criticality.errors import ArgumentError
 from criticality.studies.training import Choice
 
+__all__ = [
+    "LEAST",
+    "Estimate",
+    "Read",
+    "Table",
+    "correlation",
+    "held_out",
+    "partial_spearman",
+    "spearman",
+    "tabulate",
+]
+
 LEAST = 8
 """Choices that a correlation takes."""
 

@@ -20,7 +20,14 @@ from criticality.phases.noisy import GEOMETRIC, classify_profiles
 from criticality.prescription.solve import PRE_LAYER_NORM, log_apjn_of_target, prescribe
 from criticality.studies.classify import classify_sampled
 from criticality.theory import LayerNorm, Network, SymmetricKernel, TokenKernel, propagate, propagate_between
-from criticality.theory.norms import NoNorm, PointwiseNorm
+from criticality.theory.edits import alphas_of
+from criticality.theory.norms import NoNorm, Norm, PointwiseNorm
+
+__all__ = [
+    "CheckUp",
+    "check",
+    "check_up",
+]
 
 _MARGIN = 0.5
 _OF_LAYER_NORM = f"the same network with LayerNorm, plus {_MARGIN:g}"
@@ -97,24 +104,24 @@ def check_up(
     blocks = profile.sel(block=np.arange(network.depth + 1.0))
     log_apjn = float(blocks.log_apjn[0])
     layer_norm = log_apjn_of_target(network, inputs, PRE_LAYER_NORM)
-    normed = all(isinstance(part.norm, LayerNorm) for part in network.sublayers)
+    normed = all(isinstance(norm, LayerNorm) for norm in _entries(network))
     reference = log_apjn if normed else layer_norm  # its class token's share is LayerNorm's own
     allowed = reference + _MARGIN if budget is None else budget
     return CheckUp(
-        model,
-        network.depth,
-        _norms(network),
-        _phase(network, inputs, seed),
-        log_apjn,
-        None,
-        "theory",
-        layer_norm,
-        allowed,
-        log_apjn <= allowed,
-        "as given" if budget is not None else _OF_LAYER_NORM,
-        _worst(blocks),
-        _expect(network, log_apjn, allowed),
-        _advice(network, inputs, log_apjn, allowed, samples, seed),
+        model=model,
+        depth=network.depth,
+        norms=_norms(network),
+        phase=_phase(network, inputs, seed),
+        log_apjn=log_apjn,
+        log_apjn_se=None,
+        source="theory",
+        log_apjn_layer_norm=layer_norm,
+        budget=allowed,
+        within_budget=log_apjn <= allowed,
+        budget_of="as given" if budget is not None else _OF_LAYER_NORM,
+        worst_blocks=_worst(blocks),
+        expect=_expect(network, log_apjn, allowed),
+        prescription=_advice(network, inputs, log_apjn, allowed, samples, seed),
     )
 
 
@@ -131,22 +138,22 @@ def _measured(model: str, description: ModelSpec, budget: float | None, seeds: i
             allowed = math.log(depth + 1) + _MARGIN
             budget_of = f"{depth} blocks of x + W LN(x), plus {_MARGIN:g}, as {refusal}"
     return CheckUp(
-        model,
-        depth,
-        description.norm or "its own",
-        _repeated(description, seeds, seed),
-        log_apjn,
-        float(profile.log_apjn_se[0]),
-        f"measured, {seeds} seed{'s' * (seeds > 1)}",
-        reference,
-        allowed,
-        log_apjn <= allowed,
-        budget_of,
-        _worst(profile),
-        _size(log_apjn, allowed),
-        "none needed"
+        model=model,
+        depth=depth,
+        norms=description.norm or "its own",
+        phase=_repeated(description, seeds, seed),
+        log_apjn=log_apjn,
+        log_apjn_se=float(profile.log_apjn_se[0]),
+        source=f"measured, {seeds} seed{'s' * (seeds > 1)}",
+        log_apjn_layer_norm=reference,
+        budget=allowed,
+        within_budget=log_apjn <= allowed,
+        budget_of=budget_of,
+        worst_blocks=_worst(profile),
+        expect=_size(log_apjn, allowed),
+        prescription="none needed"
         if log_apjn <= allowed
-        else "tune the gains of its blocks: criticality.prescription.tune.tune(model, batch, target=budget)",
+        else "tune the gains of its blocks: criticality.tune(model, batch, target=budget)",
     )
 
 
@@ -170,15 +177,18 @@ def _layer_norm_reference(description: ModelSpec, seeds: int, seed: int) -> floa
     return float(_profile(changed, seeds, seed).log_apjn[0])
 
 
+def _entries(network: Network) -> list[Norm]:
+    return [norm for part in network.sublayers for norm in part.entry_norms]
+
+
 def _norms(network: Network) -> str:
     found = []
-    for part in network.sublayers:
-        norm = part.norm
+    for norm in _entries(network):
         if isinstance(norm, PointwiseNorm):
             found.append(norm.pointwise.phi.name)
         else:
             found.append({LayerNorm: "LayerNorm or RMSNorm", NoNorm: "none"}.get(type(norm), type(norm).__name__))
-    alphas = [part.norm.pointwise.alpha for part in network.sublayers if isinstance(part.norm, PointwiseNorm)]
+    alphas = alphas_of(network)
     span = ""
     if alphas:
         low, high = min(alphas), max(alphas)
@@ -251,8 +261,7 @@ def _size(log_apjn: float, allowed: float) -> str:
 
 def _expect(network: Network, log_apjn: float, allowed: float) -> str:
     sentence = _size(log_apjn, allowed)
-    bounded = any(isinstance(part.norm, PointwiseNorm) for part in network.sublayers)
-    if bounded and log_apjn > allowed:
+    if alphas_of(network) and log_apjn > allowed:
         sentence += "; a smaller alpha or a schedule lowers it"
     return sentence
 
@@ -262,7 +271,7 @@ def _advice(
 ) -> str:
     if log_apjn <= allowed:
         return "none needed"
-    pointwise = any(isinstance(part.norm, PointwiseNorm) for part in network.sublayers)
+    pointwise = bool(alphas_of(network))
     try:
         found = prescribe(
             network, inputs, allowed, "schedule" if pointwise else "branch-scale", samples=samples, seed=seed

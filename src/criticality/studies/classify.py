@@ -20,6 +20,13 @@ from criticality.weightless.deep import Deep, Mode, run_deep
 from criticality.weightless.initializing import Initializer
 from criticality.weightless.prepared import Factory, prepared, seeds_of
 
+__all__ = [
+    "SHALLOWEST",
+    "RepeatedClassification",
+    "classify_description",
+    "classify_sampled",
+]
+
 SHALLOWEST = 24
 """Least depth in blocks at which a class can be read."""
 

@@ -4,34 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 
 from criticality import __version__
-from criticality.arguments import Depth, Positive, Samples, Seed, Size, Threads, check_fields, checked
-from criticality.devices import torch_device
-from criticality.errors import (
-    ArgumentError,
-    CriticalityError,
-    FileError,
-    TokensNotEquivalentError,
-    UndescribedError,
-)
+from criticality.arguments import Threads, checked
+from criticality.errors import FileError
 from criticality.initialized import Initialized, heard, tell
-from criticality.measurement import ensemble_dataset, ensemble_profiles, output_kernels
-from criticality.models import ModelSpec, model_spec
-from criticality.probes import Probe, check_probe
+from criticality.models import ModelSpec
+from criticality.moved import renamed_names
 from criticality.schema import (
     SCHEMA,
     check_can_be_made,
@@ -42,76 +31,25 @@ from criticality.schema import (
     write_dataset,
     write_text,
 )
-from criticality.studies.agreement import fold_errors, standard_errors, tolerance_of, verdict
+from criticality.studies.agreement import fold_errors, standard_errors, verdict
 from criticality.studies.apart import results_apart
-from criticality.studies.predict import predict_description
-from criticality.theory import Network, SymmetricKernel, TokenKernel, propagate
-from criticality.theory.network import mean_network
-from criticality.theory.norms import takes_alpha
-from criticality.threads import one_thread
+from criticality.studies.case import run_case
+from criticality.studies.comparison import OWN_NORM, Comparison, case_label
 
-OWN_NORM = "own"
-"""The norms that a model has."""
+__all__ = [
+    "OWN_NORM",
+    "Comparison",
+    "asdict_keys",
+    "case_label",
+    "compare",
+    "gather",
+    "run_case",
+    "steps_per_case",
+    "summary",
+    "verdict",
+]
 
-_APART = 100_003
-"""Between the seeds of a measurement and those of a sampled prediction, which must not be the same."""
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What is compared: one model, and the grid of norms, alphas and initializations.
-
-    Attributes:
-        model: as ``criticality.models.model_spec`` takes it.
-        norms: names of norms; pointwise ones are crossed with ``alphas``, the others appear once.
-        inits: ``own``, ``fan-in`` or both.
-        depth, width, image_size, tokens, text: changes to the model; ``None`` keeps its own.
-        seeds: how many weight seeds are averaged, from ``seed`` on.
-        probes: backward passes for each seed.
-        samples: score matrices per attention layer in the theory.
-        probe: where the backward pass starts, in the theory and in the measurement: ``normal``, ``pooled``, ``class`` or ``loss``
-            (``criticality.probes``).
-        device: where the measurement runs.
-    """
-
-    model: str
-    norms: tuple[str, ...] = ("ln", "dyt", "derf")
-    alphas: tuple[Positive, ...] = (0.5, 1.0, 2.0)
-    inits: tuple[str, ...] = ("own",)
-    depth: Depth | None = None
-    width: Size | None = None
-    image_size: Size | None = None
-    tokens: Size | None = None
-    text: str | None = None
-    seeds: Size = 6
-    seed: Seed = 0
-    probes: Size = 1
-    samples: Samples = 16
-    probe: str = "normal"
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        for name in ("norms", "alphas", "inits"):
-            if not getattr(self, name):
-                raise ArgumentError(f"{name}=() must hold at least one value")
-        check_probe(self.probe)
-        torch_device(self.device)
-        self.cases()
-
-    def cases(self) -> list[ModelSpec]:
-        """Every model of the comparison.
-
-        Raises:
-            ValueError: for a model, norm, alpha, init or size that is not allowed.
-        """
-        changes = {name: getattr(self, name) for name in ("depth", "width", "image_size", "tokens", "text")}
-        return [
-            model_spec(self.model, norm=None if norm == OWN_NORM else norm, alpha=alpha, init=init, **changes)
-            for init in dict.fromkeys(self.inits)
-            for norm in dict.fromkeys(self.norms)
-            for alpha in (dict.fromkeys(self.alphas) if norm != OWN_NORM and takes_alpha(norm) else (None,))
-        ]
+__getattr__ = renamed_names(__name__)
 
 
 @checked
@@ -196,12 +134,6 @@ def steps_per_case(comparison: Comparison) -> int:
     return comparison.seeds + 1
 
 
-def case_label(case: ModelSpec) -> str:
-    """Short name of a case: ``dyt alpha=0.5 timm``."""
-    alpha = f" alpha={case.alpha:g}" if case.alpha is not None else ""
-    return f"{case.norm or OWN_NORM}{alpha} {case.init}"
-
-
 def _installed(package: str) -> str:
     try:
         return version(package)
@@ -220,128 +152,6 @@ def _key(comparison: Comparison, case: ModelSpec) -> str:
     described = {"kind": type(case).__name__, **asdict(case)}  # type: ignore[call-overload]
     text = json.dumps({**described, **settings, **made_by}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def run_case(comparison: Comparison, case: ModelSpec, progress: Callable[[str, int], None] | None = None) -> xr.Dataset:
-    """Build, measure and predict one case (see ``compare``)."""
-    label = case_label(case)
-    networks: list[Network] = []
-    sent_back: list[np.ndarray] = []
-    with _norms_changed(case):
-        batch = case.inputs(comparison.seed)
-    described = True
-
-    def build(seed: int) -> torch.nn.Module:
-        nonlocal described
-        with _norms_changed(case):
-            model = case.build()
-        try:
-            if described:
-                networks.append(case.network(model))
-                if comparison.probe == "loss":
-                    sent_back.append(output_kernels(model, batch, points=case.points, seed=seed))
-        except UndescribedError:
-            described = False
-        return model
-
-    seeds = range(comparison.seed, comparison.seed + comparison.seeds)
-    profiles = ensemble_profiles(
-        build,
-        batch,
-        seeds,
-        case.points,
-        comparison.probes,
-        comparison.probe,
-        device=comparison.device,
-        progress=None if progress is None else lambda seed: progress(label, 1),
-        kernels=True,
-    )
-    measured = ensemble_dataset(
-        profiles, probes=comparison.probes, probe=comparison.probe, seeds=comparison.seeds, seed=comparison.seed
-    )
-    blocks, width = measured.sizes["block"] - 1, profiles[0].width
-    if not described:
-        predicted = predict_description(
-            case, way="sampled", seeds=comparison.seeds, seed=comparison.seed + _APART, probe=comparison.probe
-        )
-        if progress is not None:
-            progress(label, 1)
-        return _case_dataset(case, measured, predicted, None, None, tolerance_of(None, width, blocks))
-    network = mean_network(networks)
-    inputs = [
-        TokenKernel.of(kernel) for kernel in np.mean([one.start for one in profiles if one.start is not None], axis=0)
-    ]
-    start: Probe = np.mean(sent_back, axis=0) if sent_back else comparison.probe
-    seeds_of_scores = (comparison.seed, comparison.seed + 1_000_003)
-    with one_thread(), ThreadPoolExecutor(2) as pool:
-        predicted, again = pool.map(
-            lambda one: propagate(network, inputs, samples=comparison.samples, seed=one, probe=start), seeds_of_scores
-        )
-    symmetric = _equivalent_tokens(network, inputs, np.mean(sent_back, axis=(0, 1)) if sent_back else comparison.probe)
-    if progress is not None:
-        progress(label, 1)
-    return _case_dataset(case, measured, predicted, again, symmetric, tolerance_of(network, width, blocks))
-
-
-@contextmanager
-def _norms_changed(case: ModelSpec) -> Iterator[None]:
-    """A refusal of what is asked of a model's norms says how it is compared as it is."""
-    try:
-        yield
-    except CriticalityError as error:
-        if case.norm is None or "norm" not in str(error).lower():
-            raise
-        raise type(error)(f"{error}; norms=['own'] (--norm own) compares the model as it is") from error
-
-
-def _equivalent_tokens(network: Network, inputs: Sequence[TokenKernel], probe: Probe) -> xr.Dataset | None:
-    """The theory of equivalent tokens, ``None`` where the network tells tokens apart."""
-    try:
-        return propagate(network, SymmetricKernel.mean_of(inputs), probe=probe)
-    except TokensNotEquivalentError:
-        return None
-
-
-def _case_dataset(
-    case: ModelSpec,
-    measured: xr.Dataset,
-    predicted: xr.Dataset,
-    again: xr.Dataset | None,
-    symmetric: xr.Dataset | None,
-    tolerance: float,
-) -> xr.Dataset:
-    """One case; ``again`` is a second, independent run of the exact theory, whose attention is sampled."""
-    blocks = measured.block
-    at_blocks = predicted.sel(block=blocks)
-    log_apjn, error = at_blocks.log_apjn, at_blocks.get("log_apjn_se")
-    if again is not None:  # half the distance of two runs is the error of their mean
-        other = again.sel(block=blocks).log_apjn
-        log_apjn, error = (log_apjn + other) / 2, abs(log_apjn - other) / 2
-    data = {
-        "log_apjn_predicted": log_apjn,
-        "log_apjn_predicted_se": error,
-        "log_apjn_symmetric": (
-            measured.log_apjn * np.nan if symmetric is None else symmetric.sel(block=blocks).log_apjn
-        ),
-        "log_apjn_measured": measured.log_apjn,
-        "log_apjn_se": measured.log_apjn_se,
-        "q_predicted": at_blocks.q,
-        "q_measured": measured.q,
-        "q_se": measured.q_se,
-        "correlation_predicted": at_blocks.correlation,
-        "correlation_measured": measured.correlation,
-        "correlation_se": measured.correlation_se,
-    }
-    dataset = xr.Dataset({name: values.drop_attrs() for name, values in data.items()})
-    dataset = dataset.expand_dims("case").assign_coords(
-        case=[case_label(case)],
-        norm=("case", [case.norm or OWN_NORM]),
-        alpha=("case", [math.nan if case.alpha is None else case.alpha]),
-        init=("case", [case.init]),
-    )
-    dataset["tolerance"] = "case", [tolerance]
-    dataset = dataset.assign_coords(way=("case", ["exact" if again is not None else "sampled"]))
-    return dataset.assign_attrs(source="comparison", schema=SCHEMA)
 
 
 def gather(cases: Sequence[xr.Dataset], comparison: Comparison) -> xr.Dataset:

@@ -5,6 +5,13 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+__all__ = [
+    "CHAOTIC",
+    "ENDINGS",
+    "SLOW",
+    "endings",
+]
+
 ENDINGS = ("diverged", "dead", "chaotic", "idle", "slow", "settled")
 """In the order in which they are asked for; a run is the first that fits. Limits are those of docs/studies/plan.md."""
 

@@ -17,7 +17,7 @@ from criticality.models import ModelSpec
 from criticality.probes import Probe, check_probe, probe_name
 from criticality.schema import profile_dataset
 from criticality.theory import Network, TokenKernel
-from criticality.theory.propagation import propagated_each
+from criticality.theory.propagation import propagated
 from criticality.weightless import predict_sampled
 from criticality.weightless.prepared import Factory, prepared
 
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
     import xarray as xr
 else:
     xr = lazy_module("xarray")
+
+__all__ = [
+    "WAYS",
+    "exact_profile",
+    "predict",
+    "predict_description",
+]
 
 _RUNS = 4
 """Of the exact way, for its error."""
@@ -99,10 +106,10 @@ def exact_profile(
     """
     each = max(2, 2 * round(samples / (2 * _RUNS)))
     seeds = [seed + number * _APART for number in range(_RUNS)]
-    found = propagated_each(network, inputs, seeds[:2], samples=each, probe=probe)
+    found = propagated(network, inputs, seeds[:2], samples=each, probe=probe)
     if np.array_equal(found[0]["log_apjn"], found[1]["log_apjn"]):
         return found[0].dataset()
-    found += propagated_each(network, inputs, seeds[2:], samples=each, probe=probe)
+    found += propagated(network, inputs, seeds[2:], samples=each, probe=probe)
     log_apjn, error = log_mean(np.array([one["log_apjn"] for one in found]))
     means = {name: np.mean([one[name] for one in found], axis=0) for name in ("q", "p", "correlation")}
     attrs = {**found[0].attrs, "samples": _RUNS * each}

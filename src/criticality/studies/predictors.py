@@ -11,6 +11,16 @@ import xarray as xr
 from criticality.laboratory.names import STACKED
 from criticality.studies.training import Choice, Trainings
 
+__all__ = [
+    "MEASURED",
+    "PREDICTORS",
+    "Predictors",
+    "inverse_q",
+    "layer_norm_log_apjn",
+    "layer_norms_by_gain",
+    "log_alpha",
+]
+
 PREDICTORS = {
     "log_apjn": "log J(0 → L)",
     "log_q_last": "log K_L",

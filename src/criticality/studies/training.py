@@ -20,6 +20,14 @@ from criticality.errors import ArgumentError
 from criticality.sweeps.search import MARGIN, first_places, next_value
 from criticality.sweeps.search import Outcome as Tried
 
+__all__ = [
+    "Choice",
+    "Progress",
+    "Result",
+    "Trainings",
+    "read_trainings",
+]
+
 SPEED_RATE, SPEED_WINDOW = 3e-4, 9
 """Speed is the training loss at this rate in this window of ten steps: 90 to 100."""
 
@@ -234,15 +242,15 @@ def _choice(
     ended = next_value(tried, first_places(rates), len(rates)) is None if search else len(tried) == len(cells)
     window = min(SPEED_WINDOW, data.loss_series.shape[-1] - 1)
     return Choice(
-        settings,
-        data.learning_rate.values[done],
-        done,
-        data.validation_accuracy.values[done],
-        data.test_accuracy.values[done],
-        data.diverged.values[done],
-        data.largest_spike.values[done],
-        data.loss_series.values[done][:, :, window].astype(float),
-        ended,
+        settings=settings,
+        rates=data.learning_rate.values[done],
+        cells=done,
+        validation=data.validation_accuracy.values[done],
+        test=data.test_accuracy.values[done],
+        diverged=data.diverged.values[done],
+        spike=data.largest_spike.values[done],
+        early_loss=data.loss_series.values[done][:, :, window].astype(float),
+        ended=ended,
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,18 @@ import numpy as np
 import xarray as xr
 
 from criticality.arguments import checked
-from criticality.errors import ArgumentError, FileError
+from criticality.errors import ArgumentError, CriticalityError, FileError
 from criticality.extras import require
 from criticality.schema import whole_or_absent
 from criticality.sweeps.integrity import sentence
 from criticality.sweeps.store import REPAIR, Store, dataset_of, study_of
+
+__all__ = [
+    "open_packed",
+    "pack_study",
+    "packed_dataset",
+    "unpack_study",
+]
 
 zarr = require("zarr")
 
@@ -81,14 +90,12 @@ def packed_dataset(path: str | os.PathLike[str]) -> xr.Dataset:
     """
     storage, group = open_packed(_checked(path))
     where = f"packed study {str(path)!r}"
-    try:
-        return dataset_of(group, list(study_of(group).cells()), where).load()
-    except (ValueError, KeyError) as error:
-        if str(error).startswith(where):
-            raise
-        raise FileError(f"{where} must be a whole study of criticality: {error}") from error
-    finally:
-        storage.close()
+    with closing(storage):
+        try:
+            cells = list(study_of(group).cells())
+        except (CriticalityError, json.JSONDecodeError, KeyError, TypeError) as error:  # attributes that are damaged
+            raise FileError(f"{where} must be a whole study of criticality: {error}") from error
+        return dataset_of(group, cells, where).load()
 
 
 def open_packed(path: str | os.PathLike[str]) -> tuple[Any, Any]:

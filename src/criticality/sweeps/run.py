@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -22,12 +22,20 @@ from criticality.arguments import Count, checked
 from criticality.errors import ArgumentError, FileError, UnreachableError
 from criticality.extras import require
 from criticality.interrupts import uninterrupted
-from criticality.sweeps.compute import FAILED, Computed, compute_cells
+from criticality.sweeps.compute import DONE, FAILED, Computed, compute_cells
 from criticality.sweeps.integrity import sentence
 from criticality.sweeps.search import next_cell
 from criticality.sweeps.stacks import compute_stack, stacks_of
-from criticality.sweeps.store import REPAIR, Store
+from criticality.sweeps.store import REPAIR, STATES, Store
 from criticality.sweeps.study import Cell, Study
+
+__all__ = [
+    "Report",
+    "export_study",
+    "run_study",
+]
+
+_OPEN, _DONE = STATES.index("open"), STATES.index(DONE)
 
 _TASK_SECONDS = 0.25
 """Quick cells are sent together, about as many as take this long."""
@@ -81,6 +89,30 @@ def run_study(
             with ``search`` and ``workers`` other than 0, or with ``search`` and damaged cells; no
             file of the study's own function; worker processes on a machine whose loopback interface is down.
     """
+    _check_asked(study, scheduler, workers, together, device)
+    store = Store(path, study, write=True)
+    try:
+        with _finished_first():
+            damaged = store.damage()
+        if damaged and study.search and not retry:
+            raise FileError(f"{sentence(store.where, damaged, store.cells)}; {REPAIR}")
+        if retry:
+            store.forget_missing()
+        written = _Written(store, progress)
+        if together is not None:
+            _in_stacks(study, store, _todo(store, damaged, retry), together, device, written)
+        elif workers == 0:
+            _one_by_one(study, store, retry, set(damaged), written)
+        elif todo := _todo(store, damaged, retry):
+            with _client(scheduler, workers) as client:
+                _drive(client, study, store, todo, written)
+        left = sentence(store.where, damaged, store.cells) if damaged and not retry else ""
+        return Report(store.counts(), written.computed, written.lost, f"{left}; {REPAIR}" if left else "")
+    finally:
+        store.close()
+
+
+def _check_asked(study: Study, scheduler: str | None, workers: int, together: int | None, device: str) -> None:
     _check_own_file(study)
     if together is None and device != "cpu":
         raise ArgumentError(f"device={device!r} must come with together, how many runs are trained at once")
@@ -94,38 +126,29 @@ def run_study(
         )
     elif workers != 0 and scheduler is None:
         _check_loopback(workers)
-    store = Store(path, study, write=True)
-    try:
+
+
+def _todo(store: Store, damaged: Collection[int], retry: bool) -> list[int]:
+    """Cells that are open; with ``retry`` all that are not done, and what is damaged."""
+    status = store.status()
+    asked = status != _DONE if retry else status == _OPEN
+    asked[list(damaged)] = retry
+    return [int(index) for index in np.flatnonzero(asked)]
+
+
+class _Written:
+    """Writes results as they come, and counts how many were, and could not be, written."""
+
+    def __init__(self, store: Store, progress: Callable[[int, str], None] | None):
+        self.store, self.progress = store, progress
+        self.computed = self.lost = 0
+
+    def __call__(self, results: Mapping[int, Computed]) -> None:
         with _finished_first():
-            damaged = store.damage()
-        if damaged and study.search and not retry:
-            raise FileError(f"{sentence(store.where, damaged, store.cells)}; {REPAIR}")
-        if retry:
-            store.forget_missing()
-        if together is not None:
-            again = store.status() > 1 if retry else np.zeros(len(store.cells), bool)
-            again[list(damaged)] = retry
-            todo = [int(index) for index in np.flatnonzero((store.status() == 0) | again)]
-            computed, not_written = _in_stacks(study, store, todo, together, device, progress)
-        elif workers == 0:
-            computed, not_written = _one_by_one(study, store, progress, retry, set(damaged))
-        else:
-            again = store.status() != 0 if not retry else store.status() == 1
-            again[list(damaged)] = not retry
-            todo = [int(index) for index in np.flatnonzero(~again)]
-            computed = not_written = 0
-            if todo:
-                with _client(scheduler, workers) as client:
-                    computed, not_written = _drive(client, study, store, todo, progress)
-        left = {} if retry or not damaged else damaged
-        return Report(
-            store.counts(),
-            computed,
-            not_written,
-            f"{sentence(store.where, left, store.cells)}; {REPAIR}" if left else "",
-        )
-    finally:
-        store.close()
+            lost = self.store.write(results)
+        self.computed, self.lost = self.computed + len(results) - lost, self.lost + lost
+        if self.progress is not None:
+            self.progress(len(results), list(results.values())[-1].status)
 
 
 def _check_own_file(study: Study) -> None:
@@ -136,11 +159,8 @@ def _check_own_file(study: Study) -> None:
         )
 
 
-def _one_by_one(
-    study: Study, store: Store, progress: Callable[[int, str], None] | None, retry: bool, damaged: set[int]
-) -> tuple[int, int]:
-    """In this process; each cell is written before the next one starts. How many were, and could not be, written."""
-    computed = lost = 0
+def _one_by_one(study: Study, store: Store, retry: bool, damaged: set[int], written: _Written) -> None:
+    """In this process; each cell is written before the next one starts."""
     tried = set() if retry else set(damaged)
     while True:
         with _finished_first():
@@ -148,33 +168,13 @@ def _one_by_one(
         if index is None:
             break
         tried.add(index)
-        results = compute_cells(study.compute, {index: store.cells[index]}, study.memory_gb)
-        with _finished_first():
-            missing = store.write(results)
-        computed, lost = computed + 1 - missing, lost + missing
-        if progress is not None:
-            progress(1, results[index].status)
-    return computed, lost
+        written(compute_cells(study.compute, {index: store.cells[index]}, study.memory_gb))
 
 
-def _in_stacks(
-    study: Study,
-    store: Store,
-    todo: list[int],
-    most: int,
-    device: str,
-    progress: Callable[[int, str], None] | None,
-) -> tuple[int, int]:
-    """A stack after the other, in this process. How many cells were, and could not be, written."""
-    computed = lost = 0
+def _in_stacks(study: Study, store: Store, todo: list[int], most: int, device: str, written: _Written) -> None:
+    """A stack after the other, in this process."""
     for stack in stacks_of({index: store.cells[index] for index in todo}, study.compute, most):
-        results = compute_stack(stack, device)
-        with _finished_first():
-            missing = store.write(results)
-        computed, lost = computed + len(results) - missing, lost + missing
-        if progress is not None:
-            progress(len(results), next(iter(results.values())).status)
-    return computed, lost
+        written(compute_stack(stack, device))
 
 
 def _check_loopback(workers: int) -> None:
@@ -254,9 +254,7 @@ def _client(scheduler: str | None, workers: int) -> Iterator[Any]:
             yield client
 
 
-def _drive(
-    client: Any, study: Study, store: Store, todo: list[int], progress: Callable[[int, str], None] | None
-) -> tuple[int, int]:
+def _drive(client: Any, study: Study, store: Store, todo: list[int], written: _Written) -> None:
     """Keep a few tasks on every worker; write what comes back.
 
     Of the tasks of a worker that died again and again one killed it: their cells are computed at the end, each alone.
@@ -264,7 +262,7 @@ def _drive(
     from distributed import as_completed
     from distributed.scheduler import KilledWorker
 
-    together, computed, not_written = 1, 0, 0
+    together = 1
     waiting, suspects = iter(todo), list[int]()
     running, batches = as_completed([]), dict[str, dict[int, Cell]]()
 
@@ -278,14 +276,6 @@ def _drive(
             batches[future.key] = batch
             running.add(future)
 
-    def write(results: dict[int, Computed]) -> None:
-        nonlocal computed, not_written
-        with _finished_first():
-            lost = store.write(results)
-        computed, not_written = computed + len(results) - lost, not_written + lost
-        if progress is not None:
-            progress(len(results), list(results.values())[-1].status)
-
     for _ in range(3 * max(1, len(client.scheduler_info(n_workers=-1)["workers"]))):
         submit_next()
     for future in running:
@@ -295,17 +285,16 @@ def _drive(
         except KilledWorker:
             suspects += batch
         else:
-            write(results)
+            written(results)
             slowest = max(one.seconds for one in results.values())
             together = max(1, min(_MOST_TOGETHER, int(_TASK_SECONDS / max(slowest, 1e-6)), 2 * together))
         future.release()
         submit_next()
     for index in suspects:
         try:
-            write(submit({index: store.cells[index]}).result())
+            written(submit({index: store.cells[index]}).result())
         except KilledWorker:
-            write({index: Computed(FAILED, {}, _KILLED, math.nan)})
-    return computed, not_written
+            written({index: Computed(FAILED, {}, _KILLED, math.nan)})
 
 
 @checked

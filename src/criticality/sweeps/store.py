@@ -18,6 +18,7 @@ from criticality import __version__
 from criticality.arguments import checked
 from criticality.errors import FileError
 from criticality.extras import require
+from criticality.moved import renamed_names
 from criticality.schema import SCHEMA
 from criticality.sweeps.compute import DONE, FAILED, NOT_A_NUMBER, OUT_OF_MEMORY, Computed
 from criticality.sweeps.integrity import (
@@ -32,7 +33,16 @@ from criticality.sweeps.integrity import (
 )
 from criticality.sweeps.study import Study
 
+__all__ = [
+    "STATES",
+    "Store",
+    "dataset_of",
+    "study_of",
+]
+
 zarr = require("zarr")
+
+__getattr__ = renamed_names(__name__)
 
 STATES = ("open", DONE, FAILED, NOT_A_NUMBER, OUT_OF_MEMORY, "damaged")
 """Of cells; what is damaged is never written, but found when it is read."""

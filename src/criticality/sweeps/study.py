@@ -14,9 +14,16 @@ import numpy as np
 
 from criticality import __version__
 from criticality.arguments import Positive, check, checked
-from criticality.errors import ArgumentError, FileError
+from criticality.errors import ArgumentError, CriticalityError, FileError
 from criticality.extras import require
 from criticality.schema import source_digest
+
+__all__ = [
+    "Cell",
+    "Study",
+    "Values",
+    "read_study",
+]
 
 Cell = dict[str, Any]
 Values = dict[str, np.ndarray]
@@ -151,7 +158,7 @@ def read_study(path: str | Path) -> Study:
     described = {key: value for key, value in content.items() if value is not None}
     try:
         return Study(**{**described, "cases": described.get("cases") or ({},)})
-    except (ValueError, TypeError) as error:
+    except (CriticalityError, TypeError) as error:
         raise FileError(f"study {str(file)!r}: {error}") from error
 
 

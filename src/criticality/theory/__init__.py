@@ -24,7 +24,7 @@ from criticality.theory.network import Network, Sublayer, mean_network, resnet, 
 from criticality.theory.norms import LayerNorm, NoNorm, Norm, PointwiseNorm, RMSNorm, make_norm
 from criticality.theory.propagation import propagate, propagate_between
 
-__getattr__ = renamed_names(__name__, {"mean_description": "mean_network"})
+__getattr__ = renamed_names(__name__)
 
 __all__ = [
     "MLP",

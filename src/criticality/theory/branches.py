@@ -31,7 +31,7 @@ from criticality.theory.attention import (
     symmetric_overlap,
 )
 from criticality.theory.kernels import Numbers, SymmetricKernel, TokenKernel
-from criticality.theory.norms import K, Norm, PointwiseMap
+from criticality.theory.norms import K, NoNorm, Norm, PointwiseMap
 
 
 class Branch(Protocol):
@@ -171,7 +171,21 @@ class Normed:
         return self.norm.factor(kernel) * self.branch.backward(self.norm.forward(kernel), gradient, sampling)
 
 
-@renamed_fields(**_linears(query="query", key="key", value="value", output="output"))
+def entry_norms(branch: Branch) -> tuple[Norm, ...]:
+    """Norms through which a branch and those beside it see what they are given; ``NoNorm`` for one that sees it as it is."""
+    if isinstance(branch, Normed):
+        return (branch.norm,)
+    if isinstance(branch, Parallel):
+        return tuple(norm for one in branch.branches for norm in entry_norms(one))
+    return (NoNorm(),)
+
+
+@renamed_fields(
+    **_linears(query="query", key="key", value="value", output="output"),
+    queries="query.of(kernel)",
+    keys="key.of(kernel)",
+    values="value.of(kernel)",
+)
 @dataclass(frozen=True)
 class Attention:
     """Multi-head softmax attention, ``S = score_scale q k^T / sqrt(head_dim)``.

@@ -68,6 +68,17 @@ class Layer:
         added, gain = self.branch(q)
         return self._kept * q + added, self._kept + gain
 
+    def variance(self, q: Numbers) -> Values:
+        """That after the layer, where ``chi`` is not asked for, and may be infinite."""
+        scaled = self._square * q
+        if callable(self.function):
+            value = self.function(scaled)[0]
+        elif isinstance(self.function, PointwiseNorm) and not isinstance(scaled, np.ndarray):
+            value = self.function.pointwise.equal(scaled, 1.0, False)[0]
+        else:
+            value = self.function.forward(SymmetricKernel(scaled, scaled, 1)).q
+        return self._kept * q + self.weight_variance * value + self.bias_variance
+
     def states(self, q: Numbers) -> Iterator[tuple[Values, Values]]:
         """Endless, from the input: the variance before each layer, and ``chi`` of that layer."""
         while True:

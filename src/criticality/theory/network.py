@@ -12,7 +12,7 @@ import numpy as np
 from criticality.arguments import Count, Depth, Finite, Positive, Scale, check, check_fields, checked, shown
 from criticality.errors import ArgumentError, UndescribedError
 from criticality.theory.attention import ScoreSampling
-from criticality.theory.branches import Branch, Linear
+from criticality.theory.branches import Branch, Linear, entry_norms
 from criticality.theory.norms import K, NoNorm, Norm
 from criticality.theory.parts import DESCEND, rebuilt
 
@@ -44,6 +44,11 @@ class Sublayer:
     def in_flow(self) -> tuple[str, ...]:
         """Fields that values go through, in their order."""
         return ("branch", "norm") if self.placement == "post" else ("norm", "branch", "output_norm")
+
+    @property
+    def entry_norms(self) -> tuple[Norm, ...]:
+        """Norms through which the branches see the stream: the sub-layer's, or where it has none those of its branches."""
+        return entry_norms(self.branch) if isinstance(self.norm, NoNorm) else (self.norm,)
 
     def forward(self, kernel: K, sampling: ScoreSampling) -> K:
         """Kernel of the stream after the sub-layer."""

@@ -57,23 +57,11 @@ def propagate(
     Raises:
         ValueError: inputs of different kinds or sizes, or kernels that stop being finite; as ``probe_kernel``.
     """
-    return propagated(network, inputs, samples=samples, seed=seed, keep_kernels=keep_kernels, probe=probe).dataset()
+    (found,) = propagated(network, inputs, [seed], samples=samples, keep_kernels=keep_kernels, probe=probe)
+    return found.dataset()
 
 
 def propagated(
-    network: Network,
-    inputs: Kernel | Sequence[Kernel],
-    *,
-    samples: int = 8,
-    seed: int = 0,
-    keep_kernels: bool = False,
-    probe: Probe = "normal",
-) -> ProfileArrays:
-    """What ``propagate`` returns, as arrays."""
-    return propagated_each(network, inputs, [seed], samples=samples, keep_kernels=keep_kernels, probe=probe)[0]
-
-
-def propagated_each(
     network: Network,
     inputs: Kernel | Sequence[Kernel],
     seeds: Sequence[int],
@@ -82,10 +70,8 @@ def propagated_each(
     keep_kernels: bool = False,
     probe: Probe = "normal",
 ) -> list[ProfileArrays]:
-    """``propagated`` from each of several seeds, in one pass where kernels are small."""
-    kernels = [inputs] if isinstance(inputs, Kernel) else list(inputs)
-    if not kernels or len({(type(kernel), kernel.tokens) for kernel in kernels}) != 1:
-        raise ArgumentError("inputs must be one kernel or several of one kind and number of tokens")
+    """What ``propagate`` returns, as arrays, from each of several seeds; in one pass where kernels are small."""
+    kernels = _listed(inputs)
     sampling = ScoreSampling(samples, seeds[0], repeats=tuple(seeds[1:]))
     starts, shares = _starts(probe, len(kernels))
     symmetric = [kernel for kernel in kernels if isinstance(kernel, SymmetricKernel)]
@@ -108,6 +94,13 @@ def propagated_each(
         )
         for number, seed in enumerate(seeds)
     ]
+
+
+def _listed(inputs: Kernel | Sequence[Kernel]) -> list[Kernel]:
+    kernels = [inputs] if isinstance(inputs, Kernel) else list(inputs)
+    if not kernels or len({(type(kernel), kernel.tokens) for kernel in kernels}) != 1:
+        raise ArgumentError("inputs must be one kernel or several of one kind and number of tokens")
+    return kernels
 
 
 _TOGETHER = 1 << 12
@@ -203,9 +196,7 @@ def propagate_between(
     Raises:
         ValueError: as ``propagate``; a ``start`` or a target that is no boundary of the network.
     """
-    kernels = [inputs] if isinstance(inputs, Kernel) else list(inputs)
-    if not kernels or len({(type(kernel), kernel.tokens) for kernel in kernels}) != 1:
-        raise ArgumentError("inputs must be one kernel or several of one kind and number of tokens")
+    kernels = _listed(inputs)
     boundaries = network.block_of_boundary
     for name, block in [("start", start), *(("targets", target) for target in targets or ())]:
         if block is not None and block not in boundaries:

@@ -29,6 +29,11 @@ from criticality.weightless.prepared import Prepared, sources_of_weights
 from criticality.weightless.sampling import WeightsIntegratedOut
 from criticality.weightless.weight import RandomWeight
 
+__all__ = [
+    "Deep",
+    "run_deep",
+]
+
 Mode = Literal["auto", "forward", "backward"]
 
 _SEGMENT = 32

@@ -23,6 +23,15 @@ from criticality.weightless.building import settle
 from criticality.weightless.entries import Player, playing
 from criticality.weightless.weight import RandomWeight
 
+__all__ = [
+    "Axes",
+    "Initializer",
+    "default_axes",
+    "fan_in",
+    "initialize",
+    "initialize_branches",
+]
+
 Axes: TypeAlias = "int | tuple[int, ...] | None"
 """The axes of a weight that its product sums over; ``None`` for a parameter that is in no product."""
 

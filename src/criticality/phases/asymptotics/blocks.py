@@ -182,7 +182,8 @@ def block_crossover_depth(step: BlockStep, q0: float = 1.0) -> float:
 
 
 def _pointwise(step: BlockStep) -> list[PointwiseNorm]:
-    return [part.norm for part in step.network.last_block if isinstance(part.norm, PointwiseNorm)]
+    norms = (norm for part in step.network.last_block for norm in part.entry_norms)
+    return [norm for norm in norms if isinstance(norm, PointwiseNorm)]
 
 
 def _series(values: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ def _crossover(pointwise: Pointwise, weight: float, q0: float) -> float:
 
 def _of_block(step: BlockStep, q0: float) -> Law | None:
     block = step.network.last_block
-    norms = [part.norm for part in block]
+    norms = [norm for part in block for norm in part.entry_norms]
     if any(part.placement != "pre" for part in block):
         return None
     if any(isinstance(norm, NoNorm) for norm in norms):
