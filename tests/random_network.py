@@ -48,9 +48,8 @@ def apply_norm(norm: object, x: Tensor) -> Tensor:
 
 def linear(x: Tensor, width: int, law: Linear) -> Tensor:
     fan_in = x.shape[-1]
-    scale = (law.weight_variance / fan_in) ** 0.5  # on what comes out, which is less than the weights
-    bias = torch.randn(width, dtype=x.dtype) * law.bias_variance**0.5
-    return scale * (x @ torch.randn(fan_in, width, dtype=x.dtype)) + bias
+    weight = torch.randn(fan_in, width, dtype=x.dtype) * (law.weight_variance / fan_in) ** 0.5
+    return x @ weight + torch.randn(width, dtype=x.dtype) * law.bias_variance**0.5
 
 
 def apply_branch(branch: object, x: Tensor) -> Tensor:
