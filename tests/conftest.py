@@ -8,6 +8,11 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import forks
+
+os.environ.setdefault("DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD", "forkserver")
+"""Processes of sweeps import Dask once; tests that kill and interrupt them start them as the library does."""
+
 gc.disable()  # while torch, timm and transformers are imported, of which nothing is garbage
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one core each; the process that waits for them needs no torch
@@ -24,13 +29,17 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(20_000)
     gc.enable()
+    forks.serve()
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
+    """The CPU's numbers; for cards that are not in use, ``torch.manual_seed`` would keep the stack of the call, formatted."""
     import torch
 
-    torch.manual_seed(0)
+    torch.default_generator.manual_seed(0)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(0)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,13 @@
 """Arrays are what their annotations say: every room that names shapes runs with all of them checked."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import forks
+
 CHECKED = """
+import sys
+
+sys.path.insert(0, sys.argv[1])
 from jaxtyping import install_import_hook
 
 ROOMS = "pointwise", "theory", "phases", "measurement", "weightless", "models", "prescription"
@@ -98,8 +101,8 @@ print("checked")
 """
 
 
-def test_arrays_are_what_they_are_said_to_be():
-    run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", CHECKED], capture_output=True, text=True, cwd=Path(__file__).parents[1]
-    )
+def test_arrays_are_what_they_are_said_to_be(tmp_path: Path):
+    script = tmp_path / "checked.py"
+    script.write_text(CHECKED)
+    run = forks.run(script, Path(__file__).parents[1], anew=("criticality", "cases", "array_checks"))
     assert run.stdout.strip() == "checked", run.stderr[-3000:]

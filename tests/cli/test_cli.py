@@ -6,7 +6,6 @@ import os
 import re
 import select
 import signal
-import subprocess
 import sys
 import time
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import forks
 from criticality import Pointwise
 from criticality.cli.main import main
 from criticality.cli.progress import bar, working
@@ -198,8 +198,7 @@ def test_ctrl_c_leaves_a_report_of_what_is_finished(tmp_path):
         f"{0.1 * number:.1f}" for number in range(1, 41)
     )  # far more than are done before the signal comes
     options = ["--norm", "dyt", "--alpha", alphas, *TINY, "--samples", "400", "--out", str(tmp_path)]
-    command = [sys.executable, "-m", "criticality.cli.main", "compare", "timm:vit_tiny_patch16_224", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = forks.start("-m", "criticality.cli.main", "compare", "timm:vit_tiny_patch16_224", *options)
     deadline = time.monotonic() + 120
     while not (tmp_path / "summary.json").exists() and time.monotonic() < deadline:
         time.sleep(0.02)

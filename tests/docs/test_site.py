@@ -5,13 +5,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+import forks
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -30,11 +30,11 @@ def site(tmp_path_factory):
         tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else tmp_path_factory.getbasetemp()
     )
     out = shared / "site"
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(ROOT / "docs"), str(out)]
     with FileLock(shared / "site.lock"):  # one build for all worker processes
         if not (shared / "site.built").exists():
             environment = {**os.environ, "CRITICALITY_NOT_EXECUTED": "howto/*"}
-            built = subprocess.run(command, capture_output=True, text=True, env=environment)
+            build = ("-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", ROOT / "docs", out)
+            built = forks.run(*build, env=environment)
             assert built.returncode == 0, built.stderr[-3000:]
             (shared / "site.built").touch()
     return out

@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import forks
 from paper import main
 
 PAPER = Path(__file__).parents[2] / "examples" / "paper"
@@ -62,8 +61,7 @@ def test_another_value_is_seen(tmp_path):
     for curve in stored["curves"]:
         curve["values"]["log_apjn"][7] *= 1.001
     path.write_text(json.dumps(stored))
-    command = [sys.executable, str(copy / "paper.py"), "growth", "--check", "1"]
-    checked = subprocess.run(command, capture_output=True, text=True)
+    checked = forks.run(copy / "paper.py", "growth", "--check", "1", anew=[path.stem for path in PAPER.iterdir()])
     assert checked.returncode == 1
     assert "NOT as stored" in checked.stderr
 

@@ -1,9 +1,6 @@
 """The monitor inside what people train with: checkpoints of activations, compiled and distributed models, autocast, resuming."""
 
 import json
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+import forks
 from criticality.measurement import measure
 from criticality.models import DynamicPointwise
 from criticality.prescription import CriticalityWarning, Monitor, lightning_callback, trainer_callback
@@ -270,12 +268,8 @@ dist.destroy_process_group()
 def test_distributed_data_parallel(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(_DISTRIBUTED.format(folder=str(Path(__file__).parent)))
-    command = [sys.executable, str(script)]
-    runs = [
-        subprocess.Popen([*command, str(rank), str(tmp_path / "meet")], stderr=subprocess.PIPE, env=dict(os.environ))
-        for rank in range(2)
-    ]
-    told = [run.communicate(timeout=180)[1].decode() for run in runs]
+    runs = [forks.start(script, rank, tmp_path / "meet") for rank in range(2)]
+    told = [run.communicate(timeout=180)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], told[0][-2000:] + told[1][-2000:]
 
 

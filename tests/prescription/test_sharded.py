@@ -1,11 +1,11 @@
 """Models that ``fully_shard`` shards over two processes give the numbers of the whole model, and keep what is written to them."""
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import forks
 
 PROCESS = """
 import sys
@@ -158,14 +158,7 @@ print("flat")
 def test_a_sharded_model_is_the_whole_model(tmp_path: Path) -> None:
     script = tmp_path / "process.py"
     script.write_text(PROCESS)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(tmp_path / "meeting")],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    told = [one.communicate(timeout=900)[0] for one in running]
-    assert [one.returncode for one in running] == [0, 0], told[0][-3000:]
-    assert told[0].split("\n")[-2:] == ["flat", ""]
+    running = [forks.start(script, rank, tmp_path / "meeting") for rank in range(2)]
+    told = [one.communicate(timeout=900) for one in running]
+    assert [one.returncode for one in running] == [0, 0], told[0][1][-3000:]
+    assert told[0][0].split("\n")[-2:] == ["flat", ""]

@@ -14,6 +14,7 @@ import pytest
 import zarr
 from click.testing import CliRunner
 
+import forks
 from criticality.cli.main import main
 from criticality.sweeps.pack import pack_study, packed_dataset, unpack_study
 from criticality.sweeps.run import run_study
@@ -208,21 +209,9 @@ def test_an_interrupt_is_one_line(tmp_path, study, workers):
     (tmp_path / "study.yaml").write_text(
         json.dumps({**study.record(), "fixed": {"sleep": 0.2}, "grid": {"x": list(range(500))}})
     )
-    command = [
-        sys.executable,
-        "-m",
-        "criticality",
-        "sweep",
-        "run",
-        "study.yaml",
-        "--out",
-        "s.zarr",
-        "--workers",
-        str(workers),
-    ]
-    driver = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    command = ("-m", "criticality", "sweep", "run", "study.yaml", "--out", "s.zarr", "--workers", workers)
+    environment = {**os.environ, "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "spawn"}
+    driver = forks.start(*command, cwd=tmp_path, env=environment, start_new_session=True)
     until = time.monotonic() + 60
     while time.monotonic() < until and not list(tmp_path.glob("s.zarr/status/c/*")):
         time.sleep(0.1)

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from criticality.laboratory.data import DATA_ROOT
 from criticality.studies.endings import endings
 from criticality.studies.predictors import Predictors
 from criticality.studies.training import read_trainings
@@ -12,8 +11,8 @@ from criticality.sweeps.store import Store
 from criticality.sweeps.study import Study
 
 
-@pytest.mark.skipif(not DATA_ROOT.exists(), reason="FashionMNIST is not installed")
-def test_a_study_of_the_vit_is_read_as_the_stacked_ones(tmp_path):
+def test_a_study_of_the_vit_is_read_as_the_stacked_ones(tmp_path, fashion_root, monkeypatch):
+    monkeypatch.setenv("CRITICALITY_DATA_ROOT", str(fashion_root))
     fixed = {"task": "fashion-vit", "depth": 1, "width": 32, "steps": 20, "batch": 16, "seeds": 2, "every": 20}
     cases = ({"norm": "ln"}, {"norm": "dyt", "alpha": 0.5}, {"norm": "none"})
     study = Study("vit", "train", {"learning_rate": [1e-3, 1e6]}, fixed, cases)

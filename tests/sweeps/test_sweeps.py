@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 import xarray as xr
 from click.testing import CliRunner
 
+import forks
 from criticality.cli.main import main
 from criticality.sweeps import run
 from criticality.sweeps.compute import compute_cell
@@ -187,19 +187,17 @@ def test_killed_again_and_again(tmp_path, cells):
         "fixed": {"log": str(log), "sleep": 0.1},
     }
     (tmp_path / "study.yaml").write_text(json.dumps(study))
-    verb = ["sweep", "run", str(tmp_path / "study.yaml"), "--out", str(store)]
-    command = [sys.executable, "-m", "criticality.cli.main", *verb]
+    command = ("-m", "criticality.cli.main", "sweep", "run", tmp_path / "study.yaml", "--out", store)
+    environment = {**os.environ, "DASK_DISTRIBUTED__WORKER__MULTIPROCESSING_METHOD": "spawn"}
     chance, kills, finished = random.Random(0), 0, 0
     driver = None
     while kills < KILLS:
         if driver is None or driver.poll() is not None:
-            driver = subprocess.Popen(
-                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-            )
+            driver = forks.start(*command, env=environment, start_new_session=True)
         target = finished + chance.randint(1, 4)
         deadline = time.monotonic() + 60
         while finished < target and driver.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
+            time.sleep(0.1)
             finished = Store(store).counts()["done"] if store.exists() else 0
         if driver.poll() is not None:
             break
@@ -221,7 +219,7 @@ def test_killed_again_and_again(tmp_path, cells):
         os.killpg(driver.pid, signal.SIGKILL)
         driver.wait()
     assert kills == KILLS, "the study ended before it was killed often enough"
-    subprocess.run(command, check=True, capture_output=True)
+    assert forks.run(*command, env=environment).returncode == 0
     data = Store(store).dataset()
     assert (data.status.values == "done").all()
     np.testing.assert_array_equal(data.square.values, np.arange(count, dtype=float) ** 2)

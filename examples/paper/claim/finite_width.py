@@ -89,7 +89,7 @@ CLAIM = Claim(
         Breaker(
             "an expansion with another factor, 2 L / 3 n",
             lambda seed: decide(
-                seed, lambda p, depth, width: 2 * depth / width / 3, ((16, 128), (32, 128), (32, 64)), seeds=400
+                seed, lambda p, depth, width: 2 * depth / width / 3, ((16, 128), (32, 128), (32, 64)), seeds=200
             ),
         ),
     ),
