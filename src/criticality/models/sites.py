@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
-from criticality.errors import ArgumentError
+from criticality.errors import ArgumentError, ModelFailedError
 from criticality.models.patterns import check_patterns, matches
 from criticality.models.survey import survey
+from criticality.randomness import forked
+from criticality.reader.tape import Tape
 from criticality.stream import Chain, Reader, Trace, trace
 from criticality.stream.diamonds import Site
 from criticality.stream.points import VIEWS, Layout
 from criticality.stream.untouched import placed, untouched
+from criticality.weightless import build_without_weights
 from criticality.weightless.prepared import prepared
 
 if TYPE_CHECKING:
@@ -309,6 +312,12 @@ def alphas_of_names(
 
 @lru_cache(maxsize=16)
 def _norms_of(description: ModelSpec) -> FoundNorms:
+    """As one pass without numbers shows them, or, where a model asks for numbers, one with numbers drawn for them."""
+    inputs = description.inputs()
     with _disable_current_modes():  # those of a model that is being built
-        ready = prepared(description.create, description.inputs(), 0, init=description.init)
+        with forked():
+            model = build_without_weights(description.create, at_least=1)
+        with suppress(ModelFailedError):
+            return norms_by_flow(model, inputs, survey(model).norms, Tape())
+        ready = prepared(description.create, inputs, 0)
         return norms_by_flow(ready.model, ready.inputs, survey(ready.model).norms, ready.under())
