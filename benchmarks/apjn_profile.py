@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import xarray  # noqa: F401  (the first measurement imports it, which is not its memory)
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
