@@ -1,8 +1,8 @@
 """Models of other libraries, small: each built and run as its library says.
 
-They are no dependencies of the project.  ``pip install --no-deps --target FOLDER`` what ``LIBRARIES`` names, with what these import
-(einops, einx, loguru, ftfy, regex, axial-positional-embedding, product-key-memory, hyper-connections, torch-einops-utils),
-and put FOLDER at the end of the path: ``python benchmarks/families libraries --installed FOLDER``.
+They are no dependencies of the project.  ``pip install --no-deps --target FOLDER`` the libraries that ``library_cases`` names,
+with what these import (einops, einx, loguru, ftfy, regex, axial-positional-embedding, product-key-memory, hyper-connections,
+torch-einops-utils), and put FOLDER at the end of the path: ``python benchmarks/families libraries --installed FOLDER``.
 """
 
 from __future__ import annotations
@@ -16,13 +16,6 @@ from typing import Any
 import torch
 from sources import NotTriedError, Ready
 from torch import Tensor, nn
-
-LIBRARIES = (
-    "vit-pytorch", "x-transformers", "open_clip_torch", "diffusers", "litgpt", "torchscale", "xlstm",
-    "segment-anything",
-    "performer-pytorch", "linformer", "reformer-pytorch", "mlp-mixer-pytorch", "g-mlp-pytorch", "h-transformer-1d", "conformer",
-    "perceiver-pytorch", "nystrom-attention",
-)  # fmt: skip
 
 
 def image(side: int = 32, batch: int = 2) -> Tensor:

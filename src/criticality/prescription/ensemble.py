@@ -122,18 +122,20 @@ class Ensemble:
                 settle(one.model)
 
     def write(self, alphas: Sequence[float]) -> None:
-        """Set alphas."""
-        for one, sites in zip(self.ready, self.sites, strict=self.has_alphas):
-            for site, alpha in zip(sites, alphas, strict=True):
+        """Set alphas, the same ones in all."""
+        self._fill([alphas] * len(self.sites))
+
+    def _fill(self, alphas: Sequence[Sequence[float]]) -> None:
+        """Set those of each model."""
+        for one, sites, given in zip(self.ready, self.sites, alphas, strict=self.has_alphas):
+            for site, alpha in zip(sites, given, strict=True):
                 parameter_of(one.model, site.parameter).data.fill_(alpha)
 
     def put_back(self) -> None:
         """As they were."""
         if self.offsets:
             self.scale(1.0)
-        for one, sites, before in zip(self.ready, self.sites, self._before, strict=self.has_alphas):
-            for site, alpha in zip(sites, before, strict=True):
-                parameter_of(one.model, site.parameter).data.fill_(alpha)
+        self._fill(self._before)
 
     def tried(self, alphas: Sequence[float], scale: float) -> Amplification:
         """With these, after which all is as it was."""

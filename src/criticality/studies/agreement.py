@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike
 
 from criticality.lazy import lazy_module
 from criticality.theory import Attention, Network, Sublayer
-from criticality.theory.parts import DESCEND, rebuilt
+from criticality.theory.parts import parts_of
 
 __all__ = [
     "LARGEST_TOLERANCE",
@@ -51,17 +51,13 @@ def tolerance_of(network: Network | None, width: int, blocks: int) -> float:
 def _score_variance(part: Sublayer) -> float:
     """The largest variance of a score between tokens at unit variance in a sub-layer; 0 without attention."""
     found = [0.0]
-
-    def visit(one: object) -> object:
-        if isinstance(one, Attention) and one.scores == "gaussian":
+    for one in parts_of(part, Attention):
+        if one.scores == "gaussian":
             sides = [
                 norm.gamma**2 if norm else side.weight_variance + side.bias_variance
                 for side, norm in ((one.query, one.query_norm), (one.key, one.key_norm))
             ]
             found.append(math.prod(sides) * one.score_scale**2)
-        return DESCEND
-
-    rebuilt(visit, part)
     return max(found)
 
 

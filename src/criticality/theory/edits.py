@@ -25,7 +25,7 @@ from criticality.theory.branches import Attention, Branch, Linear, Normed, Paral
 from criticality.theory.kernels import Kernel
 from criticality.theory.network import Network, Sublayer, scale_weights
 from criticality.theory.norms import LayerNorm, NoNorm, Norm, PointwiseNorm, make_norm
-from criticality.theory.parts import DESCEND, rebuilt
+from criticality.theory.parts import DESCEND, parts_of, rebuilt
 
 Number = Annotated[int, Whole(low=0)]
 
@@ -189,16 +189,7 @@ def edited(network: Network, edits: Sequence[Edit], inputs: Sequence[Kernel] = (
 
 def pointwise_norms(part: Any) -> list[PointwiseNorm]:
     """Of a network or a part of one, in the order in which values reach them."""
-    found: list[PointwiseNorm] = []
-
-    def visit(one: Any) -> Any:
-        if not isinstance(one, PointwiseNorm):
-            return DESCEND
-        found.append(one)
-        return one
-
-    rebuilt(visit, part, once=False)
-    return found
+    return parts_of(part, PointwiseNorm, once=False)
 
 
 @checked
@@ -241,7 +232,7 @@ def _with_alpha_of_kind(network: Network, edit: Alpha) -> Network:
         if not isinstance(part, (Sublayer, Normed)):
             return DESCEND
         changes: dict[str, Any] = {"branch": rebuilt(visit, part.branch)}
-        if any(isinstance(one, Attention) for one in _parts(part.branch)) == (edit.at == "attention"):
+        if bool(parts_of(part.branch, Attention)) == (edit.at == "attention"):
             norms = {name: getattr(part, name, None) for name in ("norm", "output_norm")}
             own = {name: _of_alpha(norm, edit.value) for name, norm in norms.items() if isinstance(norm, PointwiseNorm)}
             set_here += len(own)
@@ -252,17 +243,6 @@ def _with_alpha_of_kind(network: Network, edit: Alpha) -> Network:
     if not set_here:
         raise ArgumentError(f"at={edit.at!r} of Alpha must be of a pointwise norm, and {network.name!r} has none there")
     return changed
-
-
-def _parts(part: Any) -> list[Any]:
-    found: list[Any] = []
-
-    def visit(one: Any) -> Any:
-        found.append(one)
-        return DESCEND
-
-    rebuilt(visit, part)
-    return found
 
 
 def _at_norms(change: Callable[[PointwiseNorm], Any]) -> Callable[[Any], Any]:

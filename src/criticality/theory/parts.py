@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
+
+P = TypeVar("P")
 
 DESCEND = object()
 """What ``visit`` returns for a part whose own parts are to be visited."""
@@ -47,6 +49,20 @@ def rebuilt(visit: Callable[..., Any], *parts: Any, once: bool = True) -> Any:
         return replace(first, **changes) if changes else first
 
     return walk(*parts)
+
+
+def parts_of(part: Any, kind: type[P], *, once: bool = True) -> list[P]:
+    """What a description holds of a class, in the order in which values reach it; ``once`` as for ``rebuilt``."""
+    found: list[P] = []
+
+    def visit(one: Any) -> Any:
+        if not isinstance(one, kind):
+            return DESCEND
+        found.append(one)
+        return one
+
+    rebuilt(visit, part, once=once)
+    return found
 
 
 @cache
